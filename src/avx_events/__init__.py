@@ -1,0 +1,1 @@
+"""Event-driven Python: one envelope, one delivery contract, any engine."""

@@ -1,0 +1,280 @@
+"""Every error this package raises, in one tree cut by what the catcher can do.
+
+``UsageError``: the calling code is wrong, fix it. ``RetryableError``: the same call may succeed later.
+``PermanentError``: it never will, park it. Middleware reads the branch, never a message.
+"""
+
+from collections.abc import Iterable
+
+
+class AvxEventsError(Exception):
+    """The root of all errors of this package."""
+
+
+class UsageError(AvxEventsError):
+    """The calling code is wrong; the message says what to change."""
+
+
+class RetryableError(AvxEventsError):
+    """The same call may succeed later."""
+
+
+class PermanentError(AvxEventsError):
+    """The same call never succeeds; keep the input and look at it."""
+
+
+# Usage: definitions
+
+
+class InvalidArgumentError(UsageError, ValueError):
+    """A value is outside what the parameter accepts."""
+
+    def __init__(self, name: str, value: object, *, expected: str) -> None:
+        """Keep ``name`` and ``value``; ``expected`` completes "must be ..."."""
+        super().__init__(f"{name} must be {expected}, not {value!r}")
+        self.name, self.value, self.expected = name, value, expected
+
+
+class NotAnEventError(UsageError, TypeError):
+    """A class that is neither an ``Event`` nor decorated with ``@event``."""
+
+    def __init__(self, value: object) -> None:
+        """Name the class of ``value``, or ``value`` itself if it is one."""
+        name = value.__qualname__ if isinstance(value, type) else f"{type(value).__qualname__} object"
+        super().__init__(f"{name} is no event; derive the class from Event or decorate it with @event('its.type')")
+        self.value = value
+
+
+class EventDefinitionError(UsageError, TypeError):
+    """An event class cannot be made as it is written."""
+
+    def __init__(self, class_name: str, problem: str) -> None:
+        """Name the class and what is wrong with it."""
+        super().__init__(f"{class_name}: {problem}")
+        self.class_name, self.problem = class_name, problem
+
+
+class DuplicateEventTypeError(UsageError):
+    """Two classes claim one event type, so what is stored under it could not be read back."""
+
+    def __init__(self, event_type: str, existing: str, new: str) -> None:
+        """Name the type and both classes by module and qualified name."""
+        super().__init__(
+            f"event type {event_type!r} belongs to {existing} and {new} claims it too; "
+            f"give one of them another event_type="
+        )
+        self.event_type, self.existing, self.new = event_type, existing, new
+
+
+class InvalidTopicError(UsageError, ValueError):
+    """A topic or a pattern is malformed."""
+
+    def __init__(self, topic: object, problem: str) -> None:
+        """Keep the text and what is wrong with it."""
+        super().__init__(f"{topic!r} {problem}")
+        self.topic, self.problem = topic, problem
+
+
+# Usage: life cycle
+
+
+class ClosedError(UsageError):
+    """The bus, store or subscriber is closed."""
+
+    def __init__(self, what: str, action: str) -> None:
+        """``what`` is closed, so ``action`` cannot be done."""
+        super().__init__(f"{what} is closed: cannot {action}; make a new one")
+        self.what, self.action = what, action
+
+
+class NotStartedError(UsageError):
+    """Handlers are registered on a bus that was never started: nobody would run them."""
+
+    def __init__(self, what: str, action: str) -> None:
+        """``what`` was not started, so ``action`` cannot be done."""
+        super().__init__(f"{what} has handlers but was not started: cannot {action}; use 'async with bus:' or bus.start()")
+        self.what, self.action = what, action
+
+
+class WrongLoopError(UsageError):
+    """A call from a thread or an event loop that the object does not belong to."""
+
+    def __init__(self, what: str, action: str) -> None:
+        """``what`` belongs to another loop, so ``action`` cannot be done from here."""
+        super().__init__(
+            f"{what} belongs to another event loop: cannot {action} from here; "
+            f"use publish_threadsafe() from other threads, and one bus for each loop"
+        )
+        self.what, self.action = what, action
+
+
+class NoHandlerError(UsageError):
+    """Nothing is registered for this command, query or dead letter."""
+
+    def __init__(self, wanted: str, *, known: Iterable[str] = ()) -> None:
+        """``wanted`` has no handler; ``known`` are those that have."""
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(f"no handler for {wanted}; registered: {names}")
+        self.wanted = wanted
+
+
+class DuplicateHandlerError(UsageError):
+    """A second handler where exactly one is allowed."""
+
+    def __init__(self, wanted: str, *, existing: str, new: str) -> None:
+        """``existing`` already handles ``wanted``; ``new`` cannot."""
+        super().__init__(f"{wanted} is already handled by {existing}; {new} cannot handle it too, rename one")
+        self.wanted, self.existing, self.new = wanted, existing, new
+
+
+class MissingExtraError(UsageError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        """``feature`` needs the packages of ``extra``."""
+        super().__init__(f"{feature} needs the {extra} extra: pip install 'avx-events[{extra}]'")
+        self.feature, self.extra = feature, extra
+
+
+# Retryable
+
+
+class SubscriptionFullError(RetryableError):
+    """A subscription that refuses, or a publisher that cannot wait, met a full queue. Nobody got the event."""
+
+    def __init__(self, subscription: str, capacity: int) -> None:
+        """Name the subscription and how many events it holds at most."""
+        super().__init__(
+            f"subscription {subscription!r} holds {capacity} events, its capacity; "
+            f"read faster, raise capacity=, or await publish()"
+        )
+        self.subscription, self.capacity = subscription, capacity
+
+
+class HandlerTimeoutError(RetryableError, TimeoutError):
+    """One attempt of a handler took longer than its ``timeout_s``."""
+
+    def __init__(self, handler: str, timeout_s: float) -> None:
+        """Name the handler and its limit in seconds."""
+        super().__init__(f"{handler} did not finish within {timeout_s:g} s")
+        self.handler, self.timeout_s = handler, timeout_s
+
+
+class RequestTimeoutError(RetryableError, TimeoutError):
+    """No reply within the deadline; the responder may still do its work."""
+
+    def __init__(self, request: str, timeout_s: float) -> None:
+        """Name the request type and the deadline in seconds."""
+        super().__init__(f"no reply to {request} within {timeout_s:g} s; raise timeout_s= or look at the responder")
+        self.request, self.timeout_s = request, timeout_s
+
+
+class NoResponderError(RetryableError):
+    """Nobody answers requests of this type."""
+
+    def __init__(self, request: str) -> None:
+        """Name the request type."""
+        super().__init__(f"nobody responds to {request}; register one with @bus.respond or bus.listen()")
+        self.request = request
+
+
+class ConcurrencyError(RetryableError):
+    """Another writer appended first. Reload the stream, decide again, append again."""
+
+    def __init__(self, stream: str, *, expected: int, actual: int) -> None:
+        """Keep the stream's name, the version the caller expected and the one it has."""
+        super().__init__(f"{stream!r} is at version {actual}, not {expected}; reload and decide again")
+        self.stream, self.expected, self.actual = stream, expected, actual
+
+
+class StoreUnavailableError(RetryableError):
+    """The store did not accept the call: its disk is full, its file locked, its server away."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        """Name the store and what it answered."""
+        super().__init__(f"{url} is not available: {problem}; nothing was written, try again later")
+        self.url, self.problem = url, problem
+
+
+# Permanent
+
+
+class ValidationError(PermanentError):
+    """A command, query or request is not acceptable as it is; the text says why to the person who sent it."""
+
+
+class EncodeError(PermanentError):
+    """A payload cannot be written so that it reads back as it is."""
+
+    def __init__(self, event_type: str, problem: str) -> None:
+        """Name the event type and what cannot be written."""
+        super().__init__(f"{event_type!r} cannot be encoded: {problem}")
+        self.event_type, self.problem = event_type, problem
+
+
+class DecodeError(PermanentError):
+    """Bytes do not fit the type they claim to be."""
+
+    def __init__(self, event_type: str, problem: str) -> None:
+        """Name the event type as far as it is known, and what does not fit."""
+        super().__init__(f"{event_type!r} cannot be decoded: {problem}")
+        self.event_type, self.problem = event_type, problem
+
+
+class EventTooLargeError(PermanentError):
+    """An event is larger on the wire than the limit."""
+
+    def __init__(self, event_type: str, *, size_bytes: int, max_bytes: int) -> None:
+        """Name the event type, its size and the limit, both in bytes."""
+        super().__init__(
+            f"{event_type!r} takes {size_bytes:,} bytes, more than max_event_bytes={max_bytes:,}; "
+            f"store the body elsewhere and publish a reference"
+        )
+        self.event_type, self.size_bytes, self.max_bytes = event_type, size_bytes, max_bytes
+
+
+class UnknownEventTypeError(PermanentError):
+    """No class of this process has the event type that was read."""
+
+    def __init__(self, event_type: str) -> None:
+        """Name the type."""
+        super().__init__(
+            f"no class for event type {event_type!r}; import the module that defines it, or read with unknown='keep'"
+        )
+        self.event_type = event_type
+
+
+class RemoteError(PermanentError):
+    """The responder raised."""
+
+    def __init__(self, error_type: str, message: str) -> None:
+        """Keep the class name and the text of what the responder raised."""
+        super().__init__(f"{error_type}: {message}")
+        self.error_type, self.message = error_type, message
+
+
+class DeadLetterNotFoundError(PermanentError):
+    """The queue does not hold this letter: it was redriven, removed or evicted."""
+
+    def __init__(self, letter_id: str) -> None:
+        """Name the letter."""
+        super().__init__(f"no dead letter {letter_id}; it was redriven, removed or evicted, list() shows what is there")
+        self.letter_id = letter_id
+
+
+class StreamNotFoundError(PermanentError):
+    """The stream has no events (at the version or instant asked for)."""
+
+    def __init__(self, stream: str) -> None:
+        """Name the stream."""
+        super().__init__(f"stream {stream!r} has no events there; load_or_new() starts one")
+        self.stream = stream
+
+
+class StoreSchemaError(PermanentError):
+    """A file or database is not a store that this version can open."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        """Name the store and what does not fit."""
+        super().__init__(f"{url} cannot be opened as an event store: {problem}")
+        self.url, self.problem = url, problem

@@ -1,0 +1,375 @@
+"""Messages as typed values: events, requests, commands and queries, and the names they have on the wire."""
+
+import gc
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, dataclass_transform
+
+import msgspec
+
+from avx_events.core.errors import (
+    DuplicateEventTypeError,
+    EventDefinitionError,
+    InvalidArgumentError,
+    NotAnEventError,
+)
+
+ResultT = TypeVar("ResultT")
+ClassT = TypeVar("ClassT", bound=type)
+Upcaster = Callable[[dict[str, Any]], Mapping[str, Any]]
+UpcasterT = TypeVar("UpcasterT", bound=Upcaster)
+
+_RESERVED_FIELDS = ("event_type", "aggregate_id")
+_CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+# CloudEvents asks for a non-empty type; our topics are made of it, so it follows their grammar too.
+_EVENT_TYPE = re.compile(r"[^\s.*\x00-\x1f\x7f]+(\.[^\s.*\x00-\x1f\x7f]+)*")
+
+
+class Payload(Protocol):
+    """Writes and reads the data of one message class as JSON."""
+
+    def encode(self, message: Any) -> bytes:
+        """Return the data of ``message``."""
+        ...
+
+    def decode(self, data: bytes) -> Any:
+        """Return the message of ``data``; raises what the underlying library raises."""
+        ...
+
+
+class EventSchema:
+    """What the buses and stores need to know of one message class.
+
+    Attributes:
+        event_type: The name on the wire and in the store.
+        message_class: The class.
+        aggregate_field: The field that holds the aggregate id, or None.
+        key_of: Returns the raw aggregate id of a message, or None where the class has none at all.
+        revision: The revision of the data that the class describes, counted from 1.
+        upcasters: From a revision to the function that turns its data into the next one's.
+        payload: How the data is written and read; the codec fills it in on first use, when annotations resolve.
+    """
+
+    __slots__ = (
+        "aggregate_field",
+        "event_type",
+        "key_of",
+        "message_class",
+        "payload",
+        "revision",
+        "upcasters",
+    )
+
+    def __init__(
+        self,
+        message_class: type,
+        event_type: str,
+        *,
+        aggregate_field: str | None,
+        key_of: Callable[[Any], object] | None,
+        revision: int,
+    ) -> None:
+        """Describe ``message_class``; ``schema_for`` checks the values first."""
+        self.message_class = message_class
+        self.event_type = event_type
+        self.aggregate_field = aggregate_field
+        self.key_of = key_of
+        self.revision = revision
+        self.upcasters: dict[int, Upcaster] = {}
+        self.payload: Payload | None = None
+
+    def aggregate_id(self, message: object) -> str:
+        """Return the aggregate id of ``message`` as text, empty where there is none."""
+        return "" if self.key_of is None else text_of(self.key_of(message))
+
+    def add_upcaster(self, from_revision: int, upcaster: Upcaster) -> None:
+        """Use ``upcaster`` for data of ``from_revision``.
+
+        Raises:
+            InvalidArgumentError: There is no such older revision, or it has an upcaster already.
+        """
+        if not 1 <= from_revision < self.revision:
+            expected = f"a revision before {self.event_type!r}'s own, {self.revision} (set revision= on the class)"
+            raise InvalidArgumentError("from_revision", from_revision, expected=expected)
+        if from_revision in self.upcasters:
+            raise InvalidArgumentError("from_revision", from_revision, expected="a revision without an upcaster")
+        self.upcasters[from_revision] = upcaster
+
+
+def text_of(key: object) -> str:
+    """Return an aggregate id as text; None is no id."""
+    if key.__class__ is str:
+        return cast("str", key)
+    return "" if key is None else str(key)
+
+
+# Classes by event type. Weak, so that a class made inside a test or a reload goes with its last user.
+_classes: "weakref.WeakValueDictionary[str, type]" = weakref.WeakValueDictionary()
+
+
+def schema_of(message: object) -> EventSchema:
+    """Return the schema of a message class, or of a message's class.
+
+    Raises:
+        NotAnEventError: The class is no message class.
+    """
+    message_class = message if isinstance(message, type) else type(message)
+    schema = message_class.__dict__.get("__avx_schema__")
+    if schema is None:
+        raise NotAnEventError(message)
+    return cast("EventSchema", schema)
+
+
+def class_for(event_type: str) -> type | None:
+    """Return the message class of ``event_type``, or None where this process has none."""
+    return _classes.get(event_type)
+
+
+def event_type_from(class_name: str) -> str:
+    """Cut a class name at its capitals: ``OrderItemAdded`` is ``order.item.added``, ``HTTPError`` ``http.error``."""
+    words = _CAPITALS.sub(".", class_name).replace("_", ".").lower()
+    return ".".join(word for word in words.split(".") if word)
+
+
+def _register(schema: EventSchema) -> None:
+    event_type, new = schema.event_type, schema.message_class
+    existing = _classes.get(event_type)
+    if existing is not None and _place(existing) != _place(new):
+        del existing
+        gc.collect()  # a class is a cycle: it may be garbage that was not collected yet
+        existing = _classes.get(event_type)
+        if existing is not None and _place(existing) != _place(new):
+            raise DuplicateEventTypeError(event_type, _place(existing), _place(new))
+    _classes[event_type] = new
+
+
+def _place(message_class: type) -> str:
+    return f"{message_class.__module__}.{message_class.__qualname__}"
+
+
+def _check_event_type(class_name: str, event_type: object) -> str:
+    if not isinstance(event_type, str) or not _EVENT_TYPE.fullmatch(event_type):
+        problem = f"event_type must be text in segments split by dots, as 'order.placed', not {event_type!r}"
+        raise EventDefinitionError(class_name, problem)
+    return event_type
+
+
+def _check_revision(class_name: str, revision: object) -> int:
+    if not isinstance(revision, int) or isinstance(revision, bool) or revision < 1:
+        raise EventDefinitionError(class_name, f"revision must be a whole number, 1 or more, not {revision!r}")
+    return revision
+
+
+def _reader(field: str) -> Callable[[Any], str]:
+    def aggregate_id(self: object) -> str:
+        return text_of(getattr(self, field))
+
+    return aggregate_id
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class EventMeta(msgspec.StructMeta):
+    """Makes message classes: msgspec structs that take their event type and aggregate id as class keywords."""
+
+    def __new__(  # noqa: PLR0913 - class keywords
+        mcs,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        event_type: str | None = None,
+        aggregate_id: str | None = None,
+        revision: int = 1,
+        **struct_options: Any,
+    ) -> "EventMeta":
+        """Make the class and register its event type.
+
+        Raises:
+            EventDefinitionError: A keyword or a field is not acceptable.
+            DuplicateEventTypeError: Another class has the event type.
+        """
+        by_hand = namespace.get("event_type")
+        if isinstance(by_hand, str):
+            event_type = event_type or by_hand
+        event_type = _check_event_type(name, event_type or event_type_from(name))
+        namespace["event_type"] = event_type
+        if aggregate_id is not None:
+            namespace["aggregate_id"] = _reader(aggregate_id)
+        made = cast("EventMeta", super().__new__(mcs, name, bases, namespace, **struct_options))
+        fields = cast("tuple[str, ...]", made.__struct_fields__)
+        for reserved in _RESERVED_FIELDS:
+            if reserved in fields:
+                raise EventDefinitionError(name, f"a field cannot be called {reserved!r}; use aggregate_id='its_name'")
+        if aggregate_id is not None and aggregate_id not in fields:
+            raise EventDefinitionError(name, f"aggregate_id={aggregate_id!r} is none of its fields {fields}")
+        if namespace.get("__module__") != __name__:  # the roots of this module are not messages themselves
+            revision = _check_revision(name, revision)
+            aggregate_field = aggregate_id or _inherited_field(made, overridden="aggregate_id" in namespace)
+            made.__avx_schema__ = EventSchema(
+                made,
+                event_type,
+                aggregate_field=aggregate_field,
+                key_of=_key_of(made, aggregate_field),
+                revision=revision,
+            )
+            _register(made.__avx_schema__)
+        return made
+
+    # On the metaclass, so that it is found on the class and takes no name from its fields.
+    def upcast(cls, *, from_revision: int) -> Callable[[UpcasterT], UpcasterT]:
+        """Decorate a function from data of ``from_revision`` (a dict) to data of the next revision.
+
+        Raises:
+            InvalidArgumentError: There is no such older revision, or it has an upcaster already.
+        """
+        return upcast(cls, from_revision=from_revision)
+
+    __avx_schema__: EventSchema
+
+
+def _inherited_field(message_class: type, *, overridden: bool) -> str | None:
+    if overridden:
+        return None
+    for base in message_class.__mro__[1:]:
+        schema = base.__dict__.get("__avx_schema__")
+        if schema is not None:
+            return cast("str | None", schema.aggregate_field)
+        if "aggregate_id" in base.__dict__:
+            return None
+    return None
+
+
+def _key_of(message_class: type, aggregate_field: str | None) -> Callable[[Any], object] | None:
+    if aggregate_field is not None:
+        return attrgetter(aggregate_field)
+    method: Callable[[Any], object] = message_class.aggregate_id  # type: ignore[attr-defined]
+    return None if method is Message.aggregate_id else method
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """What events, requests, commands and queries share. Not used directly.
+
+    Messages are immutable values. They are not tracked by the garbage collector, which makes deep queues five times
+    cheaper; a message must therefore not hold a mutable container that leads back to the message itself.
+    """
+
+    event_type: ClassVar[str]
+
+    def aggregate_id(self) -> str:
+        """Return the id of the aggregate that this is about, empty where there is none."""
+        return ""
+
+
+class Event(Message, frozen=True, gc=False, metaclass=EventMeta):
+    """A fact that happened: an immutable, typed struct. Derive your events from it.
+
+    Class keywords:
+        event_type: The name on the wire; made from the class name if not given: ``UserCreated`` is ``user.created``.
+        aggregate_id: The field whose value keys the event: what order is kept by. Inherited.
+        revision: The revision of the data, from 1; raise it when fields change and add an ``upcast`` function.
+
+    Raises:
+        EventDefinitionError: When the class is made: a keyword or a field is not acceptable.
+        DuplicateEventTypeError: When the class is made: another class has the event type.
+    """
+
+
+class UnknownEvent(msgspec.Struct, frozen=True):
+    """An event whose type no class of this process has; what ``unknown="keep"`` gives.
+
+    Attributes:
+        event_type: The type's name as it was stored or sent.
+        data: The event's fields by name.
+        revision: The revision of the data.
+    """
+
+    event_type: str
+    data: Mapping[str, Any]
+    revision: int = 1
+
+
+class Request(Message, Generic[ResultT], frozen=True, gc=False, metaclass=EventMeta):
+    """A question that one responder answers with a ``ResultT``; for ``RequestReplyBus.request``."""
+
+
+class Command(Message, Generic[ResultT], frozen=True, gc=False, metaclass=EventMeta):
+    """An order that exactly one handler carries out, returning a ``ResultT``; for ``CommandBus.dispatch``."""
+
+
+class Query(Message, Generic[ResultT], frozen=True, gc=False, metaclass=EventMeta):
+    """A question to a read model, answered by exactly one handler with a ``ResultT``; for ``QueryBus.ask``."""
+
+
+def event(event_type: str, *, aggregate_id: str | None = None, revision: int = 1) -> Callable[[ClassT], ClassT]:
+    """Make a dataclass, an attrs class or a pydantic model an event.
+
+    Args:
+        event_type: The name on the wire, as ``"order.placed"``.
+        aggregate_id: The field whose value keys the event, if it has a key.
+        revision: The revision of the data, from 1.
+
+    Raises:
+        EventDefinitionError: When it decorates: the class has no such field, or is none of these kinds.
+        DuplicateEventTypeError: When it decorates: another class has the event type.
+    """
+
+    def decorate(message_class: ClassT) -> ClassT:
+        fields = _fields_of(message_class)
+        name = message_class.__qualname__
+        for reserved in _RESERVED_FIELDS:
+            if reserved in fields:
+                raise EventDefinitionError(name, f"a field cannot be called {reserved!r}; use aggregate_id='its_name'")
+        if aggregate_id is not None and aggregate_id not in fields:
+            raise EventDefinitionError(name, f"aggregate_id={aggregate_id!r} is none of its fields {fields}")
+        _adorn(message_class, aggregate_id)
+        method = cast("Callable[[Any], object]", message_class.aggregate_id)  # type: ignore[attr-defined]
+        schema = EventSchema(
+            message_class,
+            _check_event_type(name, event_type),
+            aggregate_field=aggregate_id,
+            key_of=attrgetter(aggregate_id) if aggregate_id else None if method is Message.aggregate_id else method,
+            revision=_check_revision(name, revision),
+        )
+        _register(schema)
+        setattr(message_class, "event_type", event_type)  # noqa: B010 - the type checker does not know the attribute
+        setattr(message_class, "__avx_schema__", schema)  # noqa: B010
+        return message_class
+
+    return decorate
+
+
+def _adorn(message_class: type, aggregate_id: str | None) -> None:
+    if aggregate_id is not None:
+        setattr(message_class, "aggregate_id", _reader(aggregate_id))  # noqa: B010
+    elif not callable(getattr(message_class, "aggregate_id", None)):
+        setattr(message_class, "aggregate_id", Message.aggregate_id)  # noqa: B010
+
+
+def _fields_of(message_class: type) -> tuple[str, ...]:
+    for attribute in ("model_fields", "__dataclass_fields__", "__struct_fields__"):
+        fields = getattr(message_class, attribute, None)
+        if fields is not None:
+            return tuple(fields)
+    attrs_fields = getattr(message_class, "__attrs_attrs__", None)
+    if attrs_fields is not None:
+        return tuple(attribute.name for attribute in attrs_fields)
+    problem = "@event decorates a dataclass, an attrs class, a pydantic model or a msgspec Struct, put above theirs"
+    raise EventDefinitionError(message_class.__qualname__, problem)
+
+
+def upcast(message_class: type, *, from_revision: int) -> Callable[[UpcasterT], UpcasterT]:
+    """Decorate a function that turns data of ``from_revision`` (a dict) into data of the next revision.
+
+    Raises:
+        NotAnEventError: The class is no event.
+        InvalidArgumentError: There is no such older revision, or it has an upcaster already.
+    """
+    schema = schema_of(message_class)
+
+    def decorate(upcaster: UpcasterT) -> UpcasterT:
+        schema.add_upcaster(from_revision, upcaster)
+        return upcaster
+
+    return decorate

@@ -1,0 +1,180 @@
+"""The envelope: an event with what is known about it, and the context that new messages inherit."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, NoReturn, TypeVar
+
+import msgspec
+
+from avx_events.core.clock import Clock
+from avx_events.core.errors import InvalidArgumentError
+from avx_events.core.event import schema_of
+from avx_events.core.ids import new_id
+
+EventT_co = TypeVar("EventT_co", covariant=True)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Headers(dict[str, str]):
+    """Headers of a published message: a dict that refuses to be changed, since every subscriber shares it."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        message = "the headers of a published message cannot be changed; copy them with dict(headers)"
+        raise TypeError(message)
+
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse  # type: ignore[assignment]
+
+
+NO_HEADERS = Headers()
+
+
+class EventMetadata(msgspec.Struct, frozen=True, gc=False):
+    """What is known about a message besides its own fields.
+
+    Attributes:
+        event_id: UUIDv7 text, unique, sortable by time.
+        event_type: The type's name on the wire.
+        aggregate_id: What the message is about and what order is kept by; empty where it has no key.
+        timestamp: When it was made, in Unix microseconds.
+        correlation_id: The event id of the first message of the chain; the first is its own.
+        causation_id: The event id of the message whose handling made this one; None for the first.
+        user_id: On whose behalf, if known.
+        headers: Text by name, as given to ``publish``; not to be changed.
+    """
+
+    event_id: str
+    event_type: str
+    aggregate_id: str
+    timestamp: int
+    correlation_id: str
+    causation_id: str | None = None
+    user_id: str | None = None
+    headers: Mapping[str, str] = NO_HEADERS
+
+    @property
+    def time(self) -> datetime:
+        """``timestamp`` as an aware UTC datetime."""
+        return EPOCH + self.timestamp * _MICROSECOND
+
+
+class EventEnvelope(msgspec.Struct, Generic[EventT_co], frozen=True, gc=False):
+    """An event, its metadata, and the topic it was published to (its event type where no other was given)."""
+
+    event: EventT_co
+    metadata: EventMetadata
+    topic: str
+
+
+class MessageContext(msgspec.Struct, frozen=True, gc=False):
+    """What the messages made here inherit. ``event_id`` becomes their causation id."""
+
+    correlation_id: str | None = None
+    event_id: str | None = None
+    user_id: str | None = None
+
+
+# While a message is handled this holds its metadata, which has the three fields of a MessageContext and more.
+current_message: ContextVar[MessageContext | EventMetadata | None] = ContextVar("avx_current_message", default=None)
+
+
+@contextmanager
+def context(
+    *, correlation_id: str | None = None, user_id: str | None = None, causation_id: str | None = None
+) -> Iterator[None]:
+    """Give every message made inside the block these ids; what is not given stays as it is outside.
+
+    Args:
+        correlation_id: The chain that the messages belong to, as from an HTTP header.
+        user_id: On whose behalf they are made.
+        causation_id: The id of what caused them.
+    """
+    outer = current_message.get() or MessageContext()
+    inner = MessageContext(
+        correlation_id if correlation_id is not None else outer.correlation_id,
+        causation_id if causation_id is not None else outer.event_id,
+        user_id if user_id is not None else outer.user_id,
+    )
+    token = current_message.set(inner)
+    try:
+        yield
+    finally:
+        current_message.reset(token)
+
+
+def current_context() -> MessageContext:
+    """Return what a message made here would inherit; every field is None outside of any context."""
+    outer = current_message.get()
+    if outer is None:
+        return MessageContext()
+    return MessageContext(outer.correlation_id, outer.event_id, outer.user_id)
+
+
+def checked_headers(headers: Mapping[str, str] | None) -> Headers:
+    """Return ``headers`` as an unchangeable copy.
+
+    Raises:
+        InvalidArgumentError: It is no mapping of text to text, or a name is empty.
+    """
+    if not headers:
+        return NO_HEADERS
+    given: Any = headers
+    if not isinstance(given, Mapping):
+        raise InvalidArgumentError("headers", given, expected="a mapping of text to text")
+    for name, value in headers.items():
+        held: tuple[object, object] = (name, value)
+        if not (isinstance(held[0], str) and name and isinstance(held[1], str)):
+            raise InvalidArgumentError("headers", {name: value}, expected="a mapping of text to text, no empty name")
+    return Headers(headers)
+
+
+def stamp(
+    message: object, *, clock: Clock, headers: Mapping[str, str] | None = None, topic: str | None = None
+) -> EventEnvelope[Any]:
+    """Put ``message`` into an envelope with new metadata that inherits the current context.
+
+    An ``EventEnvelope`` keeps its metadata as it is; ``topic`` replaces its topic if given.
+
+    Raises:
+        NotAnEventError: The message's class is no message class.
+        InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
+    """
+    if isinstance(message, EventEnvelope):
+        return readdressed(message, headers=headers, topic=topic)
+    schema = schema_of(message)
+    now_ns = clock.time_ns()
+    event_id = new_id(now_ns)
+    outer = current_message.get()
+    metadata = EventMetadata(
+        event_id,
+        schema.event_type,
+        schema.aggregate_id(message),
+        now_ns // 1000,
+        event_id if outer is None or outer.correlation_id is None else outer.correlation_id,
+        None if outer is None else outer.event_id,
+        None if outer is None else outer.user_id,
+        NO_HEADERS if headers is None else checked_headers(headers),
+    )
+    return EventEnvelope(message, metadata, schema.event_type if topic is None else topic)
+
+
+def readdressed(
+    envelope: EventEnvelope[Any], *, headers: Mapping[str, str] | None, topic: str | None
+) -> EventEnvelope[Any]:
+    """Return an envelope that is published again, to ``topic`` if given; its metadata stays as it is.
+
+    Raises:
+        NotAnEventError: What it holds is no event.
+        InvalidArgumentError: It is given headers, which its metadata already has.
+    """
+    schema_of(envelope.event)
+    if headers is not None:
+        raise InvalidArgumentError("headers", headers, expected="left out: an EventEnvelope has its own")
+    if topic is None or topic == envelope.topic:
+        return envelope
+    return EventEnvelope(envelope.event, envelope.metadata, topic)

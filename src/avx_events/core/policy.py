@@ -1,0 +1,85 @@
+"""What happens when a handler fails or a queue is full: values that decide, and never wait."""
+
+import math
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from avx_events.core.errors import InvalidArgumentError
+
+Overflow: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "raise"]
+OVERFLOWS: tuple[Overflow, ...] = ("wait", "drop_oldest", "drop_newest", "raise")
+
+# 2.0**1024 overflows a float; 60 doublings are past any real cap.
+_MOST_DOUBLINGS = 60
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a failed attempt is repeated, and after which pauses: exponential with full jitter.
+
+    Attributes:
+        attempts: Attempts in total, the first included; at least 1.
+        initial_s: Upper bound of the first pause, in seconds.
+        max_s: Upper bound of every pause, in seconds.
+        multiplier: Growth of the upper bound from one pause to the next; at least 1.
+
+    Source:
+        "Exponential Backoff And Jitter", M. Brooker, AWS Architecture Blog, 2015: full jitter.
+    """
+
+    attempts: int = 5
+    initial_s: float = 0.1
+    max_s: float = 30.0
+    multiplier: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what could never end or never wait.
+
+        Raises:
+            InvalidArgumentError: A value is outside its range.
+        """
+        if self.attempts < 1:
+            raise InvalidArgumentError("attempts", self.attempts, expected="at least 1 (the first attempt counts)")
+        for name, value in (("initial_s", self.initial_s), ("max_s", self.max_s)):
+            if not (value >= 0 and math.isfinite(value)):
+                raise InvalidArgumentError(name, value, expected="a number of seconds, 0 or more")
+        if not (self.multiplier >= 1 and math.isfinite(self.multiplier)):
+            raise InvalidArgumentError("multiplier", self.multiplier, expected="a number, 1 or more")
+
+    def delay_before(self, attempt: int, *, jitter: float) -> float | None:
+        """Return the seconds to wait before ``attempt``, or None when there is no such attempt.
+
+        Args:
+            attempt: The attempt that would come next, counted from 1: the first retry is 2.
+            jitter: 0 to 1, drawn by the caller; the pause is this share of its upper bound.
+        """
+        if attempt > self.attempts:
+            return None
+        doublings = min(max(attempt - 2, 0), _MOST_DOUBLINGS)
+        return min(self.max_s, self.initial_s * self.multiplier**doublings) * jitter
+
+
+ONE_ATTEMPT = Retry(attempts=1)
+
+
+class Discard(Exception):  # noqa: N818 - an instruction to the engine, not an error
+    """Raised by a handler: this event is of no use to it; drop it, no retry and no dead letter."""
+
+
+class Reject(Exception):  # noqa: N818 - an instruction to the engine, not an error
+    """Raised by a handler: this event will never succeed; make it a dead letter at once."""
+
+
+class RetryAfter(Exception):  # noqa: N818 - an instruction to the engine, not an error
+    """Raised by a handler: this attempt failed, and the next one may start after ``delay_s`` seconds."""
+
+    def __init__(self, delay_s: float, reason: str = "") -> None:
+        """Keep the delay, 0 or more seconds.
+
+        Raises:
+            InvalidArgumentError: The delay is negative or not a number.
+        """
+        if not (delay_s >= 0 and math.isfinite(delay_s)):
+            raise InvalidArgumentError("delay_s", delay_s, expected="a number of seconds, 0 or more")
+        super().__init__(reason or f"retry after {delay_s:g} s")
+        self.delay_s = delay_s

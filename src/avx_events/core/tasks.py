@@ -1,0 +1,63 @@
+"""The one place where tasks start: each has an owner, and the owner leaves nothing running."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+
+log = logging.getLogger("avx_events")
+
+# How long a cancelled task may take to clean up before it is reported and left to itself.
+CLEANUP_GRACE_S = 1.0
+
+
+class TaskScope:
+    """A set of tasks that end with their owner.
+
+    A task that fails is a bug of this package, not of a handler: it is logged and given to ``on_crash``.
+    """
+
+    __slots__ = ("_on_crash", "_tasks")
+
+    def __init__(self, on_crash: Callable[[BaseException], None] | None = None) -> None:
+        """``on_crash`` is called on the loop with what a task failed of."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_crash = on_crash
+
+    def __len__(self) -> int:
+        """Count the tasks that still run."""
+        return len(self._tasks)
+
+    def spawn(self, coroutine: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]:
+        """Run ``coroutine`` as a task of this scope, on the running loop."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def release(self, task: asyncio.Task[None]) -> None:
+        """Stop waiting for ``task``; it was reported as stuck."""
+        self._tasks.discard(task)
+
+    async def cancel(self, *, grace_s: float = CLEANUP_GRACE_S) -> list[asyncio.Task[None]]:
+        """Cancel what runs and wait up to ``grace_s`` seconds for it.
+
+        Returns:
+            The tasks that swallowed their cancellation and still run; the scope owns them no longer.
+        """
+        tasks = set(self._tasks)
+        if not tasks:
+            return []
+        for task in tasks:
+            task.cancel()
+        _, stuck = await asyncio.wait(tasks, timeout=grace_s)
+        for task in stuck:
+            self._tasks.discard(task)
+        return list(stuck)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.critical("%s failed; this is a bug in avx-events", task.get_name(), exc_info=error)
+        if self._on_crash is not None:
+            self._on_crash(error)
