@@ -4,7 +4,12 @@
 ``PermanentError``: it never will, park it. Middleware reads the branch, never a message.
 """
 
+import reprlib
 from collections.abc import Iterable
+
+# A message names the value, not ten megabytes of it.
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 120
 
 
 class AvxEventsError(Exception):
@@ -31,7 +36,7 @@ class InvalidArgumentError(UsageError, ValueError):
 
     def __init__(self, name: str, value: object, *, expected: str) -> None:
         """Keep ``name`` and ``value``; ``expected`` completes "must be ..."."""
-        super().__init__(f"{name} must be {expected}, not {value!r}")
+        super().__init__(f"{name} must be {expected}, not {_brief.repr(value)}")
         self.name, self.value, self.expected = name, value, expected
 
 
@@ -71,7 +76,7 @@ class InvalidTopicError(UsageError, ValueError):
 
     def __init__(self, topic: object, problem: str) -> None:
         """Keep the text and what is wrong with it."""
-        super().__init__(f"{topic!r} {problem}")
+        super().__init__(f"{_brief.repr(topic)} {problem}")
         self.topic, self.problem = topic, problem
 
 
