@@ -97,7 +97,9 @@ class NotStartedError(UsageError):
 
     def __init__(self, what: str, action: str) -> None:
         """``what`` was not started, so ``action`` cannot be done."""
-        super().__init__(f"{what} has handlers but was not started: cannot {action}; use 'async with bus:' or bus.start()")
+        super().__init__(
+            f"{what} has handlers but was not started: cannot {action}; use 'async with bus:' or bus.start()"
+        )
         self.what, self.action = what, action
 
 

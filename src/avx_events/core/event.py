@@ -5,7 +5,7 @@ import re
 import weakref
 from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
 import msgspec
 
@@ -27,16 +27,20 @@ _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _EVENT_TYPE = re.compile(r"[^\s.*\x00-\x1f\x7f]+(\.[^\s.*\x00-\x1f\x7f]+)*")
 
 
-class Payload(Protocol):
-    """Writes and reads the data of one message class as JSON."""
+class Payload:
+    """Writes and reads the data of one message class as JSON; both raise what the underlying library raises.
 
-    def encode(self, message: Any) -> bytes:
-        """Return the data of ``message``."""
-        ...
+    Attributes:
+        encode: Returns the data of a message.
+        decode: Returns the message of data.
+    """
 
-    def decode(self, data: bytes) -> Any:
-        """Return the message of ``data``; raises what the underlying library raises."""
-        ...
+    __slots__ = ("decode", "encode")
+
+    def __init__(self, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> None:
+        """Keep both functions, so that a call costs no wrapper."""
+        self.encode = encode
+        self.decode = decode
 
 
 class EventSchema:
@@ -101,7 +105,7 @@ class EventSchema:
 def text_of(key: object) -> str:
     """Return an aggregate id as text; None is no id."""
     if key.__class__ is str:
-        return cast("str", key)
+        return cast("str", key)  # type: ignore[redundant-cast]  # pyright does not narrow by class
     return "" if key is None else str(key)
 
 
@@ -197,8 +201,8 @@ class EventMeta(msgspec.StructMeta):
         namespace["event_type"] = event_type
         if aggregate_id is not None:
             namespace["aggregate_id"] = _reader(aggregate_id)
-        made = cast("EventMeta", super().__new__(mcs, name, bases, namespace, **struct_options))
-        fields = cast("tuple[str, ...]", made.__struct_fields__)
+        made = super().__new__(mcs, name, bases, namespace, **struct_options)
+        fields = made.__struct_fields__
         for reserved in _RESERVED_FIELDS:
             if reserved in fields:
                 raise EventDefinitionError(name, f"a field cannot be called {reserved!r}; use aggregate_id='its_name'")
@@ -243,8 +247,8 @@ def _inherited_field(message_class: type, *, overridden: bool) -> str | None:
 
 def _key_of(message_class: type, aggregate_field: str | None) -> Callable[[Any], object] | None:
     if aggregate_field is not None:
-        return attrgetter(aggregate_field)
-    method: Callable[[Any], object] = message_class.aggregate_id  # type: ignore[attr-defined]
+        return cast("Callable[[Any], object]", attrgetter(aggregate_field))
+    method = cast("Callable[[Any], object]", message_class.aggregate_id)  # type: ignore[attr-defined]
     return None if method is Message.aggregate_id else method
 
 

@@ -1,10 +1,10 @@
 """The envelope: an event with what is known about it, and the context that new messages inherit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -28,7 +28,7 @@ class Headers(dict[str, str]):
         message = "the headers of a published message cannot be changed; copy them with dict(headers)"
         raise TypeError(message)
 
-    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
 
 NO_HEADERS = Headers()
@@ -86,7 +86,7 @@ current_message: ContextVar[MessageContext | EventMetadata | None] = ContextVar(
 @contextmanager
 def context(
     *, correlation_id: str | None = None, user_id: str | None = None, causation_id: str | None = None
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Give every message made inside the block these ids; what is not given stays as it is outside.
 
     Args:
@@ -126,9 +126,8 @@ def checked_headers(headers: Mapping[str, str] | None) -> Headers:
     given: Any = headers
     if not isinstance(given, Mapping):
         raise InvalidArgumentError("headers", given, expected="a mapping of text to text")
-    for name, value in headers.items():
-        held: tuple[object, object] = (name, value)
-        if not (isinstance(held[0], str) and name and isinstance(held[1], str)):
+    for name, value in cast("Mapping[object, object]", headers).items():
+        if not (isinstance(name, str) and name and isinstance(value, str)):
             raise InvalidArgumentError("headers", {name: value}, expected="a mapping of text to text, no empty name")
     return Headers(headers)
 
@@ -145,7 +144,7 @@ def stamp(
         InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
     """
     if isinstance(message, EventEnvelope):
-        return readdressed(message, headers=headers, topic=topic)
+        return readdressed(message, headers=headers, topic=topic)  # pyright: ignore[reportUnknownArgumentType]
     schema = schema_of(message)
     now_ns = clock.time_ns()
     event_id = new_id(now_ns)
