@@ -252,6 +252,8 @@ def _key_of(message_class: type, aggregate_field: str | None) -> Callable[[Any],
     return None if method is Message.aggregate_id else method
 
 
+# Said again here: msgspec says it of Struct, without frozen_default, and mypy listens to a base class first.
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, frozen=True, gc=False):
     """What events, requests, commands and queries share. Not used directly.
 

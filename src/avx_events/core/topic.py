@@ -7,7 +7,6 @@ a lone ``*`` is every topic, as a lone ``**`` is.
 import re
 from collections.abc import Hashable, Sequence
 from itertools import accumulate
-from operator import or_
 from sys import getsizeof
 from typing import Final, Generic, TypeVar
 
@@ -68,11 +67,11 @@ def matches(pattern: str, topic: str) -> bool:
     """
     wanted = _parts(check_pattern(pattern))
     segments = check_topic(topic).split(".")
-    # reached[n]: the parts so far can match exactly the first n segments.
+    # reached[n]: the parts so far can match exactly the first n segments. Once reached, '**' reaches all that follow.
     reached = [True] + [False] * len(segments)
     for part in wanted:
         if part == MANY:
-            reached = list(accumulate(reached, or_))
+            reached = list(accumulate(reached, max))
         else:
             fits = (part in (ONE, segment) for segment in segments)
             reached = [False, *(before and fit for before, fit in zip(reached, fits, strict=False))]

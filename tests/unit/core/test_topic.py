@@ -182,7 +182,7 @@ def test_a_topic_in_use_survives_the_change_of_generations() -> None:
 
 def _seconds(action: Callable[[], object]) -> float:
     # The best of some rounds: what other processes take from the machine only ever adds.
-    rounds = []
+    rounds: list[float] = []
     gc.disable()
     try:
         for _ in range(7):
