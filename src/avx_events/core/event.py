@@ -4,6 +4,7 @@ import gc
 import re
 import weakref
 from collections.abc import Callable, Mapping
+from enum import Enum
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
@@ -13,8 +14,10 @@ from avx_events.core.errors import (
     DuplicateEventTypeError,
     EventDefinitionError,
     InvalidArgumentError,
+    InvalidTopicError,
     NotAnEventError,
 )
+from avx_events.core.topic import check_topic
 
 ResultT = TypeVar("ResultT")
 ClassT = TypeVar("ClassT", bound=type)
@@ -23,8 +26,6 @@ UpcasterT = TypeVar("UpcasterT", bound=Upcaster)
 
 _RESERVED_FIELDS = ("event_type", "aggregate_id")
 _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-# CloudEvents asks for a non-empty type; our topics are made of it, so it follows their grammar too.
-_EVENT_TYPE = re.compile(r"[^\s.*\x00-\x1f\x7f]+(\.[^\s.*\x00-\x1f\x7f]+)*")
 
 
 class Payload:
@@ -94,7 +95,7 @@ class EventSchema:
         Raises:
             InvalidArgumentError: There is no such older revision, or it has an upcaster already.
         """
-        if not 1 <= from_revision < self.revision:
+        if not _is_whole(from_revision) or not 1 <= from_revision < self.revision:
             expected = f"a revision before {self.event_type!r}'s own, {self.revision} (set revision= on the class)"
             raise InvalidArgumentError("from_revision", from_revision, expected=expected)
         if from_revision in self.upcasters:
@@ -103,9 +104,11 @@ class EventSchema:
 
 
 def text_of(key: object) -> str:
-    """Return an aggregate id as text; None is no id."""
+    """Return an aggregate id as text, an enum's as its value, as on the wire; None is no id."""
     if key.__class__ is str:
         return cast("str", key)  # type: ignore[redundant-cast]  # pyright does not narrow by class
+    if isinstance(key, Enum):
+        return text_of(key.value)
     return "" if key is None else str(key)
 
 
@@ -153,15 +156,28 @@ def _place(message_class: type) -> str:
     return f"{message_class.__module__}.{message_class.__qualname__}"
 
 
+def _chosen_type(class_name: str, keyword: object, by_hand: object) -> object:
+    if keyword is None:
+        return event_type_from(class_name) if by_hand is None else by_hand
+    if by_hand is not None and by_hand != keyword:
+        raise EventDefinitionError(class_name, f"has event_type={keyword!r} and event_type = {by_hand!r}; keep one")
+    return keyword
+
+
 def _check_event_type(class_name: str, event_type: object) -> str:
-    if not isinstance(event_type, str) or not _EVENT_TYPE.fullmatch(event_type):
-        problem = f"event_type must be text in segments split by dots, as 'order.placed', not {event_type!r}"
-        raise EventDefinitionError(class_name, problem)
-    return event_type
+    try:
+        return check_topic(event_type)  # a message is published to its type where no other topic is given
+    except InvalidTopicError as exc:
+        problem = f"event_type must be text in segments split by dots, as 'order.placed': {exc}"
+        raise EventDefinitionError(class_name, problem) from exc
 
 
-def _check_revision(class_name: str, revision: object) -> int:
-    if not isinstance(revision, int) or isinstance(revision, bool) or revision < 1:
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _check_revision(class_name: str, revision: int) -> int:
+    if not _is_whole(revision) or revision < 1:
         raise EventDefinitionError(class_name, f"revision must be a whole number, 1 or more, not {revision!r}")
     return revision
 
@@ -194,12 +210,11 @@ class EventMeta(msgspec.StructMeta):
             EventDefinitionError: A keyword or a field is not acceptable.
             DuplicateEventTypeError: Another class has the event type.
         """
-        by_hand = namespace.get("event_type")
-        if isinstance(by_hand, str):
-            event_type = event_type or by_hand
-        event_type = _check_event_type(name, event_type or event_type_from(name))
+        event_type = _check_event_type(name, _chosen_type(name, event_type, namespace.get("event_type")))
         namespace["event_type"] = event_type
         if aggregate_id is not None:
+            if "aggregate_id" in namespace:
+                raise EventDefinitionError(name, "has aggregate_id= and a method aggregate_id(); keep one")
             namespace["aggregate_id"] = _reader(aggregate_id)
         made = super().__new__(mcs, name, bases, namespace, **struct_options)
         fields = made.__struct_fields__
