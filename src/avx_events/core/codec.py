@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from avx_events.core.errors import AvxEventsError, DecodeError, EncodeError, UnknownEventTypeError
+from avx_events.core.errors import AvxEventsError, DecodeError, EncodeError, NotAnEventError, UnknownEventTypeError
 from avx_events.core.event import EventSchema, Payload, UnknownEvent, class_for, schema_of
 
 # Characters; a validator may repeat its whole input.
@@ -52,12 +52,14 @@ def encode_data(message: object) -> bytes:
     An ``UnknownEvent`` gives the fields that it kept.
 
     Raises:
-        NotAnEventError: It is no message.
+        NotAnEventError: It is no message, or a class instead of an instance.
         EncodeError: A value does not fit its field's type, or JSON cannot carry it: NaN, infinity, a lone surrogate,
             an integer past 64 bits.
     """
     if isinstance(message, UnknownEvent):
         return _encode_unknown(message)
+    if isinstance(message, type):
+        raise NotAnEventError(message)
     schema = schema_of(message)
     try:
         payload = schema.payload or _payload_for(schema)

@@ -41,13 +41,22 @@ class InvalidArgumentError(UsageError, ValueError):
 
 
 class NotAnEventError(UsageError, TypeError):
-    """A class that is neither an ``Event`` nor decorated with ``@event``."""
+    """A class that is neither an ``Event`` nor decorated with ``@event``, or a class where an instance is wanted."""
 
     def __init__(self, value: object) -> None:
         """Name the class of ``value``, or ``value`` itself if it is one."""
-        name = value.__qualname__ if isinstance(value, type) else f"{type(value).__qualname__} object"
-        super().__init__(f"{name} is no event; derive the class from Event or decorate it with @event('its.type')")
+        super().__init__(_why_no_event(value))
         self.value = value
+
+
+def _why_no_event(value: object) -> str:
+    if not isinstance(value, type):
+        name = f"{type(value).__qualname__} object"
+    elif "__avx_schema__" in value.__dict__:
+        return f"{value.__qualname__} is a class; give an instance of it, {value.__name__}(...)"
+    else:
+        name = value.__qualname__
+    return f"{name} is no event; derive the class from Event or decorate it with @event('its.type')"
 
 
 class EventDefinitionError(UsageError, TypeError):

@@ -9,7 +9,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 import msgspec
 
 from avx_events.core.clock import Clock
-from avx_events.core.errors import InvalidArgumentError
+from avx_events.core.errors import InvalidArgumentError, NotAnEventError
 from avx_events.core.event import schema_of
 from avx_events.core.ids import new_id
 
@@ -27,6 +27,10 @@ class Headers(dict[str, str]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         message = "the headers of a published message cannot be changed; copy them with dict(headers)"
         raise TypeError(message)
+
+    def __reduce__(self) -> tuple[type["Headers"], tuple[dict[str, str]]]:
+        """Copy by the constructor: as a dict it would be copied item by item, which it refuses."""
+        return Headers, (dict(self),)
 
     __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
@@ -140,11 +144,13 @@ def stamp(
     An ``EventEnvelope`` keeps its metadata as it is; ``topic`` replaces its topic if given.
 
     Raises:
-        NotAnEventError: The message's class is no message class.
+        NotAnEventError: The message's class is no message class, or the class is given instead of an instance.
         InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
     """
     if isinstance(message, EventEnvelope):
         return readdressed(message, headers=headers, topic=topic)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(message, type):
+        raise NotAnEventError(message)
     schema = schema_of(message)
     now_ns = clock.time_ns()
     event_id = new_id(now_ns)
@@ -171,7 +177,10 @@ def readdressed(
         NotAnEventError: What it holds is no event.
         InvalidArgumentError: It is given headers, which its metadata already has.
     """
-    schema_of(envelope.event)
+    event: object = envelope.event
+    if isinstance(event, type):
+        raise NotAnEventError(event)
+    schema_of(event)
     if headers is not None:
         raise InvalidArgumentError("headers", headers, expected="left out: an EventEnvelope has its own")
     if topic is None or topic == envelope.topic:

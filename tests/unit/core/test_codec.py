@@ -179,6 +179,11 @@ def test_what_is_no_message_is_refused_as_such(message: object) -> None:
         encode_data(message)
 
 
+def test_a_class_in_place_of_a_message_is_refused() -> None:
+    with pytest.raises(NotAnEventError, match=r"Measured\(\.\.\.\)"):
+        encode_data(Measured)
+
+
 @pytest.mark.parametrize(
     "data",
     [
