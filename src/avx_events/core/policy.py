@@ -10,8 +10,9 @@ from avx_events.core.errors import InvalidArgumentError
 Overflow: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "raise"]
 OVERFLOWS: tuple[Overflow, ...] = ("wait", "drop_oldest", "drop_newest", "raise")
 
-# 2.0**1024 overflows a float; 60 doublings are past any real cap.
-_MOST_DOUBLINGS = 60
+
+def _is_number(value: object, *, least: float) -> bool:
+    return isinstance(value, int | float) and value >= least and math.isfinite(value)
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +39,16 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidArgumentError: A value is outside its range.
         """
-        if self.attempts < 1:
-            raise InvalidArgumentError("attempts", self.attempts, expected="at least 1 (the first attempt counts)")
+        attempts: object = self.attempts
+        # Infinity would never end, and neither would NaN, which is not less than 1 either.
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
+            raise InvalidArgumentError(
+                "attempts", attempts, expected="a whole number, 1 or more (the first one counts)"
+            )
         for name, value in (("initial_s", self.initial_s), ("max_s", self.max_s)):
-            if not (value >= 0 and math.isfinite(value)):
+            if not _is_number(value, least=0):
                 raise InvalidArgumentError(name, value, expected="a number of seconds, 0 or more")
-        if not (self.multiplier >= 1 and math.isfinite(self.multiplier)):
+        if not _is_number(self.multiplier, least=1):
             raise InvalidArgumentError("multiplier", self.multiplier, expected="a number, 1 or more")
 
     def delay_before(self, attempt: int, *, jitter: float) -> float | None:
@@ -55,8 +60,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         """
         if attempt > self.attempts:
             return None
-        doublings = min(max(attempt - 2, 0), _MOST_DOUBLINGS)
-        return min(self.max_s, self.initial_s * self.multiplier**doublings) * jitter
+        try:
+            bound_s = self.initial_s * float(self.multiplier) ** max(attempt - 2, 0)
+        except OverflowError:  # past any cap, unless it is a multiple of nothing
+            bound_s = math.inf if self.initial_s else 0.0
+        return min(self.max_s, bound_s) * jitter
 
 
 ONE_ATTEMPT = Retry(attempts=1)
@@ -79,7 +87,7 @@ class RetryAfter(Exception):  # noqa: N818 - an instruction to the engine, not a
         Raises:
             InvalidArgumentError: The delay is negative or not a number.
         """
-        if not (delay_s >= 0 and math.isfinite(delay_s)):
+        if not _is_number(delay_s, least=0):
             raise InvalidArgumentError("delay_s", delay_s, expected="a number of seconds, 0 or more")
         super().__init__(reason or f"retry after {delay_s:g} s")
         self.delay_s = delay_s
