@@ -11,6 +11,10 @@ Overflow: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "raise"]
 OVERFLOWS: tuple[Overflow, ...] = ("wait", "drop_oldest", "drop_newest", "raise")
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_number(value: object, *, least: float) -> bool:
     return isinstance(value, int | float) and value >= least and math.isfinite(value)
 
@@ -39,12 +43,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidArgumentError: A value is outside its range.
         """
-        attempts: object = self.attempts
         # Infinity would never end, and neither would NaN, which is not less than 1 either.
-        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
-            raise InvalidArgumentError(
-                "attempts", attempts, expected="a whole number, 1 or more (the first one counts)"
-            )
+        if not _is_whole(self.attempts) or self.attempts < 1:
+            expected = "a whole number, 1 or more (the first attempt counts)"
+            raise InvalidArgumentError("attempts", self.attempts, expected=expected)
         for name, value in (("initial_s", self.initial_s), ("max_s", self.max_s)):
             if not _is_number(value, least=0):
                 raise InvalidArgumentError(name, value, expected="a number of seconds, 0 or more")
