@@ -1,0 +1,116 @@
+"""The error tree: three branches, and messages that name what happened with which values."""
+
+import inspect
+
+import pytest
+
+from avx_events.core import errors
+from avx_events.core.errors import (
+    AvxEventsError,
+    ClosedError,
+    ConcurrencyError,
+    DeadLetterNotFoundError,
+    DecodeError,
+    DuplicateEventTypeError,
+    DuplicateHandlerError,
+    EncodeError,
+    EventDefinitionError,
+    EventTooLargeError,
+    HandlerTimeoutError,
+    InvalidArgumentError,
+    InvalidTopicError,
+    MissingExtraError,
+    NoHandlerError,
+    NoResponderError,
+    NotAnEventError,
+    NotStartedError,
+    PermanentError,
+    RemoteError,
+    RequestTimeoutError,
+    RetryableError,
+    StoreSchemaError,
+    StoreUnavailableError,
+    StreamNotFoundError,
+    SubscriptionFullError,
+    UnknownEventTypeError,
+    UsageError,
+    ValidationError,
+    WrongLoopError,
+)
+
+# An error of each class, its branch, the built-in error it also is, and what its message must name.
+CASES: list[tuple[AvxEventsError, type[AvxEventsError], type[Exception], list[str]]] = [
+    (InvalidArgumentError("capacity", 0, expected="1 or more"), UsageError, ValueError, ["capacity", "0", "1 or more"]),
+    (NotAnEventError(3), UsageError, TypeError, ["int object", "@event"]),
+    (NotAnEventError(int), UsageError, TypeError, ["int is no event"]),
+    (EventDefinitionError("Odd", "is odd"), UsageError, TypeError, ["Odd", "is odd"]),
+    (DuplicateEventTypeError("a.b", "m.A", "m.B"), UsageError, Exception, ["'a.b'", "m.A", "m.B", "event_type="]),
+    (InvalidTopicError("a..b", "has two dots"), UsageError, ValueError, ["'a..b'", "has two dots"]),
+    (ClosedError("bus 'x'", "publish"), UsageError, Exception, ["bus 'x'", "closed", "publish"]),
+    (NotStartedError("bus 'x'", "publish"), UsageError, Exception, ["bus 'x'", "not started", "publish", "async with"]),
+    (WrongLoopError("bus 'x'", "publish"), UsageError, Exception, ["bus 'x'", "publish", "publish_threadsafe"]),
+    (NoHandlerError("CreateUser", known=["b", "a"]), UsageError, Exception, ["CreateUser", "a, b"]),
+    (NoHandlerError("CreateUser"), UsageError, Exception, ["CreateUser", "none"]),
+    (DuplicateHandlerError("C", existing="f", new="g"), UsageError, Exception, ["C", "by f", "g cannot"]),
+    (MissingExtraError("RedisEventBus", "redis"), UsageError, ImportError, ["pip install 'avx-events[redis]'"]),
+    (SubscriptionFullError("mail", 8), RetryableError, Exception, ["'mail'", "8", "capacity="]),
+    (HandlerTimeoutError("mail", 1.5), RetryableError, TimeoutError, ["mail", "1.5 s"]),
+    (RequestTimeoutError("GetUser", 5), RetryableError, TimeoutError, ["GetUser", "5 s", "timeout_s="]),
+    (NoResponderError("GetUser"), RetryableError, Exception, ["GetUser", "@bus.respond"]),
+    (ConcurrencyError("u-1", expected=1, actual=2), RetryableError, Exception, ["'u-1'", "version 2", "not 1"]),
+    (StoreUnavailableError("sqlite:///a", "disk full"), RetryableError, Exception, ["sqlite:///a", "disk full"]),
+    (ValidationError("Email required"), PermanentError, Exception, ["Email required"]),
+    (EncodeError("a.b", "is NaN"), PermanentError, Exception, ["'a.b'", "is NaN"]),
+    (DecodeError("a.b", "is cut off"), PermanentError, Exception, ["'a.b'", "is cut off"]),
+    (EventTooLargeError("a.b", size_bytes=2000, max_bytes=1000), PermanentError, Exception, ["a.b", "2,000", "1,000"]),
+    (UnknownEventTypeError("a.b"), PermanentError, Exception, ["'a.b'", "unknown='keep'"]),
+    (RemoteError("KeyError", "'x'"), PermanentError, Exception, ["KeyError: 'x'"]),
+    (DeadLetterNotFoundError("l-1"), PermanentError, Exception, ["l-1"]),
+    (StreamNotFoundError("u-1"), PermanentError, Exception, ["'u-1'", "load_or_new"]),
+    (StoreSchemaError("sqlite:///a", "is newer"), PermanentError, Exception, ["sqlite:///a", "is newer"]),
+]
+BRANCHES = (UsageError, RetryableError, PermanentError)
+
+
+@pytest.mark.parametrize(("error", "branch", "builtin", "named"), CASES, ids=lambda value: type(value).__name__)
+def test_an_error_is_in_one_branch_and_names_its_values(
+    error: AvxEventsError, branch: type[AvxEventsError], builtin: type[Exception], named: list[str]
+) -> None:
+    assert [kind for kind in BRANCHES if isinstance(error, kind)] == [branch]
+    assert isinstance(error, builtin)
+    assert isinstance(error, AvxEventsError)
+    for text in named:
+        assert text in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("error", "branch", "builtin", "named"), CASES, ids=lambda value: type(value).__name__)
+def test_an_error_keeps_what_it_was_made_of(
+    error: AvxEventsError, branch: type[AvxEventsError], builtin: type[Exception], named: list[str]
+) -> None:
+    del branch, builtin, named
+    parameters = inspect.signature(type(error).__init__).parameters
+    given = set(parameters) - {"self", "args", "kwargs", "known"}
+
+    assert all(hasattr(error, name) for name in given)
+
+
+def test_every_error_of_the_module_is_checked_here() -> None:
+    defined = {kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)}
+
+    assert defined == {type(error) for error, *_ in CASES} | {*BRANCHES, AvxEventsError}
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000_000, b"x" * 10_000_000, list(range(100_000)), "\ud800"])
+def test_a_message_does_not_repeat_a_large_value(value: object) -> None:
+    assert len(str(InvalidArgumentError("name", value, expected="short"))) < 500
+    assert len(str(InvalidTopicError(value, "is long"))) < 500
+    assert InvalidTopicError(value, "is long").topic is value
+
+
+def test_a_value_that_cannot_describe_itself_does_not_hide_the_error() -> None:
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert "Shy" in str(InvalidArgumentError("name", Shy(), expected="text"))
