@@ -21,6 +21,9 @@ data is an empty object. An attribute that is null is a missing one. Times are r
 place in an envelope becomes a header: unknown attributes (true, false and integers as text), ``dataschema``, a
 ``partitionkey`` that is not the subject, an ``authtype`` that is not ours.
 
+An attribute that is there twice is refused, since a broker may have routed by the other one. Inside the data, names are
+the business of its class: the last of two equal ones counts.
+
 Source:
     CloudEvents 1.0.2, specification and JSON event format; its extensions authcontext, correlation and partitioning.
 """
