@@ -1,0 +1,40 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV := $(shell command -v uv 2>/dev/null)
+ifdef UV
+PIP := VIRTUAL_ENV=.venv uv --quiet pip
+endif
+VENV := $(if $(UV),uv --quiet venv --clear --python $(PYTHON),$(PYTHON) -m venv --clear) .venv
+CODE := src tests $(wildcard examples bench)
+
+.DEFAULT_GOAL := setup
+.PHONY: setup run test check fix bench
+
+setup: .venv/.dev
+
+run: .venv/.dev
+	$(BIN)/python -m examples.production_service
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+	$(BIN)/mypy $(CODE) && $(BIN)/basedpyright && $(BIN)/lint-imports
+
+fix: .venv/.dev
+	$(BIN)/ruff check --fix; $(BIN)/ruff format
+
+bench: .venv/.bench
+	$(BIN)/python -m bench
+
+.venv/.dev: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avx-events needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@$(PIP) --version >/dev/null 2>&1 && $(BIN)/python -c '' || $(VENV)
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/.bench: .venv/.dev
+	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'
+	@touch $@
