@@ -109,17 +109,20 @@ class TopicTrie(Generic[ValueT]):
 
         Raises:
             InvalidTopicError: The pattern is malformed.
+            TypeError: The value cannot be hashed.
         """
+        # By pattern too: "*" and "**" share a node, and removing one must leave the other.
+        pair = (pattern, value)
+        hash(pair)  # now, not when nodes are made already
         node = self._root
         for part in _parts(check_pattern(pattern)):
             child = node.children.get(part)
             if child is None:
                 child = node.children[part] = _Node(repeats=part == MANY)
             node = child
-        # By pattern too: "*" and "**" share a node, and removing one must leave the other.
-        if (pattern, value) in node.orders:
+        if pair in node.orders:
             return
-        node.orders[pattern, value] = self._next_order
+        node.orders[pair] = self._next_order
         self._next_order += 1
         self._count += 1
         self._forget()

@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable
 from sys import getsizeof
+from typing import Any
 
 import pytest
 
@@ -142,6 +143,16 @@ def test_a_malformed_pattern_leaves_the_trie_as_it_was() -> None:
 
     assert len(trie) == 0
     assert trie.match("a.b") == ()
+
+
+def test_a_value_that_cannot_be_hashed_leaves_the_trie_as_it_was() -> None:
+    trie: TopicTrie[Any] = TopicTrie()
+
+    with pytest.raises(TypeError, match="unhashable"):
+        trie.add("a.b", [])
+
+    assert len(trie) == 0
+    assert not trie._root.children
 
 
 def test_removing_everything_leaves_no_nodes_behind() -> None:
