@@ -37,7 +37,7 @@ class _Model:
         self._model = model
 
     def encode(self, message: Any) -> bytes:
-        text: str = message.model_dump_json()
+        text: str = message.model_dump_json(warnings="error")
         data = text.encode()
         _check_json(data)  # a model may be told to write NaN as it is
         return data

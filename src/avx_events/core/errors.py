@@ -28,7 +28,7 @@ class PermanentError(AvxEventsError):
     """The same call never succeeds; keep the input and look at it."""
 
 
-# Usage: definitions
+# Usage, of definitions
 
 
 class InvalidArgumentError(UsageError, ValueError):
@@ -89,7 +89,7 @@ class InvalidTopicError(UsageError, ValueError):
         self.topic, self.problem = topic, problem
 
 
-# Usage: life cycle
+# Usage, of life cycles
 
 
 class ClosedError(UsageError):

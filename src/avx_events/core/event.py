@@ -193,7 +193,7 @@ def _reader(field: str) -> Callable[[Any], str]:
 class EventMeta(msgspec.StructMeta):
     """Makes message classes: msgspec structs that take their event type and aggregate id as class keywords."""
 
-    def __new__(  # noqa: PLR0913 - class keywords
+    def __new__(  # noqa: PYI034 - Self has no meaning in a metaclass
         mcs,
         name: str,
         bases: tuple[type, ...],
@@ -237,7 +237,7 @@ class EventMeta(msgspec.StructMeta):
         return made
 
     # On the metaclass, so that it is found on the class and takes no name from its fields.
-    def upcast(cls, *, from_revision: int) -> Callable[[UpcasterT], UpcasterT]:
+    def upcast(cls, *, from_revision: int) -> Callable[[UpcasterT], UpcasterT]:  # noqa: N805 - self is a class here
         """Decorate a function from data of ``from_revision`` (a dict) to data of the next revision.
 
         Raises:
