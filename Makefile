@@ -6,7 +6,7 @@ ifdef UV
 PIP := VIRTUAL_ENV=.venv uv --quiet pip
 endif
 VENV := $(if $(UV),uv --quiet venv --clear --python $(PYTHON),$(PYTHON) -m venv --clear) .venv
-CODE := src tests $(wildcard examples bench)
+CODE := src tests $(wildcard examples)
 
 .DEFAULT_GOAL := setup
 .PHONY: setup run test check fix bench
@@ -21,7 +21,7 @@ test: .venv/.dev
 
 check: .venv/.dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check
-	$(BIN)/mypy $(CODE) && $(BIN)/basedpyright && $(BIN)/lint-imports
+	$(BIN)/mypy $(CODE) && $(BIN)/basedpyright $(CODE) && $(BIN)/lint-imports
 
 fix: .venv/.dev
 	$(BIN)/ruff check --fix; $(BIN)/ruff format
