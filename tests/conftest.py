@@ -1,0 +1,7 @@
+"""What every test has: hypothesis without a stopwatch."""
+
+from hypothesis import settings
+
+# A busy machine is no failure; what must end in time, pytest-timeout ends. CI keeps hypothesis' own profile for it.
+settings.register_profile("patient", settings.get_profile(settings.get_current_profile_name()), deadline=None)
+settings.load_profile("patient")
