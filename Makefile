@@ -6,6 +6,8 @@ ifdef UV
 PIP := VIRTUAL_ENV=.venv uv --quiet pip
 endif
 VENV := $(if $(UV),uv --quiet venv --clear --python $(PYTHON),$(PYTHON) -m venv --clear) .venv
+# A venv that was left half made, or made by the other of pip and uv, is made again.
+READY := { $(PIP) --version && $(BIN)/python -c ''; } >/dev/null 2>&1 || $(VENV)
 CODE := src tests $(wildcard examples)
 
 .DEFAULT_GOAL := setup
@@ -21,7 +23,7 @@ test: .venv/.dev
 
 check: .venv/.dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check
-	$(BIN)/mypy $(CODE) && $(BIN)/basedpyright $(CODE) && $(BIN)/lint-imports
+	$(BIN)/mypy $(CODE) && $(BIN)/basedpyright $(CODE) && $(BIN)/lint-imports --no-logo
 
 fix: .venv/.dev
 	$(BIN)/ruff check --fix; $(BIN)/ruff format
@@ -31,10 +33,11 @@ bench: .venv/.bench
 
 .venv/.dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avx-events needs Python 3.11 or newer: make PYTHON=python3.11")'
-	@$(PIP) --version >/dev/null 2>&1 && $(BIN)/python -c '' || $(VENV)
+	@$(READY)
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 .venv/.bench: .venv/.dev
+	@$(READY)
 	$(PIP) install --constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
