@@ -68,6 +68,15 @@ class EventDefinitionError(UsageError, TypeError):
         self.class_name, self.problem = class_name, problem
 
 
+class AggregateDefinitionError(UsageError, TypeError):
+    """An aggregate class cannot be made as it is written."""
+
+    def __init__(self, class_name: str, problem: str) -> None:
+        """Name the class and what is wrong with it."""
+        super().__init__(f"{class_name}: {problem}")
+        self.class_name, self.problem = class_name, problem
+
+
 class DuplicateEventTypeError(UsageError):
     """Two classes claim one event type, so what is stored under it could not be read back."""
 
@@ -119,7 +128,7 @@ class WrongLoopError(UsageError):
         """``what`` belongs to another loop, so ``action`` cannot be done from here."""
         super().__init__(
             f"{what} belongs to another event loop: cannot {action} from here; "
-            f"use publish_threadsafe() from other threads, and one bus for each loop"
+            f"make one for each loop; from other threads, a bus has publish_threadsafe()"
         )
         self.what, self.action = what, action
 
@@ -150,6 +159,27 @@ class MissingExtraError(UsageError, ImportError):
         """``feature`` needs the packages of ``extra``."""
         super().__init__(f"{feature} needs the {extra} extra: pip install 'avx-events[{extra}]'")
         self.feature, self.extra = feature, extra
+
+
+class UnknownSchemeError(UsageError, ValueError):
+    """No engine is installed for the scheme of a URL."""
+
+    def __init__(self, url: str, *, installed: Iterable[str], extra: str | None = None) -> None:
+        """Name the URL, the schemes that have an engine, and the extra that brings the missing one, if there is one."""
+        schemes = sorted(installed)
+        names = ", ".join(f"{scheme}://" for scheme in schemes) or "none"
+        remedy = f"; pip install 'avx-events[{extra}]'" if extra else ""
+        super().__init__(f"no engine for {_brief.repr(url)}; installed: {names}{remedy}")
+        self.url, self.installed, self.extra = url, schemes, extra
+
+
+class TransactionError(UsageError):
+    """A transaction on the store's database is used where it cannot be."""
+
+    def __init__(self, problem: str) -> None:
+        """``problem`` says what cannot be done, and what to do instead."""
+        super().__init__(problem)
+        self.problem = problem
 
 
 # Retryable
@@ -276,6 +306,27 @@ class DeadLetterNotFoundError(PermanentError):
         """Name the letter."""
         super().__init__(f"no dead letter {letter_id}; it was redriven, removed or evicted, list() shows what is there")
         self.letter_id = letter_id
+
+
+class DuplicateEventIdError(PermanentError):
+    """An event id stands for one event in the whole store, and another stream has it."""
+
+    def __init__(self, event_id: str, *, stream: str, existing: str) -> None:
+        """``existing`` has the event already, so that ``stream`` cannot get it too."""
+        super().__init__(
+            f"event id {event_id!r} is in stream {existing!r} already; "
+            f"append the event without its envelope to give {stream!r} a new one"
+        )
+        self.event_id, self.stream, self.existing = event_id, stream, existing
+
+
+class StatementError(PermanentError):
+    """The store's database refused a statement."""
+
+    def __init__(self, sql: str, problem: str) -> None:
+        """Keep the statement and what the database answered."""
+        super().__init__(f"{problem}: {_brief.repr(sql)}")
+        self.sql, self.problem = sql, problem
 
 
 class StreamNotFoundError(PermanentError):
