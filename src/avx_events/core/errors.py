@@ -77,6 +77,15 @@ class AggregateDefinitionError(UsageError, TypeError):
         self.class_name, self.problem = class_name, problem
 
 
+class HandlerDefinitionError(UsageError, TypeError):
+    """A handler, or a middleware around handlers, cannot be used as it is written."""
+
+    def __init__(self, handler_name: str, problem: str) -> None:
+        """Name the function or class and what is wrong with it."""
+        super().__init__(f"{handler_name}: {problem}")
+        self.handler_name, self.problem = handler_name, problem
+
+
 class DuplicateEventTypeError(UsageError):
     """Two classes claim one event type, so what is stored under it could not be read back."""
 
@@ -206,6 +215,15 @@ class HandlerTimeoutError(RetryableError, TimeoutError):
         self.handler, self.timeout_s = handler, timeout_s
 
 
+class StoppedError(RetryableError):
+    """The bus was closed before the handler was done with the event; it can be redriven."""
+
+    def __init__(self, handler: str) -> None:
+        """Name the handler."""
+        super().__init__(f"the bus was closed before {handler} was done; redrive the event on one that runs")
+        self.handler = handler
+
+
 class RequestTimeoutError(RetryableError, TimeoutError):
     """No reply within the deadline; the responder may still do its work."""
 
@@ -247,6 +265,30 @@ class StoreUnavailableError(RetryableError):
 
 class ValidationError(PermanentError):
     """A command, query or request is not acceptable as it is; the text says why to the person who sent it."""
+
+
+class IdempotencyKeyReusedError(PermanentError):
+    """An idempotency key stands for one command with one set of values, and came with others."""
+
+    def __init__(self, event_type: str, key: str) -> None:
+        """Name the command's type and the key."""
+        super().__init__(
+            f"idempotency key {_brief.repr(key)} was used for another {event_type!r}; "
+            f"give each new command a key of its own, and repeat one only as it was"
+        )
+        self.event_type, self.key = event_type, key
+
+
+class ResultNotKeptError(PermanentError):
+    """A command was carried out, and its result could not be kept under its idempotency key: look before repeating."""
+
+    def __init__(self, event_type: str, key: str, problem: str, *, result: object = None) -> None:
+        """Name the command's type, the key and what went wrong; keep the ``result`` where it is known."""
+        super().__init__(
+            f"{event_type!r} was carried out, but its result could not be kept under idempotency key "
+            f"{_brief.repr(key)}: {problem}; do not repeat it without looking at what it did"
+        )
+        self.event_type, self.key, self.problem, self.result = event_type, key, problem, result
 
 
 class EncodeError(PermanentError):
@@ -327,6 +369,15 @@ class StatementError(PermanentError):
         """Keep the statement and what the database answered."""
         super().__init__(f"{problem}: {_brief.repr(sql)}")
         self.sql, self.problem = sql, problem
+
+
+class EngineFailedError(PermanentError):
+    """The delivery engine of a bus ended by an error that is no handler's: the bus delivers nothing any more."""
+
+    def __init__(self, what: str, cause: str) -> None:
+        """``what`` failed because of ``cause``."""
+        super().__init__(f"{what} has failed and delivers nothing any more: {cause}; close it, and see the log")
+        self.what, self.cause = what, cause
 
 
 class StreamNotFoundError(PermanentError):
