@@ -1,0 +1,336 @@
+"""The event store that users import: events in, events out, aggregates loaded and saved, on any engine."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Final, Self, cast
+
+from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.errors import ClosedError, InvalidArgumentError
+from avx_events.core.event import Event
+from avx_events.core.metadata import EventEnvelope
+from avx_events.store.engines import engine_factory
+from avx_events.store.memory import MemoryEngine
+from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecord, RecordTuple, StoreEngine
+from avx_events.store.stored_event import (
+    StoredEvent,
+    Unknown,
+    check_stream,
+    microseconds_of,
+    record_of,
+    stored_events,
+)
+from avx_events.store.subscription import StoreSubscription
+
+MAX_EVENT_BYTES: Final = 1_048_576
+_GREATEST: Final = 2**63 - 1
+
+
+class EventStore:
+    """Append-only streams of events with optimistic concurrency, in memory or in a database.
+
+    ``EventStore()`` keeps everything in memory; ``await EventStore.connect(url)`` opens a database. It belongs to the
+    loop that first uses it. Use it as ``async with store``, or close it with ``await store.close()``.
+    """
+
+    def __init__(
+        self,
+        engine: StoreEngine | None = None,
+        *,
+        unknown: Unknown = "raise",
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Keep events in ``engine``.
+
+        Args:
+            engine: Where they are kept; memory if not given.
+            unknown: What reading an event type that no class of this process has gives: an error, or with ``"keep"``
+                an ``UnknownEvent``.
+            max_event_bytes: The most that one event's data and metadata may take.
+            clock: Gives the timestamps, and in memory ``recorded_at``.
+
+        Raises:
+            InvalidArgumentError: A value is outside its range.
+        """
+        self._engine: StoreEngine = MemoryEngine(clock=clock) if engine is None else engine
+        self._keep_unknown = _keeps(unknown)
+        self._max_bytes = _whole("max_event_bytes", max_event_bytes, least=1)
+        self._clock = clock
+        self._is_closed = False
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        unknown: Unknown = "raise",
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> Self:
+        """Open the store at ``url``: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` for memory.
+
+        Args:
+            url: Where it is; the engine's own options are its query, as ``sqlite:///events.db?writer=inline``.
+            unknown: As for the class.
+            max_event_bytes: As for the class.
+            clock: Gives the timestamps and ``recorded_at``.
+
+        Raises:
+            InvalidArgumentError: The URL or another value is malformed.
+            UnknownSchemeError: No engine is installed for the URL's scheme.
+            StoreSchemaError: There is something else at that place, or a store of a newer version.
+            StoreUnavailableError: It cannot be opened now.
+        """
+        open_engine = engine_factory(url)
+        _keeps(unknown)
+        _whole("max_event_bytes", max_event_bytes, least=1)
+        engine = await open_engine(url, clock=clock)
+        return cls(engine, unknown=unknown, max_event_bytes=max_event_bytes, clock=clock)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def append(
+        self,
+        stream: str,
+        events: Iterable[object] | Event | EventEnvelope[Any],
+        *,
+        expected_version: int | None = None,
+    ) -> AppendResult:
+        """Add ``events`` to the end of ``stream``, all of them or none, and return the place of the last one.
+
+        When it returned, they are as durable as the engine makes them. Envelopes keep their metadata; events are
+        given new metadata in the current context. Envelopes whose event ids the stream has already, all of them,
+        change nothing: the place of their last is returned, whatever ``expected_version`` says, so that an append
+        with an unknown outcome (cancelled, or ended by a crash) can be repeated.
+
+        Args:
+            stream: Which stream, as ``"user-123"``; the first append makes it.
+            events: One event or envelope, or at least one in order.
+            expected_version: The version the stream must be at, 0 for one that is not there; None for any.
+
+        Raises:
+            ConcurrencyError: The stream is at another version, or has a part of the event ids.
+            DuplicateEventIdError: Another stream has one of the event ids.
+            InvalidArgumentError: The stream name is empty, no text or too long, the version negative, there are no
+                events, or two with one id.
+            NotAnEventError: One of them is no event.
+            EncodeError: A value does not fit its field, or JSON cannot carry it.
+            EventTooLargeError: One of them takes more than ``max_event_bytes``.
+            StoreUnavailableError: Nothing was written; safe to call again.
+            ClosedError: The store is closed.
+            TransactionError: It is called inside of ``async with store.transaction()``, which it would wait for.
+        """
+        check_stream(stream)
+        if expected_version is not None:
+            _whole("expected_version", expected_version, least=0)
+        records = self._records_of(events)
+        return await self._engine.append(stream, records, expected_version=expected_version)
+
+    async def get_events(
+        self, stream: str, after_version: int = 0, *, unknown: Unknown | None = None
+    ) -> list[StoredEvent[Any]]:
+        """Return the events of ``stream`` after ``after_version``, version ascending; none for a stream not there.
+
+        Args:
+            stream: Which stream.
+            after_version: The version already seen; 0 starts at the beginning.
+            unknown: What an unknown event type gives; None is the store's own choice.
+
+        Raises:
+            InvalidArgumentError: The stream name or the version is not acceptable.
+            UnknownEventTypeError: No class has the type of an event.
+            DecodeError: An event does not fit its class.
+            StoreUnavailableError: It cannot be read now.
+            ClosedError: The store is closed.
+        """
+        check_stream(stream)
+        seen = _whole("after_version", after_version, least=0)
+        keep_unknown = self._keeps(unknown)
+        events: list[StoredEvent[Any]] = []
+        async for page in self._pages(stream, after=seen):
+            events += stored_events(page, keep_unknown=keep_unknown)
+        return events
+
+    async def read_stream(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        until_version: int | None = None,
+        as_of: datetime | None = None,
+        unknown: Unknown | None = None,
+    ) -> AsyncGenerator[StoredEvent[Any], None]:
+        """Give the events of ``stream`` one by one, version ascending, read in pages; none for a stream not there.
+
+        Args:
+            stream: Which stream.
+            after: The version already seen; 0 starts at the beginning.
+            until_version: The last version wanted; None for the newest.
+            as_of: The last ``recorded_at`` wanted, inclusive, with a time zone; None for the newest.
+            unknown: What an unknown event type gives; None is the store's own choice.
+
+        Raises:
+            InvalidArgumentError: A value is not acceptable.
+            UnknownEventTypeError: No class has the type of an event.
+            DecodeError: An event does not fit its class.
+            StoreUnavailableError: It cannot be read now.
+            ClosedError: The store is closed.
+        """
+        check_stream(stream)
+        seen = _whole("after", after, least=0)
+        if until_version is not None:
+            _whole("until_version", until_version, least=0)
+        until_us = None if as_of is None else _instant(as_of)
+        keep_unknown = self._keeps(unknown)
+        async for page in self._pages(stream, after=seen, until_version=until_version, until_us=until_us):
+            for stored in stored_events(page, keep_unknown=keep_unknown):
+                yield stored
+
+    async def read_all(
+        self, after: int = 0, *, unknown: Unknown | None = None
+    ) -> AsyncGenerator[StoredEvent[Any], None]:
+        """Give the events of the whole log one by one, in commit order; ends where the log ends.
+
+        Args:
+            after: The position already seen; 0 starts at the beginning.
+            unknown: What an unknown event type gives; None is the store's own choice.
+
+        Raises:
+            InvalidArgumentError: The position is negative or no number.
+            UnknownEventTypeError: No class has the type of an event.
+            DecodeError: An event does not fit its class.
+            StoreUnavailableError: It cannot be read now.
+            ClosedError: The store is closed.
+        """
+        seen = _whole("after", after, least=0)
+        keep_unknown = self._keeps(unknown)
+        while True:
+            page = await self._engine.read_all(after=seen, limit=PAGE_EVENTS)
+            for stored in stored_events(page, keep_unknown=keep_unknown):
+                yield stored
+            if len(page) < PAGE_EVENTS:
+                return
+            seen = page[-1][0]
+
+    def subscribe(self, after: int = 0, *, unknown: Unknown | None = None) -> StoreSubscription:
+        """Give the events of the whole log one by one, and wait for more at its end; ends when the store closes.
+
+        Every event after ``after`` is given once, in commit order, whoever appends: this process's at once, other
+        processes' within the engine's interval of looking. A step of the iteration that was cancelled, or raised one
+        of the errors below, can be repeated.
+
+        Args:
+            after: The position already seen; 0 starts at the beginning.
+            unknown: What an unknown event type gives; None is the store's own choice.
+
+        Raises:
+            InvalidArgumentError: The position is negative or no number.
+            ClosedError: The store is closed already.
+            UnknownEventTypeError: While reading: no class has the type of an event.
+            DecodeError: While reading: an event does not fit its class.
+            StoreUnavailableError: While reading: it cannot be read now.
+        """
+        seen = _whole("after", after, least=0)
+        keep_unknown = self._keeps(unknown)
+        if self._is_closed:
+            raise ClosedError("the event store", "subscribe")
+        return StoreSubscription(self._engine, after=seen, keep_unknown=keep_unknown)
+
+    async def last_position(self) -> int:
+        """Return the position of the newest event, 0 where there is none.
+
+        Raises:
+            StoreUnavailableError: It cannot be read now.
+            ClosedError: The store is closed.
+        """
+        return await self._engine.last_position()
+
+    async def version_of(self, stream: str) -> int:
+        """Return the version that ``stream`` is at, 0 where it is not there.
+
+        Raises:
+            InvalidArgumentError: The stream name is not acceptable.
+            StoreUnavailableError: It cannot be read now.
+            ClosedError: The store is closed.
+        """
+        return await self._engine.version_of(check_stream(stream))
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """Return a transaction on the store's own database, for tables of your own beside it.
+
+        ``async with store.transaction() as connection:`` commits at the end of the block and undoes everything where
+        it raises or is cancelled. Appends wait meanwhile, so keep it short; an append inside of the block would wait
+        for itself and is refused.
+
+        Raises:
+            TransactionError: The store is in memory, or the caller has a transaction open.
+            StoreUnavailableError: On entering or leaving: nothing was written.
+            ClosedError: The store is closed.
+        """
+        return self._engine.transaction()
+
+    def statistics(self) -> Mapping[str, int | str]:
+        """Return what the engine counts, by name; for SQLite also which ``writer`` runs."""
+        return self._engine.statistics()
+
+    async def close(self) -> None:
+        """Finish the appends that were accepted, end subscriptions, close the database. Harmless when repeated."""
+        self._is_closed = True
+        await self._engine.close()
+
+    async def _pages(
+        self, stream: str, *, after: int, until_version: int | None = None, until_us: int | None = None
+    ) -> AsyncGenerator[Sequence[RecordTuple], None]:
+        while True:
+            page = await self._engine.read_stream(
+                stream, after=after, until_version=until_version, until_us=until_us, limit=PAGE_EVENTS
+            )
+            yield page
+            if len(page) < PAGE_EVENTS:
+                return
+            after = page[-1][2]
+
+    def _records_of(self, events: object) -> list[NewRecord]:
+        clock, max_bytes = self._clock, self._max_bytes
+        if _is_one_event(events):
+            return [record_of(events, clock=clock, max_bytes=max_bytes)]
+        if not isinstance(events, Iterable):
+            raise InvalidArgumentError("events", events, expected="an event, or several in a list")
+        several = cast("Iterable[object]", events)
+        records = [record_of(event, clock=clock, max_bytes=max_bytes) for event in several]
+        if not records:
+            raise InvalidArgumentError("events", several, expected="at least one event")
+        if len(records) > 1 and len({record.event_id for record in records}) < len(records):
+            raise InvalidArgumentError("events", several, expected="events with an id each; an envelope is there twice")
+        return records
+
+    def _keeps(self, unknown: Unknown | None) -> bool:
+        return self._keep_unknown if unknown is None else _keeps(unknown)
+
+
+def _is_one_event(events: object) -> bool:
+    # Models of other libraries may be iterable: over their fields.
+    return isinstance(events, Event | EventEnvelope) or "__avx_schema__" in type(events).__dict__
+
+
+def _keeps(unknown: object) -> bool:
+    if unknown not in {"raise", "keep"}:
+        raise InvalidArgumentError("unknown", unknown, expected="'raise' or 'keep'")
+    return unknown == "keep"
+
+
+def _whole(name: str, number: object, *, least: int) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= _GREATEST:
+        raise InvalidArgumentError(name, number, expected=f"a whole number, {least} or more")
+    return number
+
+
+def _instant(as_of: object) -> int:
+    if not isinstance(as_of, datetime) or as_of.tzinfo is None or as_of.utcoffset() is None:
+        raise InvalidArgumentError("as_of", as_of, expected="a datetime with a time zone, as datetime.now(UTC)")
+    return microseconds_of(as_of)

@@ -1,0 +1,139 @@
+"""The engine in memory: everything is a list, nothing outlives the process."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.errors import ClosedError, TransactionError, WrongLoopError
+from avx_events.store.append_signal import AppendSignal
+from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecord, Record, RecordTuple, SnapshotRecord
+from avx_events.store.repeats import Place, judge
+
+
+class MemoryEngine:
+    """Keeps records in lists. No call suspends, except to wait for an append; it grows until the process ends.
+
+    It belongs to one loop at a time: the one that uses it, until that is closed.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        """Begin empty; ``clock`` gives ``recorded_us``."""
+        self._clock = clock
+        self._log: list[RecordTuple] = []
+        self._streams: dict[str, list[RecordTuple]] = {}
+        self._places: dict[str, Place] = {}
+        self._snapshots: dict[tuple[str, str], SnapshotRecord] = {}
+        self._recorded_us = 0
+        self._signal = AppendSignal()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+
+    async def append(
+        self, stream: str, records: Sequence[NewRecord], *, expected_version: int | None = None
+    ) -> AppendResult:
+        """Add ``records`` to the end of ``stream``; see ``StoreEngine.append``."""
+        self._check("append")
+        version = len(self._streams.get(stream, ()))
+        places = self._places
+        found = {record[0]: places[record[0]] for record in records if record[0] in places}
+        verdict = judge(stream, records, found=found, expected_version=expected_version, version=version)
+        if isinstance(verdict, AppendResult):
+            return verdict
+        if verdict is not None:
+            raise verdict
+        return self._add(stream, records, version)
+
+    async def read_stream(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        until_version: int | None = None,
+        until_us: int | None = None,
+        limit: int = PAGE_EVENTS,
+    ) -> Sequence[RecordTuple]:
+        """Return a page of ``stream``; see ``StoreEngine.read_stream``."""
+        self._check("read")
+        end = after + limit if until_version is None else min(after + limit, until_version)
+        page = self._streams.get(stream, [])[after:end]
+        return page if until_us is None else [record for record in page if record[3] <= until_us]
+
+    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
+        """Return a page of the log; see ``StoreEngine.read_all``."""
+        self._check("read")
+        return self._log[after : after + limit]
+
+    async def version_of(self, stream: str) -> int:
+        """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
+        self._check("read")
+        return len(self._streams.get(stream, ()))
+
+    async def last_position(self) -> int:
+        """Return the position of the newest record; see ``StoreEngine.last_position``."""
+        self._check("read")
+        return len(self._log)
+
+    async def put_snapshot(self, snapshot: SnapshotRecord) -> None:
+        """Keep ``snapshot``; see ``StoreEngine.put_snapshot``."""
+        self._check("write a snapshot")
+        self._snapshots[snapshot.stream, snapshot.kind] = snapshot
+
+    async def get_snapshot(self, stream: str, kind: str) -> SnapshotRecord | None:
+        """Return the snapshot of ``stream`` and ``kind``; see ``StoreEngine.get_snapshot``."""
+        self._check("read")
+        return self._snapshots.get((stream, kind))
+
+    async def wait_for_append(self, after: int) -> None:
+        """Return when there is a record past ``after``; see ``StoreEngine.wait_for_append``."""
+        await self._signal.wait(after)
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """Refuse: lists are no database.
+
+        Raises:
+            TransactionError: Always.
+        """
+        problem = (
+            "EventStore() in memory has no database for a transaction; "
+            "use await EventStore.connect('sqlite://') for one in memory"
+        )
+        raise TransactionError(problem)
+
+    def statistics(self) -> Mapping[str, int | str]:
+        """Return ``engine``, ``events``, ``streams`` and ``snapshots``."""
+        return {
+            "engine": "memory",
+            "events": len(self._log),
+            "streams": len(self._streams),
+            "snapshots": len(self._snapshots),
+        }
+
+    async def close(self) -> None:
+        """Refuse what comes later, end all waits."""
+        self._is_closed = True
+        self._signal.close()
+
+    def _add(self, stream: str, records: Sequence[NewRecord], version: int) -> AppendResult:
+        position = len(self._log)
+        recorded_us = self._recorded_us = max(self._clock.time_ns() // 1000, self._recorded_us + 1)
+        added: list[RecordTuple] = [
+            Record(position + number, stream, version + number, recorded_us, *record)
+            for number, record in enumerate(records, start=1)
+        ]
+        self._log += added
+        self._streams.setdefault(stream, []).extend(added)
+        for record in added:
+            self._places[record[4]] = (stream, record[2], record[0])
+        self._signal.announce(len(self._log))
+        return AppendResult(version + len(added), len(self._log))
+
+    def _check(self, action: str) -> None:
+        if self._is_closed:
+            raise ClosedError("the event store", action)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            # It outlives a loop that has ended; two at once would wake each other's waiters from the wrong thread.
+            if self._loop is not None and not self._loop.is_closed():
+                raise WrongLoopError("the event store", action)
+            self._loop = loop

@@ -1,0 +1,274 @@
+"""What an engine of the event store implements: encoded records in, encoded records out, no event classes."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from avx_events.core.clock import Clock
+
+PAGE_EVENTS: Final = 500
+"""Events in one page of a read, unless said otherwise. Larger pages are no faster, and hold the loop for longer."""
+
+ENTRY_POINT_GROUP: Final = "avx_events.stores"
+"""The group of entry points by which engines are found: the name is a URL scheme, the object an ``EngineFactory``."""
+
+
+class AppendResult(msgspec.Struct, frozen=True, gc=False):
+    """Where an append ended.
+
+    Attributes:
+        version: The version of its last event in the stream, from 1.
+        position: The position of its last event in the whole log, from 1.
+    """
+
+    version: int
+    position: int
+
+
+class NewRecord(NamedTuple):
+    """An event as it is handed to an engine: checked, encoded, and without a place yet.
+
+    Attributes:
+        event_id: Unique in the whole store; not empty, no lone surrogate.
+        event_type: The type's name.
+        revision: The revision of the data.
+        metadata: What else is known about it, as one JSON array; only the facade looks into it.
+        data: The event's fields as a JSON object.
+    """
+
+    event_id: str
+    event_type: str
+    revision: int
+    metadata: bytes
+    data: bytes
+
+
+class Record(NamedTuple):
+    """An event as an engine gives it back. Engines may return plain tuples of this shape, which cost less.
+
+    Attributes:
+        position: Its place in the whole log.
+        stream: Its stream.
+        version: Its place in the stream.
+        recorded_us: When it was recorded, in Unix microseconds.
+        event_id: As it was appended, like the rest.
+        event_type: The type's name.
+        revision: The revision of the data.
+        metadata: A JSON array.
+        data: A JSON object.
+    """
+
+    position: int
+    stream: str
+    version: int
+    recorded_us: int
+    event_id: str
+    event_type: str
+    revision: int
+    metadata: bytes
+    data: bytes
+
+
+RecordTuple: TypeAlias = tuple[int, str, int, int, str, str, int, bytes, bytes]
+"""The shape of a ``Record``."""
+
+
+class SnapshotRecord(NamedTuple):
+    """The state of an aggregate at one version.
+
+    Attributes:
+        stream: The aggregate's stream.
+        kind: The class it is of.
+        fingerprint: The shape of that class; a snapshot of another shape is not used.
+        version: The version that the state is at.
+        recorded_us: When the event of that version was recorded, in Unix microseconds.
+        state: The encoded state.
+    """
+
+    stream: str
+    kind: str
+    fingerprint: str
+    version: int
+    recorded_us: int
+    state: bytes
+
+
+class Connection(Protocol):
+    """The store's own database, inside one transaction. SQL and placeholders are the engine's own."""
+
+    async def execute(self, sql: str, *params: object) -> int:
+        """Run one statement.
+
+        Returns:
+            How many rows it changed; 0 for what changes none.
+
+        Raises:
+            StatementError: The database refused it.
+            StoreUnavailableError: The disk is full or the file locked; the transaction cannot be committed any more.
+            UsageError: The transaction is over, or the statement would end it.
+        """
+        ...
+
+    async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        """Run one query and return all its rows, each a tuple in the order of its columns.
+
+        Raises:
+            StatementError: The database refused it.
+            StoreUnavailableError: The file is locked or cannot be read.
+            UsageError: The transaction is over.
+        """
+        ...
+
+    async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
+        """Run one query and return its first row, or None where it has none.
+
+        Raises:
+            StatementError: The database refused it.
+            StoreUnavailableError: The file is locked or cannot be read.
+            UsageError: The transaction is over.
+        """
+        ...
+
+
+class StoreEngine(Protocol):
+    """Keeps records. All arguments are checked by the facade before they come here.
+
+    What every engine promises, and ``avx_events.testing.store_contract`` checks: an append is whole or absent; when it
+    returned, it is as durable as the engine ever makes it; positions rise in commit order, so that a reader that has
+    seen position n never misses one below; ``recorded_us`` rises with every append, and the records of one append
+    share it. A cancelled append may have happened; repeating it with the same event ids is safe.
+    """
+
+    async def append(
+        self, stream: str, records: Sequence[NewRecord], *, expected_version: int | None = None
+    ) -> AppendResult:
+        """Add ``records``, at least one, to the end of ``stream``.
+
+        Records whose ids the stream has already, all of them, change nothing, whatever ``expected_version`` says.
+
+        Raises:
+            ConcurrencyError: The stream is not at ``expected_version``, or has a part of the ids.
+            DuplicateEventIdError: Another stream has one of the ids.
+            StoreUnavailableError: Nothing was written.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    async def read_stream(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        until_version: int | None = None,
+        until_us: int | None = None,
+        limit: int = PAGE_EVENTS,
+    ) -> Sequence[RecordTuple]:
+        """Return up to ``limit`` records of ``stream``, version ascending, empty where there is nothing newer.
+
+        Args:
+            stream: Which stream; one that is not there has no records.
+            after: The version already seen.
+            until_version: The last version wanted.
+            until_us: The last ``recorded_us`` wanted.
+            limit: At most so many.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
+        """Return up to ``limit`` records of the whole log, position ascending, empty where there is nothing newer.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    async def version_of(self, stream: str) -> int:
+        """Return the version that ``stream`` is at, 0 where it has no records.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    async def last_position(self) -> int:
+        """Return the position of the newest record, 0 where there is none.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    async def put_snapshot(self, snapshot: SnapshotRecord) -> None:
+        """Keep ``snapshot`` in the place of an older one of its stream and kind.
+
+        Raises:
+            StoreUnavailableError: It was not kept.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    async def get_snapshot(self, stream: str, kind: str) -> SnapshotRecord | None:
+        """Return the snapshot of ``stream`` and ``kind``, or None.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    async def wait_for_append(self, after: int) -> None:
+        """Return when there may be a record past position ``after``, or when it is time to look again.
+
+        An append of this process ends the wait at once, one of another process within the engine's own interval of
+        looking, and ``close`` at once.
+        """
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """Return a transaction on the engine's database: committed when the block ends, undone when it raises.
+
+        Appends wait while it is open.
+
+        Raises:
+            UsageError: The engine has no database for others' tables.
+            StoreUnavailableError: On entering or leaving: the database did not accept it, nothing was written.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    def statistics(self) -> Mapping[str, int | str]:
+        """Return what the engine counts, by name; ``engine`` is its own name."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the appends that were accepted, refuse what comes later, end all waits. Harmless when repeated."""
+        ...
+
+
+class EngineFactory(Protocol):
+    """Opens an engine; what an entry point of ``ENTRY_POINT_GROUP`` names."""
+
+    async def __call__(self, url: str, *, clock: Clock) -> StoreEngine:
+        """Open the store at ``url``.
+
+        Args:
+            url: The whole URL, with the engine's own options as its query.
+            clock: Gives ``recorded_us``.
+
+        Raises:
+            InvalidArgumentError: The URL or an option is malformed.
+            StoreSchemaError: There is something else at that place, or a store of a newer version.
+            StoreUnavailableError: It cannot be opened now.
+        """
+        ...

@@ -1,0 +1,237 @@
+"""Events on their way into an engine, and back as envelopes that know their place."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeGuard, TypeVar
+
+import msgspec
+
+from avx_events.core.clock import Clock
+from avx_events.core.codec import decode_data, encode_data, reason_of
+from avx_events.core.errors import (
+    AvxEventsError,
+    DecodeError,
+    EncodeError,
+    EventTooLargeError,
+    InvalidArgumentError,
+    NotAnEventError,
+)
+from avx_events.core.event import Command, Query, Request, UnknownEvent, class_for, schema_of
+from avx_events.core.metadata import EPOCH, NO_HEADERS, EventEnvelope, EventMetadata, Headers, stamp
+from avx_events.store.ports import NewRecord, RecordTuple
+
+EventT_co = TypeVar("EventT_co", covariant=True)
+Unknown: TypeAlias = Literal["raise", "keep"]
+"""What a read does with an event type that no class of this process has: an error, or an ``UnknownEvent``."""
+
+LONGEST_STREAM_NAME: Final = 1024
+"""Characters. Names are in an index; brokers' and databases' limits are of this order."""
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_NOT_STORED: Final = (Request, Command, Query)
+
+# The revision that a class reads as it is, and how.
+_Reader: TypeAlias = tuple[int, Callable[[bytes], Any]]
+_Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Metadata(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What an engine keeps of the metadata beside the event's id and type, as a JSON array.
+
+    New fields go to the end, with a default: what is stored already does not have them.
+
+    Attributes:
+        timestamp: When the event was made, in Unix microseconds.
+        aggregate_id: Empty where it has none.
+        correlation_id: None where it is the event's own id.
+        causation_id: None for the first of a chain.
+        user_id: On whose behalf, if known.
+        headers: None where there are none.
+        topic: None where it is the event type.
+    """
+
+    timestamp: _Integer
+    aggregate_id: str
+    correlation_id: str | None
+    causation_id: str | None
+    user_id: str | None
+    headers: dict[str, str] | None
+    topic: str | None
+
+
+_encode_metadata = msgspec.json.Encoder().encode
+_decode_metadata = msgspec.json.Decoder(_Metadata).decode
+
+
+class StoredEvent(EventEnvelope[EventT_co], frozen=True, gc=False):
+    """An envelope that is in the store; it can be published as it is.
+
+    Attributes:
+        stream: The stream it is in.
+        version: Its place in the stream, from 1.
+        position: Its place in the whole log, from 1. A failed append may leave a gap.
+        recorded_us: When it was recorded, in Unix microseconds; the events of one append share it, those of a later
+            one have a later one.
+    """
+
+    stream: str
+    version: int
+    position: int
+    recorded_us: int
+
+    @property
+    def recorded_at(self) -> datetime:
+        """``recorded_us`` as an aware UTC datetime."""
+        return EPOCH + self.recorded_us * _MICROSECOND
+
+
+def check_stream(stream: object) -> str:
+    """Return ``stream`` if it can name a stream.
+
+    Raises:
+        InvalidArgumentError: It is not text, is empty, is longer than 1,024 characters, or has a NUL or a lone
+            surrogate.
+    """
+    expected = "text of 1 to 1,024 characters, without NUL or lone surrogates"
+    if not isinstance(stream, str) or not stream or len(stream) > LONGEST_STREAM_NAME or "\0" in stream:
+        raise InvalidArgumentError("stream", stream, expected=expected)
+    if not stream.isascii():
+        try:
+            stream.encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidArgumentError("stream", stream, expected=expected) from exc
+    return stream
+
+
+def microseconds_of(instant: datetime) -> int:
+    """Return an aware ``instant`` in Unix microseconds."""
+    return (instant - EPOCH) // _MICROSECOND
+
+
+def record_of(message: object, *, clock: Clock, max_bytes: int) -> NewRecord:
+    """Encode an event, stamped here, or an envelope, whose metadata stays.
+
+    Raises:
+        NotAnEventError: It is neither, or a request, command or query.
+        EncodeError: A value does not fit its field's type, or JSON cannot carry it.
+        EventTooLargeError: Its data and metadata take more than ``max_bytes``.
+    """
+    envelope = _envelope_of(message, clock)
+    event, metadata = envelope.event, envelope.metadata
+    data = encode_data(event)
+    event_type = metadata.event_type
+    described = event if isinstance(event, UnknownEvent) else schema_of(event)
+    if described.event_type != event_type:
+        problem = f"its metadata says so, but the event is {described.event_type!r}"
+        raise EncodeError(event_type, problem)
+    packed = _packed(envelope, is_foreign=envelope is message)
+    if len(data) + len(packed) > max_bytes:
+        raise EventTooLargeError(event_type, size_bytes=len(data) + len(packed), max_bytes=max_bytes)
+    return NewRecord(metadata.event_id, event_type, described.revision, packed, data)
+
+
+def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iterator[StoredEvent[Any]]:
+    """Decode ``records`` one by one, so that those before a damaged one are given first.
+
+    Args:
+        records: One page of one engine.
+        keep_unknown: Give an ``UnknownEvent`` for a type that no class has.
+
+    Raises:
+        UnknownEventTypeError: No class has the type of a record.
+        DecodeError: A record does not fit its class.
+    """
+    readers: dict[str, _Reader] = {}
+    for record in records:
+        position, stream, version, recorded_us, event_id, event_type, revision, packed, data = record
+        reader = readers.get(event_type)
+        try:
+            if reader is None or reader[0] != revision:
+                event = decode_data(event_type, data, revision=revision, keep_unknown=keep_unknown)
+                _remember(readers, event_type)
+            else:
+                event = reader[1](data)
+            kept = _decode_metadata(packed)
+        except MemoryError:
+            raise
+        except Exception as exc:  # what validators and upcasters raise cannot be listed
+            raise _unreadable(record, exc) from exc
+        headers = kept.headers
+        metadata = EventMetadata(
+            event_id,
+            event_type,
+            kept.aggregate_id,
+            kept.timestamp,
+            event_id if kept.correlation_id is None else kept.correlation_id,
+            kept.causation_id,
+            kept.user_id,
+            NO_HEADERS if headers is None else Headers(headers),
+        )
+        topic = event_type if kept.topic is None else kept.topic
+        yield StoredEvent(event, metadata, topic, stream, version, position, recorded_us)
+
+
+def _remember(readers: dict[str, _Reader], event_type: str) -> None:
+    # decode_data looks the class up and checks the revision each time; within a page once is enough.
+    message_class = class_for(event_type)
+    if message_class is None:
+        return
+    schema = schema_of(message_class)
+    if schema.payload is not None:
+        readers[event_type] = (schema.revision, schema.payload.decode)
+
+
+def _unreadable(record: RecordTuple, exc: Exception) -> AvxEventsError:
+    error = exc if isinstance(exc, AvxEventsError) else DecodeError(record[5], reason_of(exc))
+    error.add_note(f"in stream {record[1]!r} at version {record[2]}, position {record[0]}")
+    return error
+
+
+def _envelope_of(message: object, clock: Clock) -> EventEnvelope[Any]:
+    event = message
+    if _is_envelope(message):
+        event = message.event
+        if isinstance(event, UnknownEvent):  # an event may be moved by a process that has no class for it
+            return message
+    if _is_no_event(event):
+        raise NotAnEventError(event)
+    return stamp(message, clock=clock)
+
+
+def _is_envelope(message: object) -> TypeGuard[EventEnvelope[Any]]:
+    return isinstance(message, EventEnvelope)
+
+
+def _is_no_event(message: object) -> bool:
+    return isinstance(message, _NOT_STORED)
+
+
+def _packed(envelope: EventEnvelope[Any], *, is_foreign: bool) -> bytes:
+    metadata, topic = envelope.metadata, envelope.topic
+    event_id, event_type = metadata.event_id, metadata.event_type
+    try:
+        packed = _encode_metadata(
+            (
+                metadata.timestamp,
+                metadata.aggregate_id,
+                None if metadata.correlation_id == event_id else metadata.correlation_id,
+                metadata.causation_id,
+                metadata.user_id,
+                metadata.headers or None,
+                None if topic == event_type else topic,
+            )
+        )
+        if is_foreign:
+            _check_id(event_id)
+        if is_foreign or metadata.user_id is not None or metadata.correlation_id is not event_id:
+            _decode_metadata(packed)  # what others gave must read back, or the stream could not be read again
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
+        raise EncodeError(event_type, f"metadata: {reason_of(exc)}") from exc
+    return packed
+
+
+def _check_id(event_id: object) -> None:
+    if not isinstance(event_id, str) or not event_id or "\0" in event_id:
+        problem = f"the event id must be text, not empty and without NUL, not {event_id!r}"
+        raise ValueError(problem)
+    event_id.encode()
