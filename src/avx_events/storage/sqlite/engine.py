@@ -1,0 +1,236 @@
+"""The engine: appends through the one writer, reads through connections of their own."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.errors import ClosedError, WrongLoopError
+from avx_events.storage.sqlite.failures import store_error
+from avx_events.storage.sqlite.location import Location, parse
+from avx_events.storage.sqlite.log_writer import LogWriter
+from avx_events.storage.sqlite.readers import Readers
+from avx_events.storage.sqlite.schema import is_prepared, prepare
+from avx_events.storage.sqlite.transaction import refuse_inside, sqlite_transaction, undo
+from avx_events.storage.sqlite.writers import InlineWriter, ThreadWriter, Writer
+from avx_events.store.append_signal import AppendSignal
+from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecord, RecordTuple, SnapshotRecord
+
+ResultT = TypeVar("ResultT")
+
+_READ: Final = (
+    "SELECT position, stream, version, recorded_at, event_id, event_type, revision, metadata, data FROM avx_events"
+)
+_READ_STREAM: Final = f"{_READ} WHERE stream = ? AND version > ? AND version <= ?"
+_PAGE_OF_STREAM: Final = f"{_READ_STREAM} ORDER BY version LIMIT ?"
+_PAGE_OF_STREAM_UNTIL: Final = f"{_READ_STREAM} AND recorded_at <= ? ORDER BY version LIMIT ?"
+_PAGE_OF_LOG: Final = f"{_READ} WHERE position > ? ORDER BY position LIMIT ?"
+_VERSION: Final = "SELECT coalesce(max(version), 0) FROM avx_events WHERE stream = ?"
+_POSITION: Final = "SELECT coalesce(max(position), 0) FROM avx_events"
+_PUT_SNAPSHOT: Final = (
+    "INSERT OR REPLACE INTO avx_snapshots (stream, kind, fingerprint, version, recorded_at, state)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
+)
+_GET_SNAPSHOT: Final = (
+    "SELECT stream, kind, fingerprint, version, recorded_at, state FROM avx_snapshots WHERE stream = ? AND kind = ?"
+)
+_GREATEST_VERSION: Final = 2**63 - 1
+_CACHE_KIB: Final = 16_384
+_WAL_RETRY_S: Final = 0.01
+
+
+async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteEngine":
+    """Open the store in a SQLite file, or in memory; the file and its tables are made where they are not there.
+
+    Args:
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``sqlite://`` for memory. Options, as a query:
+            ``writer=auto|thread|inline``, ``busy_timeout_s=5``, ``poll_s=0.1``; see ``Location``.
+        clock: Gives ``recorded_us``.
+
+    Raises:
+        InvalidArgumentError: The URL or an option is malformed, or its folder is not there.
+        StoreSchemaError: The file is no database, damaged, or a store of a newer version.
+        StoreUnavailableError: It cannot be opened now: locked, not permitted, disk full.
+    """
+    location = parse(url)
+    try:
+        connection = await asyncio.to_thread(_open_for_writing, location, url)
+    except sqlite3.Error as exc:
+        raise store_error(exc, url) from exc
+    return SqliteEngine(connection, location, url, clock=clock)
+
+
+def _open_for_writing(location: Location, url: str) -> sqlite3.Connection:
+    connection = _open(location, mode="rwc")
+    try:
+        is_prepared(connection, url)  # first: what cannot be a store of ours stays as it is
+        _use_wal(connection, location)
+        prepare(connection, url)
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _use_wal(connection: sqlite3.Connection, location: Location) -> None:
+    # SQLite does not wait here for another process that does the same.
+    deadline = time.monotonic() + location.busy_timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        else:
+            return
+        time.sleep(_WAL_RETRY_S)
+
+
+def _open_for_reading(location: Location) -> sqlite3.Connection:
+    connection = _open(location, mode="rw")  # a file that was taken away is not made again
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _open(location: Location, *, mode: str) -> sqlite3.Connection:
+    # Used by one thread at a time, but not always by the same.
+    connection = sqlite3.connect(
+        ":memory:" if location.path is None else f"{Path(location.path).as_uri()}?mode={mode}",
+        timeout=location.busy_timeout_s,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=True,
+    )
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+class SqliteEngine:
+    """Records in a SQLite database; ``connect`` opens one."""
+
+    def __init__(self, connection: sqlite3.Connection, location: Location, url: str, *, clock: Clock) -> None:
+        """Write to ``connection``, which is prepared, for the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._url = url
+        self._signal = AppendSignal(poll_s=None if location.path is None else location.poll_s)
+        self._log = LogWriter(connection, url, clock=clock)
+        writer = InlineWriter if location.writer == "inline" else ThreadWriter
+        self._writer: Writer = writer(connection, self._log, announce=self._signal.announce)
+        # A database in memory belongs to its connection: others would see another one.
+        self._readers = None if location.path is None else Readers(lambda: _open_for_reading(location), url)
+        self._turn = asyncio.Lock()
+        self._is_closed = False
+
+    async def append(
+        self, stream: str, records: Sequence[NewRecord], *, expected_version: int | None = None
+    ) -> AppendResult:
+        """Add ``records`` to the end of ``stream``, in one commit with what else waits; see ``StoreEngine.append``."""
+        self._check("append")
+        refuse_inside(self._writer, "append")
+        future: asyncio.Future[AppendResult] = self._loop.create_future()
+        self._writer.submit((future, stream, records, expected_version))
+        return await future
+
+    async def read_stream(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        until_version: int | None = None,
+        until_us: int | None = None,
+        limit: int = PAGE_EVENTS,
+    ) -> Sequence[RecordTuple]:
+        """Return a page of ``stream``; see ``StoreEngine.read_stream``."""
+        last = _GREATEST_VERSION if until_version is None else until_version
+        if until_us is None:
+            return await self._fetch(_PAGE_OF_STREAM, stream, after, last, limit)
+        return await self._fetch(_PAGE_OF_STREAM_UNTIL, stream, after, last, until_us, limit)
+
+    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
+        """Return a page of the log; see ``StoreEngine.read_all``."""
+        return await self._fetch(_PAGE_OF_LOG, after, limit)
+
+    async def version_of(self, stream: str) -> int:
+        """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
+        return await self._read(lambda connection: _number(connection, _VERSION, stream))
+
+    async def last_position(self) -> int:
+        """Return the position of the newest record; see ``StoreEngine.last_position``."""
+        return await self._read(lambda connection: _number(connection, _POSITION))
+
+    async def put_snapshot(self, snapshot: SnapshotRecord) -> None:
+        """Keep ``snapshot``; see ``StoreEngine.put_snapshot``."""
+        self._check("write a snapshot")
+        refuse_inside(self._writer, "write a snapshot")
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute(_PUT_SNAPSHOT, snapshot)
+
+        async with self._turn:  # alone, not in somebody's transaction
+            await self._run(put)
+
+    async def get_snapshot(self, stream: str, kind: str) -> SnapshotRecord | None:
+        """Return the snapshot of ``stream`` and ``kind``; see ``StoreEngine.get_snapshot``."""
+
+        def read(connection: sqlite3.Connection) -> SnapshotRecord | None:
+            row = connection.execute(_GET_SNAPSHOT, (stream, kind)).fetchone()
+            return None if row is None else SnapshotRecord(*row)
+
+        return await self._read(read)
+
+    async def wait_for_append(self, after: int) -> None:
+        """Return when there may be a record past ``after``; see ``StoreEngine.wait_for_append``."""
+        await self._signal.wait(after)
+
+    def transaction(self) -> AbstractAsyncContextManager[Connection]:
+        """Return a transaction on the database; see ``StoreEngine.transaction``."""
+        self._check("begin a transaction")
+        return sqlite_transaction(self._writer, self._url, turn=self._turn)
+
+    def statistics(self) -> Mapping[str, int | str]:
+        """Return ``engine``, ``writer`` (``thread`` or ``inline``) and ``groups`` (commits of appends)."""
+        return {"engine": "sqlite", "writer": self._writer.name, "groups": self._log.groups}
+
+    async def close(self) -> None:
+        """Write what waits, undo a transaction that is open, close all connections. Harmless when repeated."""
+        self._is_closed = True
+        self._signal.close()
+        undo(self._writer)
+        try:
+            if self._readers is not None:
+                await self._readers.close()
+        finally:
+            await self._writer.close()
+
+    async def _fetch(self, sql: str, *params: str | int) -> list[RecordTuple]:
+        def read(connection: sqlite3.Connection) -> list[RecordTuple]:
+            return connection.execute(sql, params).fetchall()
+
+        return await self._read(read)
+
+    async def _read(self, read: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        self._check("read")
+        return await (self._run(read) if self._readers is None else self._readers.run(read))
+
+    async def _run(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        try:
+            return await self._writer.run(work)
+        except sqlite3.Error as exc:
+            raise store_error(exc, self._url) from exc
+
+    def _check(self, action: str) -> None:
+        if self._is_closed:
+            raise ClosedError("the event store", action)
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError("the event store", action)
+
+
+def _number(connection: sqlite3.Connection, sql: str, *params: str) -> int:
+    number: int = connection.execute(sql, params).fetchone()[0]
+    return number

@@ -1,0 +1,168 @@
+"""One transaction on the connection that writes, for what must change together with the store: projections."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
+
+from avx_events.core.errors import TransactionError
+from avx_events.storage.sqlite.failures import statement_error, store_error
+from avx_events.storage.sqlite.writers import Writer
+
+ResultT = TypeVar("ResultT")
+
+_OVER: Final = "the transaction is over; use its connection only inside of 'async with store.transaction()'"
+_UNDONE: Final = "an earlier statement failed and the database undid the whole transaction; nothing was written"
+_ENDED: Final = "a statement ended the transaction; leave COMMIT and ROLLBACK to its block"
+
+
+class SqliteTransaction:
+    """The connection inside one transaction; statements run in the order they are awaited in."""
+
+    def __init__(self, writer: Writer, url: str) -> None:
+        self._writer = writer
+        self._url = url
+        self.is_open = True
+
+    def belongs_to(self, writer: Writer) -> bool:
+        """Return whether it is a transaction on ``writer``."""
+        return self._writer is writer
+
+    async def execute(self, sql: str, *params: object) -> int:
+        """Run one statement and return how many rows it changed; see ``Connection.execute``."""
+        return await self._run(lambda cursor: max(cursor.rowcount, 0), sql, params)
+
+    async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        """Run one query and return its rows; see ``Connection.fetch``."""
+        return await self._run(_all_rows, sql, params)
+
+    async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
+        """Run one query and return its first row, or None; see ``Connection.fetch_one``."""
+        return await self._run(_first_row, sql, params)
+
+    async def _run(
+        self, answer: Callable[[sqlite3.Cursor], ResultT], sql: str, parameters: tuple[object, ...]
+    ) -> ResultT:
+        if not self.is_open:
+            raise TransactionError(_OVER)
+
+        def work(connection: sqlite3.Connection) -> ResultT:
+            # Looked at again on the writer: the block may have ended while this waited there.
+            if not self.is_open:
+                raise TransactionError(_OVER)
+            if not connection.in_transaction:
+                raise TransactionError(_UNDONE)
+            result = answer(_execute(connection, sql, parameters))
+            if not connection.in_transaction:
+                raise TransactionError(f"{_ENDED}: {sql!r}")
+            return result
+
+        try:
+            return await self._writer.run(work)
+        except sqlite3.Error as exc:
+            raise statement_error(exc, self._url, sql) from exc
+
+
+def _execute(connection: sqlite3.Connection, sql: str, parameters: tuple[Any, ...]) -> sqlite3.Cursor:
+    try:
+        return connection.execute(sql, parameters)
+    except (TypeError, ValueError, OverflowError) as exc:  # no text, or a parameter that SQLite has no type for
+        problem = f"{exc}"
+        raise sqlite3.InterfaceError(problem) from exc
+
+
+def _all_rows(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
+    return cursor.fetchall()
+
+
+def _first_row(cursor: sqlite3.Cursor) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = cursor.fetchone()
+    return row
+
+
+# The transaction of the running task and of those that it started. An append of theirs would wait for the end of the
+# block, and the block for the append.
+_current: ContextVar[SqliteTransaction | None] = ContextVar("avx_sqlite_transaction", default=None)
+
+
+def refuse_inside(writer: Writer, action: str) -> None:
+    """Raise where the caller is inside an open transaction of ``writer``, which what it wants would wait for.
+
+    Raises:
+        TransactionError: It is.
+    """
+    current = _current.get()
+    if current is not None and current.is_open and current.belongs_to(writer):
+        raise TransactionError(f"cannot {action} inside of 'async with store.transaction()': it would wait for itself")
+
+
+@asynccontextmanager
+async def sqlite_transaction(
+    writer: Writer, url: str, *, turn: asyncio.Lock
+) -> AsyncGenerator[SqliteTransaction, None]:
+    """Open a transaction on ``writer``'s connection when it is this caller's ``turn``.
+
+    Raises:
+        TransactionError: The caller has one open.
+        StoreUnavailableError: It cannot be begun or committed now.
+        StoreSchemaError: The database is damaged.
+    """
+    refuse_inside(writer, "begin a transaction")
+    async with turn:
+        current = SqliteTransaction(writer, url)
+        await _begin(current, writer, url)
+        token = _current.set(current)
+        try:
+            yield current
+        except BaseException:
+            current.is_open = False
+            undo(writer)
+            raise
+        finally:
+            _current.reset(token)
+        current.is_open = False
+        await _commit(writer, url)
+
+
+def undo(writer: Writer) -> None:
+    """Undo the transaction that is open on ``writer``, if there is one."""
+    writer.post(lambda connection: _end(connection, writer))
+
+
+async def _begin(current: SqliteTransaction, writer: Writer, url: str) -> None:
+    def begin(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        writer.hold()
+
+    try:
+        await writer.run(begin)
+    except sqlite3.Error as exc:
+        raise store_error(exc, url) from exc
+    except BaseException:  # cancelled: it may be begun all the same, and nobody would end it
+        current.is_open = False
+        undo(writer)
+        raise
+
+
+async def _commit(writer: Writer, url: str) -> None:
+    def commit(connection: sqlite3.Connection) -> None:
+        try:
+            if not connection.in_transaction:
+                raise TransactionError(_UNDONE)
+            connection.execute("COMMIT")
+        finally:
+            _end(connection, writer)
+
+    try:
+        await writer.run(commit)
+    except sqlite3.Error as exc:
+        raise store_error(exc, url) from exc
+
+
+def _end(connection: sqlite3.Connection, writer: Writer) -> None:
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+    writer.release()

@@ -1,0 +1,279 @@
+"""Two ways to run what blocks on the one connection that writes: on a thread of its own, or on the loop itself.
+
+Both take appends in groups, one commit for all that wait, and other work between the groups. While a transaction is
+open (``hold`` to ``release``) no group is written.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+from avx_events.core.errors import ClosedError
+from avx_events.storage.sqlite.log_writer import LogWriter, Member, Outcome
+from avx_events.store.ports import AppendResult, NewRecord
+
+ResultT = TypeVar("ResultT")
+
+Work: TypeAlias = Callable[[sqlite3.Connection], ResultT]
+Waiting: TypeAlias = tuple["asyncio.Future[AppendResult]", str, Sequence[NewRecord], int | None]
+"""An append whose caller waits for the future."""
+
+Announce: TypeAlias = Callable[[int], None]
+
+# Appends in one commit. More are no faster, and the first of them would wait for the last.
+_MOST_MEMBERS: Final = 2_000
+_MOST_RECORDS: Final = 10_000
+
+
+class Writer(Protocol):
+    """Runs what blocks on the writing connection, one thing at a time, in order."""
+
+    @property
+    def name(self) -> str:
+        """``"thread"`` or ``"inline"``."""
+        ...
+
+    def submit(self, waiting: Waiting) -> None:
+        """Write an append with the next group; its future tells the outcome."""
+        ...
+
+    async def run(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work`` between two groups, or in the transaction that is open, and return what it returns.
+
+        Once begun it is done to its end, also when the caller is cancelled.
+        """
+        ...
+
+    def post(self, work: Work[object]) -> None:
+        """Do ``work`` as ``run`` does; nobody waits for it, and it must not raise."""
+        ...
+
+    def hold(self) -> None:
+        """Write no groups for now; called by work, on the writer."""
+        ...
+
+    def release(self) -> None:
+        """Write groups again; called by work, on the writer."""
+        ...
+
+    async def close(self) -> None:
+        """Write what waits, then close the connection."""
+        ...
+
+
+class ThreadWriter:
+    """A thread that writes. The loop never waits for the disk."""
+
+    name = "thread"
+
+    def __init__(self, connection: sqlite3.Connection, log: LogWriter, *, announce: Announce) -> None:
+        """Start the thread, for the running loop; ``announce`` is called on it with each new last position."""
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._log = log
+        self._announce = announce
+        self._appends: deque[Waiting] = deque()
+        self._work: deque[Callable[[], None]] = deque()
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_asleep = False
+        self._is_held = False
+        self._is_closing = False
+        # A daemon: a process whose main thread ends without closing the store must be able to end.
+        self._thread = threading.Thread(target=self._run, name="avx-events sqlite writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, waiting: Waiting) -> None:
+        """Write an append with the next group; see ``Writer.submit``."""
+        self._appends.append(waiting)
+        if self._is_asleep:
+            self._wake()
+
+    async def run(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work`` on the thread; see ``Writer.run``."""
+        if self._is_closing:
+            raise ClosedError("the event store", "use its database")
+        done: asyncio.Future[ResultT] = self._loop.create_future()
+
+        def do() -> None:
+            try:
+                result = work(self._connection)
+            except BaseException as exc:  # noqa: BLE001 - raised where the work is awaited
+                self._tell(_fail, done, exc)
+            else:
+                self._tell(_succeed, done, result)
+
+        self._work.append(do)
+        self._wake()
+        return await done
+
+    def post(self, work: Work[object]) -> None:
+        """Do ``work`` on the thread; see ``Writer.post``."""
+
+        def do() -> None:
+            work(self._connection)
+
+        self._work.append(do)
+        self._wake()
+
+    def hold(self) -> None:
+        """Write no groups for now."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Write groups again."""
+        self._is_held = False
+
+    async def close(self) -> None:
+        """Write what waits, close the connection, end the thread."""
+        self._is_closing = True
+        self._wake()
+        await asyncio.to_thread(self._thread.join)
+
+    def _wake(self) -> None:
+        # A token too many wakes the thread once in vain, one too few would leave it asleep for ever.
+        self._is_asleep = False
+        self._wakeups.put(None)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_done():
+                if self._work:
+                    self._work.popleft()()
+                elif self._appends and not self._is_held:
+                    self._write_group()
+                else:
+                    self._sleep()
+        finally:
+            self._connection.close()
+
+    def _is_done(self) -> bool:
+        return self._is_closing and not self._work and not self._appends
+
+    def _sleep(self) -> None:
+        self._is_asleep = True
+        if self._work or (self._appends and not self._is_held) or self._is_done():
+            self._is_asleep = False
+            return
+        self._wakeups.get()
+
+    def _write_group(self) -> None:
+        futures, members = _next_group(self._appends)
+        self._tell(_settle, futures, _written(self._log, members), self._announce)
+
+    def _tell(self, callback: Callable[..., object], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop was closed before the store: nobody waits any more, so stop
+            self._is_closing = True
+
+
+class InlineWriter:
+    """Writes on the loop itself: no thread to win the GIL, but the loop stands still while the disk works."""
+
+    name = "inline"
+
+    def __init__(self, connection: sqlite3.Connection, log: LogWriter, *, announce: Announce) -> None:
+        """Write for the running loop; ``announce`` is called with each new last position."""
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._log = log
+        self._announce = announce
+        self._appends: deque[Waiting] = deque()
+        self._is_due = False
+        self._is_held = False
+        self._is_closed = False
+
+    def submit(self, waiting: Waiting) -> None:
+        """Write an append together with the others of this turn of the loop; see ``Writer.submit``."""
+        self._appends.append(waiting)
+        self._plan()
+
+    async def run(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work`` at once; see ``Writer.run``."""
+        if self._is_closed:
+            raise ClosedError("the event store", "use its database")
+        return work(self._connection)
+
+    def post(self, work: Work[object]) -> None:
+        """Do ``work`` at once; see ``Writer.post``."""
+        if not self._is_closed:
+            work(self._connection)
+
+    def hold(self) -> None:
+        """Write no groups for now."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Write groups again."""
+        self._is_held = False
+        self._plan()
+
+    async def close(self) -> None:
+        """Write what waits, close the connection."""
+        while self._appends:
+            self._write_group()
+        self._is_closed = True
+        self._connection.close()
+
+    def _plan(self) -> None:
+        if self._appends and not self._is_due and not self._is_held:
+            self._is_due = True
+            self._loop.call_soon(self._write_due)
+
+    def _write_due(self) -> None:
+        self._is_due = False
+        if self._appends and not self._is_held and not self._is_closed:
+            self._write_group()
+        self._plan()
+
+    def _write_group(self) -> None:
+        futures, members = _next_group(self._appends)
+        _settle(futures, _written(self._log, members), self._announce)
+
+
+def _next_group(appends: deque[Waiting]) -> tuple[list["asyncio.Future[AppendResult]"], list[Member]]:
+    futures: list[asyncio.Future[AppendResult]] = []
+    members: list[Member] = []
+    room = _MOST_RECORDS
+    while appends and room > 0 and len(members) < _MOST_MEMBERS:
+        future, stream, records, expected = appends.popleft()
+        if future.cancelled():  # before it was begun: it is not done at all
+            continue
+        futures.append(future)
+        members.append((stream, records, expected))
+        room -= len(records)
+    return futures, members
+
+
+def _written(log: LogWriter, members: Sequence[Member]) -> Sequence[Outcome]:
+    try:
+        return log.write(members)
+    except BaseException as exc:  # noqa: BLE001 - a bug, or a clock that raises: said where the appends are awaited
+        return [exc] * len(members)
+
+
+def _settle(futures: Sequence["asyncio.Future[AppendResult]"], outcomes: Sequence[Outcome], announce: Announce) -> None:
+    # Tells the callers of a group what became of their appends, and the readers how far the log goes.
+    last = 0
+    for future, outcome in zip(futures, outcomes, strict=True):
+        if isinstance(outcome, AppendResult):
+            last = max(last, outcome.position)
+            _succeed(future, outcome)
+        else:
+            _fail(future, outcome)
+    if last:
+        announce(last)
+
+
+def _succeed(future: "asyncio.Future[ResultT]", result: ResultT) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
