@@ -1,0 +1,1 @@
+"""Where store and bus meet: commands and queries, aggregates, projections."""
