@@ -2,6 +2,7 @@
 
 from avx_events.patterns.cqrs.buses import CommandBus, QueryBus
 from avx_events.patterns.cqrs.handlers import CommandHandler, QueryHandler
+from avx_events.patterns.cqrs.idempotency import idempotency_key
 from avx_events.patterns.cqrs.middleware import (
     Outcome,
     Rule,
@@ -21,6 +22,7 @@ __all__ = [
     "QueryBus",
     "QueryHandler",
     "Rule",
+    "idempotency_key",
     "log_dispatch",
     "retry_on_conflict",
     "time_dispatch",

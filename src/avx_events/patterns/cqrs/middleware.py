@@ -158,9 +158,13 @@ def _rules_of(message_class: object, given: Rule | Iterable[Rule]) -> tuple[Rule
         raise InvalidArgumentError("rules", message_class, expected="a mapping of command and query classes to rules")
     asked: tuple[Rule, ...] = (given,) if callable(given) else tuple(given)
     for rule in asked:
-        if not callable(rule) or inspect.iscoroutinefunction(rule):
+        if not _is_plain(rule):
             raise InvalidArgumentError("rules", rule, expected="plain functions of the message, not async ones")
     return asked
+
+
+def _is_plain(rule: object) -> bool:
+    return callable(rule) and not inspect.iscoroutinefunction(rule)
 
 
 def _problem(rule: Callable[[Any], object], message: object) -> str | None:

@@ -26,11 +26,11 @@ pytestmark = pytest.mark.timeout(10)
 CommandT = TypeVar("CommandT", bound=Command[Any])
 
 
-class CreateUser(Command[str], aggregate_id="email"):
+class CreateUser(Command[str], event_type="buses.create.user", aggregate_id="email"):
     email: str
 
 
-class RenameUser(Command[None]):
+class RenameUser(Command[None], event_type="buses.rename.user"):
     name: str
 
 
@@ -38,11 +38,11 @@ class UserView(msgspec.Struct):
     email: str
 
 
-class GetUser(Query[UserView]):
+class GetUser(Query[UserView], event_type="buses.get.user"):
     email: str
 
 
-class UserCreated(Event):
+class UserCreated(Event, event_type="buses.user.created"):
     email: str
 
 
@@ -99,7 +99,7 @@ async def test_functions_are_handlers_by_the_annotation_of_their_first_parameter
 async def test_a_command_that_is_local_to_a_function_is_found_by_its_quoted_name() -> None:
     commands = CommandBus()
 
-    class Local(Command[int], event_type="local.to.a.function"):
+    class Local(Command[int], event_type="buses.local"):
         number: int
 
     @commands.handler
@@ -138,7 +138,9 @@ async def test_a_handler_with_a_second_parameter_is_given_the_envelope() -> None
     commands.register(Rename())
     await commands.dispatch(RenameUser("a"), headers={"ip": "::1"})
 
-    assert [(metadata.event_type, dict(metadata.headers)) for metadata in seen] == [("rename.user", {"ip": "::1"})]
+    assert [(metadata.event_type, dict(metadata.headers)) for metadata in seen] == [
+        ("buses.rename.user", {"ip": "::1"})
+    ]
 
 
 async def test_a_parameter_with_a_default_is_the_authors_own() -> None:
@@ -246,7 +248,7 @@ async def test_a_derived_command_needs_a_handler_of_its_own() -> None:
     commands = CommandBus()
     commands.register(Create())
 
-    class CreateAdmin(CreateUser, event_type="create.admin"):
+    class CreateAdmin(CreateUser, event_type="buses.create.admin"):
         pass
 
     with pytest.raises(NoHandlerError, match="CreateAdmin"):

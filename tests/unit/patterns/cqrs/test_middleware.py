@@ -24,19 +24,19 @@ from avx_events.patterns.cqrs import (
 pytestmark = pytest.mark.timeout(10)
 
 
-class Rename(Command[str]):
+class Rename(Command[str], event_type="middleware.rename"):
     name: str
 
 
-class RenameLoudly(Rename):
+class RenameLoudly(Rename, event_type="middleware.rename.loudly"):
     pass
 
 
-class Count(Query[int]):
+class Count(Query[int], event_type="middleware.count"):
     least: int
 
 
-class Renamed(Event):
+class Renamed(Event, event_type="middleware.renamed"):
     name: str
 
 
@@ -106,7 +106,7 @@ async def test_a_result_is_logged_with_its_type_and_its_time(caplog: pytest.LogC
 
     (record,) = caplog.records
     assert record.levelno == logging.INFO
-    assert record.getMessage().startswith("rename ")
+    assert record.getMessage().startswith("middleware.rename ")
     assert record.getMessage().endswith(" is done after 250.0 ms")
 
 
@@ -162,7 +162,7 @@ async def test_each_dispatch_is_timed_once_with_how_it_ended(error: BaseExceptio
     except (KeyError, asyncio.CancelledError) as exc:
         assert exc is error  # noqa: PT017 - cancellation is one of the cases
 
-    assert seen == [("rename", 0.25, outcome)]
+    assert seen == [("middleware.rename", 0.25, outcome)]
 
 
 # Rules

@@ -1,0 +1,48 @@
+"""Checks of plain arguments, said in one way everywhere."""
+
+import math
+
+from avx_events.core.errors import InvalidArgumentError
+
+
+def whole(name: str, value: object, *, least: int) -> int:
+    """Return ``value`` if it is a whole number of at least ``least``.
+
+    Raises:
+        InvalidArgumentError: It is not; True and False are no numbers here.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidArgumentError(name, value, expected=f"a whole number, {least} or more")
+    return value
+
+
+def seconds(name: str, value: object) -> float:
+    """Return ``value`` if it is a finite number of seconds above 0.
+
+    Raises:
+        InvalidArgumentError: It is not.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise InvalidArgumentError(name, value, expected="a finite number of seconds, more than 0")
+    return value
+
+
+def text(name: str, value: object) -> str:
+    """Return ``value`` if it is text with something in it.
+
+    Raises:
+        InvalidArgumentError: It is not.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidArgumentError(name, value, expected="text, not empty")
+    return value
+
+
+def optional(name: str, value: object, kind: type) -> None:
+    """Raise where ``value`` is neither None nor a ``kind``.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise InvalidArgumentError(name, value, expected=f"a {kind.__name__}, or None")

@@ -1,0 +1,161 @@
+"""Where the results of commands are kept by idempotency key: in memory, or in a table of the store's database.
+
+A key is *free*, *claimed* by the dispatch that carries the command out, or *spent*: its result is kept. Claims and
+results have an end; after it the key is free again.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
+
+from avx_events.patterns.tables import prepare
+from avx_events.store.event_store import EventStore
+from avx_events.store.ports import Connection
+
+Place: TypeAlias = tuple[str, str]
+"""A command's event type, and the idempotency key."""
+
+MOST_IN_MEMORY: Final = 10_000
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What is known under one key.
+
+    Attributes:
+        fingerprint: Of the command's own values; a key stands for one command only.
+        owner: The id of the dispatch that made the entry.
+        until_us: When the key is free again, in Unix microseconds.
+        outcome: The result as JSON; None while it is claimed.
+        problem: Why there is no result though the command was carried out.
+    """
+
+    fingerprint: bytes
+    owner: str
+    until_us: int
+    outcome: bytes | None = None
+    problem: str | None = None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the command was carried out."""
+        return self.outcome is not None or self.problem is not None
+
+
+class Ledger(Protocol):
+    """Keeps entries; each call is one step that nobody else can come between."""
+
+    async def claim(self, place: Place, claim: Entry, *, now_us: int) -> Entry | None:
+        """Put ``claim`` there if the key is free, and return None; else return what is there."""
+        ...
+
+    async def spend(self, place: Place, spent: Entry) -> None:
+        """Replace the claim of the same owner by ``spent``; nothing is done where another owner is there now."""
+        ...
+
+    async def release(self, place: Place, owner: str) -> None:
+        """Make the key free if ``owner`` has claimed it."""
+        ...
+
+
+class MemoryLedger:
+    """Keeps up to ``MOST_IN_MEMORY`` entries in this process; the oldest goes first."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Place, Entry] = {}
+
+    async def claim(self, place: Place, claim: Entry, *, now_us: int) -> Entry | None:
+        """Claim a free key; see ``Ledger.claim``."""
+        existing = self._entries.get(place)
+        if existing is not None and existing.until_us > now_us:
+            return existing
+        self._entries.pop(place, None)
+        if len(self._entries) >= MOST_IN_MEMORY:
+            del self._entries[next(iter(self._entries))]
+        self._entries[place] = claim
+        return None
+
+    async def spend(self, place: Place, spent: Entry) -> None:
+        """Keep a result; see ``Ledger.spend``."""
+        if self._is_owner(place, spent.owner):
+            self._entries[place] = spent
+
+    async def release(self, place: Place, owner: str) -> None:
+        """Free a key; see ``Ledger.release``."""
+        if self._is_owner(place, owner):
+            del self._entries[place]
+
+    def _is_owner(self, place: Place, owner: str) -> bool:
+        existing = self._entries.get(place)
+        return existing is not None and existing.owner == owner
+
+
+_MIGRATIONS: Final[Sequence[Sequence[str]]] = (
+    (
+        """
+        CREATE TABLE avx_idempotency (
+            event_type TEXT NOT NULL,
+            key TEXT NOT NULL,
+            fingerprint BLOB NOT NULL,
+            owner TEXT NOT NULL,
+            until_us INTEGER NOT NULL,
+            outcome BLOB,
+            problem TEXT,
+            PRIMARY KEY (event_type, key)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX avx_idempotency_until ON avx_idempotency (until_us)",
+    ),
+)
+_GET: Final = (
+    "SELECT fingerprint, owner, until_us, outcome, problem FROM avx_idempotency WHERE event_type = ? AND key = ?"
+)
+_CLAIM: Final = (
+    "INSERT OR REPLACE INTO avx_idempotency (event_type, key, fingerprint, owner, until_us) VALUES (?, ?, ?, ?, ?)"
+)
+_SPEND: Final = (
+    "UPDATE avx_idempotency SET until_us = ?, outcome = ?, problem = ? WHERE event_type = ? AND key = ? AND owner = ?"
+)
+_RELEASE: Final = "DELETE FROM avx_idempotency WHERE event_type = ? AND key = ? AND owner = ?"
+# A few with each new key: what is over goes faster than what is new comes, and no claim waits for a long sweep.
+_SWEEP: Final = (
+    "DELETE FROM avx_idempotency WHERE (event_type, key) IN"
+    " (SELECT event_type, key FROM avx_idempotency WHERE until_us <= ? ORDER BY until_us LIMIT 8)"
+)
+
+
+class StoreLedger:
+    """Keeps entries in the table ``avx_idempotency`` of a store's database, for all processes that share it."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store: Final = store
+        self._is_prepared = False
+
+    async def claim(self, place: Place, claim: Entry, *, now_us: int) -> Entry | None:
+        """Claim a free key; see ``Ledger.claim``."""
+        async with self._table() as connection:
+            row = await connection.fetch_one(_GET, *place)
+            if row is not None and (existing := Entry(*row)).until_us > now_us:
+                return existing
+            await connection.execute(_SWEEP, now_us)
+            await connection.execute(_CLAIM, *place, claim.fingerprint, claim.owner, claim.until_us)
+        return None
+
+    async def spend(self, place: Place, spent: Entry) -> None:
+        """Keep a result; see ``Ledger.spend``."""
+        async with self._table() as connection:
+            await connection.execute(_SPEND, spent.until_us, spent.outcome, spent.problem, *place, spent.owner)
+
+    async def release(self, place: Place, owner: str) -> None:
+        """Free a key; see ``Ledger.release``."""
+        async with self._table() as connection:
+            await connection.execute(_RELEASE, *place, owner)
+
+    @asynccontextmanager
+    async def _table(self) -> AsyncGenerator[Connection, None]:
+        async with self._store.transaction() as connection:
+            if not self._is_prepared:
+                await prepare(connection, "idempotency", _MIGRATIONS)
+            yield connection
+        self._is_prepared = True
