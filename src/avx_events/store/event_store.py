@@ -6,12 +6,14 @@ from datetime import datetime
 from typing import Any, Final, Self, cast
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, InvalidArgumentError
+from avx_events.core.errors import ClosedError, InvalidArgumentError, StreamNotFoundError
 from avx_events.core.event import Event
-from avx_events.core.metadata import EventEnvelope
+from avx_events.core.metadata import EventEnvelope, stamp
+from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
 from avx_events.store.engines import engine_factory
 from avx_events.store.memory import MemoryEngine
 from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecord, RecordTuple, StoreEngine
+from avx_events.store.snapshot import Snapshots
 from avx_events.store.stored_event import (
     StoredEvent,
     Unknown,
@@ -39,6 +41,7 @@ class EventStore:
         *,
         unknown: Unknown = "raise",
         max_event_bytes: int = MAX_EVENT_BYTES,
+        snapshot_every: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Keep events in ``engine``.
@@ -48,6 +51,8 @@ class EventStore:
             unknown: What reading an event type that no class of this process has gives: an error, or with ``"keep"``
                 an ``UnknownEvent``.
             max_event_bytes: The most that one event's data and metadata may take.
+            snapshot_every: A load that had to read so many events, 1 or more, leaves a snapshot of the aggregate for
+                the next one; None for no snapshots. They never change what ``load`` returns.
             clock: Gives the timestamps, and in memory ``recorded_at``.
 
         Raises:
@@ -56,6 +61,7 @@ class EventStore:
         self._engine: StoreEngine = MemoryEngine(clock=clock) if engine is None else engine
         self._keep_unknown = _keeps(unknown)
         self._max_bytes = _whole("max_event_bytes", max_event_bytes, least=1)
+        self._snapshots = Snapshots(self._engine, every=_whole_or_none("snapshot_every", snapshot_every, least=1))
         self._clock = clock
         self._is_closed = False
 
@@ -66,6 +72,7 @@ class EventStore:
         *,
         unknown: Unknown = "raise",
         max_event_bytes: int = MAX_EVENT_BYTES,
+        snapshot_every: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> Self:
         """Open the store at ``url``: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` for memory.
@@ -74,6 +81,7 @@ class EventStore:
             url: Where it is; the engine's own options are its query, as ``sqlite:///events.db?writer=inline``.
             unknown: As for the class.
             max_event_bytes: As for the class.
+            snapshot_every: As for the class.
             clock: Gives the timestamps and ``recorded_at``.
 
         Raises:
@@ -85,8 +93,9 @@ class EventStore:
         open_engine = engine_factory(url)
         _keeps(unknown)
         _whole("max_event_bytes", max_event_bytes, least=1)
+        _whole_or_none("snapshot_every", snapshot_every, least=1)
         engine = await open_engine(url, clock=clock)
-        return cls(engine, unknown=unknown, max_event_bytes=max_event_bytes, clock=clock)
+        return cls(engine, unknown=unknown, max_event_bytes=max_event_bytes, snapshot_every=snapshot_every, clock=clock)
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,8 +135,7 @@ class EventStore:
             TransactionError: It is called inside of ``async with store.transaction()``, which it would wait for.
         """
         check_stream(stream)
-        if expected_version is not None:
-            _whole("expected_version", expected_version, least=0)
+        _whole_or_none("expected_version", expected_version, least=0)
         records = self._records_of(events)
         return await self._engine.append(stream, records, expected_version=expected_version)
 
@@ -183,9 +191,8 @@ class EventStore:
         """
         check_stream(stream)
         seen = _whole("after", after, least=0)
-        if until_version is not None:
-            _whole("until_version", until_version, least=0)
-        until_us = None if as_of is None else _instant(as_of)
+        _whole_or_none("until_version", until_version, least=0)
+        until_us = _instant(as_of)
         keep_unknown = self._keeps(unknown)
         async for page in self._pages(stream, after=seen, until_version=until_version, until_us=until_us):
             for stored in stored_events(page, keep_unknown=keep_unknown):
@@ -216,6 +223,72 @@ class EventStore:
             if len(page) < PAGE_EVENTS:
                 return
             seen = page[-1][0]
+
+    async def load(
+        self,
+        aggregate: type[AggregateT],
+        aggregate_id: str,
+        *,
+        at_version: int | None = None,
+        as_of: datetime | None = None,
+    ) -> AggregateT:
+        """Return the aggregate that the events of stream ``aggregate_id`` make.
+
+        Args:
+            aggregate: Its class.
+            aggregate_id: Its id, which is the name of its stream.
+            at_version: Apply the events up to this version, inclusive; a later one than there is gives the newest.
+            as_of: Apply the events that were recorded until this instant, inclusive, with a time zone.
+
+        Raises:
+            StreamNotFoundError: There are no events, or none that early.
+            InvalidArgumentError: The class is no aggregate, or another value is not acceptable.
+            UnknownEventTypeError: No class has the type of an event.
+            DecodeError: An event does not fit its class.
+            StoreUnavailableError: It cannot be read now.
+            ClosedError: The store is closed.
+        """
+        found = await self._load(aggregate, aggregate_id, until_version=at_version, as_of=as_of)
+        if found.version == 0:
+            raise StreamNotFoundError(aggregate_id)
+        return found
+
+    async def load_or_new(self, aggregate: type[AggregateT], aggregate_id: str) -> AggregateT:
+        """Return the aggregate as ``load`` does, or a new one at version 0 where there are no events.
+
+        Raises:
+            AvxEventsError: As ``load``, but for StreamNotFoundError.
+        """
+        return await self._load(aggregate, aggregate_id, until_version=None, as_of=None)
+
+    async def save(self, aggregate: Aggregate) -> AppendResult:
+        """Append what ``aggregate`` recorded, if its stream is still at the version that it was loaded at.
+
+        Whatever this raises, also where it is cancelled, the aggregate keeps its events with their ids, so that the
+        same save can be repeated: what is in the store already is not appended again.
+
+        Returns:
+            The place of its last event; position 0 where it had recorded nothing, and nothing was done.
+
+        Raises:
+            ConcurrencyError: Another writer appended first. Load the aggregate, decide again, save again.
+            InvalidArgumentError: It is no aggregate.
+            EncodeError: A value of an event does not fit its field, or JSON cannot carry it.
+            EventTooLargeError: An event takes more than ``max_event_bytes``.
+            StoreUnavailableError: Nothing was written; safe to call again.
+            ClosedError: The store is closed.
+            TransactionError: It is called inside of ``async with store.transaction()``, which it would wait for.
+        """
+        schema = schema_of_instance(aggregate)
+        waiting = schema.uncommitted(aggregate)
+        if not waiting:
+            return AppendResult(aggregate.version, 0)
+        envelopes = [stamp(message, clock=self._clock) for message in waiting]
+        schema.stamped(aggregate, envelopes)
+        expected_version = aggregate.version - len(envelopes)
+        result = await self.append(aggregate.id, envelopes, expected_version=expected_version)
+        schema.saved(aggregate, envelopes)
+        return result
 
     def subscribe(self, after: int = 0, *, unknown: Unknown | None = None) -> StoreSubscription:
         """Give the events of the whole log one by one, and wait for more at its end; ends when the store closes.
@@ -275,13 +348,37 @@ class EventStore:
         return self._engine.transaction()
 
     def statistics(self) -> Mapping[str, int | str]:
-        """Return what the engine counts, by name; for SQLite also which ``writer`` runs."""
-        return self._engine.statistics()
+        """Return what the store and its engine count, by name.
+
+        ``snapshots_taken`` and ``snapshots_used`` are the store's own; for SQLite there is also which ``writer`` runs.
+        """
+        counts = {"snapshots_taken": self._snapshots.taken, "snapshots_used": self._snapshots.used}
+        return {**self._engine.statistics(), **counts}
 
     async def close(self) -> None:
         """Finish the appends that were accepted, end subscriptions, close the database. Harmless when repeated."""
         self._is_closed = True
         await self._engine.close()
+
+    async def _load(
+        self, aggregate: type[AggregateT], stream: str, *, until_version: int | None, as_of: datetime | None
+    ) -> AggregateT:
+        schema = schema_of_class(aggregate)
+        check_stream(stream)
+        _whole_or_none("at_version", until_version, least=0)
+        until_us = _instant(as_of)
+        restored = await self._snapshots.restore(schema, stream, until_version=until_version, until_us=until_us)
+        version, recorded_us = restored.version, 0
+        async for page in self._pages(stream, after=version, until_version=until_version, until_us=until_us):
+            if page:
+                version, recorded_us = page[-1][2], page[-1][3]
+                restored.event_types.update(record[5] for record in page)
+                events = (stored.event for stored in stored_events(page, keep_unknown=self._keep_unknown))
+                schema.replay(restored.aggregate, events, version=version)
+        if until_version is None and until_us is None:
+            await self._snapshots.take(schema, restored, version=version, recorded_us=recorded_us)
+        loaded: AggregateT = restored.aggregate
+        return loaded
 
     async def _pages(
         self, stream: str, *, after: int, until_version: int | None = None, until_us: int | None = None
@@ -330,7 +427,13 @@ def _whole(name: str, number: object, *, least: int) -> int:
     return number
 
 
-def _instant(as_of: object) -> int:
+def _whole_or_none(name: str, number: object, *, least: int) -> int | None:
+    return None if number is None else _whole(name, number, least=least)
+
+
+def _instant(as_of: object) -> int | None:
+    if as_of is None:
+        return None
     if not isinstance(as_of, datetime) or as_of.tzinfo is None or as_of.utcoffset() is None:
         raise InvalidArgumentError("as_of", as_of, expected="a datetime with a time zone, as datetime.now(UTC)")
     return microseconds_of(as_of)

@@ -189,7 +189,7 @@ def _unreadable(record: RecordTuple, exc: Exception) -> AvxEventsError:
 
 def _envelope_of(message: object, clock: Clock) -> EventEnvelope[Any]:
     event = message
-    if _is_envelope(message):
+    if is_envelope(message):
         event = message.event
         if isinstance(event, UnknownEvent):  # an event may be moved by a process that has no class for it
             return message
@@ -198,7 +198,8 @@ def _envelope_of(message: object, clock: Clock) -> EventEnvelope[Any]:
     return stamp(message, clock=clock)
 
 
-def _is_envelope(message: object) -> TypeGuard[EventEnvelope[Any]]:
+def is_envelope(message: object) -> TypeGuard[EventEnvelope[Any]]:
+    """Return whether ``message`` is an envelope, of whatever."""
     return isinstance(message, EventEnvelope)
 
 

@@ -3,6 +3,7 @@
 # ruff: noqa: D102, PLR2004, S101 - tests: a name is its docstring, expected values stand in place, assert speaks
 
 import asyncio
+import copy
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,10 +24,12 @@ from avx_events.core.errors import (
     EventTooLargeError,
     InvalidArgumentError,
     NotAnEventError,
+    StreamNotFoundError,
     UnknownEventTypeError,
 )
 from avx_events.core.event import Command, Event, UnknownEvent
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context, stamp
+from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import PAGE_EVENTS, AppendResult
 from avx_events.store.stored_event import StoredEvent
@@ -45,6 +48,41 @@ class Deposited(Event, event_type="avx.contract.deposited", aggregate_id="accoun
     amount: int
     note: str = ""
     rate: float = 0.0
+
+
+class Withdrawn(Event, event_type="avx.contract.withdrawn", aggregate_id="account_id"):
+    """Money went out."""
+
+    account_id: str
+    amount: int
+
+
+class Account(AggregateRoot):
+    """What deposits and withdrawals make."""
+
+    balance: int = 0
+    amounts: list[int] = []  # noqa: RUF012 - each instance has its own
+
+    def apply(self, event: Event) -> None:
+        match event:
+            case Deposited(amount=amount):
+                self.balance += amount
+                self.amounts.append(amount)
+            case Withdrawn(amount=amount):
+                self.balance -= amount
+                self.amounts.append(-amount)
+            case _:
+                pass
+
+
+class Tally(AggregateRoot):
+    """Another view of the same events."""
+
+    count: int = 0
+
+    def apply(self, event: Event) -> None:
+        del event
+        self.count += 1
 
 
 class Close(Command[None], event_type="avx.contract.close"):
@@ -489,6 +527,120 @@ class StoreContract:
 
             assert await reader == 0
         assert [stored async for stored in idle] == []
+
+    # Aggregates
+
+    @within_deadline
+    async def test_an_aggregate_is_saved_and_loaded(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            account = Account("a")
+            account.record(Deposited("a", 5))
+            account.record(Withdrawn("a", 2))
+
+            result = await store.save(account)
+            loaded = await store.load(Account, "a")
+
+            assert result == AppendResult(2, 2)
+            assert loaded == account
+            assert (loaded.id, loaded.version, loaded.balance, loaded.amounts) == ("a", 2, 3, [5, -2])
+            assert (account.uncommitted, loaded.uncommitted) == ((), ())
+            assert await store.save(loaded) == AppendResult(2, 0)
+            loaded.record(Deposited("a", 1))
+            assert await store.save(loaded) == AppendResult(3, 3)
+
+    @within_deadline
+    async def test_an_aggregate_that_is_not_there_is_an_error_or_a_new_one(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path, snapshot_every=1) as store:
+            with pytest.raises(StreamNotFoundError, match="'a'"):
+                await store.load(Account, "a")
+            account = await store.load_or_new(Account, "a")
+            assert account == Account("a")
+            account.record(Deposited("a", 1))
+            await store.save(account)
+
+            [stored] = await store.get_events("a")
+            with pytest.raises(StreamNotFoundError):
+                await store.load(Account, "a", at_version=0)
+            with pytest.raises(StreamNotFoundError):
+                await store.load(Account, "a", as_of=stored.recorded_at - timedelta.resolution)
+            assert await store.load_or_new(Account, "a") == account
+
+    @within_deadline
+    async def test_of_two_that_save_one_aggregate_the_second_keeps_its_events(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            one, two = Account("a"), Account("a")
+            one.record(Deposited("a", 1))
+            two.record(Deposited("a", 2))
+            await store.save(one)
+
+            for _ in range(2):
+                with pytest.raises(ConcurrencyError) as caught:
+                    await store.save(two)
+                assert (caught.value.expected, caught.value.actual) == (0, 1)
+
+            assert (two.uncommitted, two.version) == ((Deposited("a", 2),), 1)
+            assert await amounts(store) == [1]
+
+    @within_deadline
+    async def test_a_cancelled_save_can_be_repeated(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            for turns in range(30):
+                account = Account(f"s-{turns}")
+                account.record(Deposited("a", turns))
+                await cancelled_after(turns, store.save(account))
+
+                await store.save(account)
+
+                assert (account.uncommitted, account.version) == ((), 1)
+                assert await store.load(Account, f"s-{turns}") == account
+            assert sorted(await amounts(store)) == [*range(30)]
+
+    @within_deadline
+    async def test_saves_of_one_aggregate_at_once_append_each_event_once(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            account = Account("a")
+            account.record(Deposited("a", 1))
+            account.record(Deposited("a", 2))
+
+            outcomes = await together([store.save(account) for _ in range(5)])
+
+            assert AppendResult(2, 2) in outcomes
+            assert account.uncommitted == ()
+            assert await store.load(Account, "a") == account
+            assert await amounts(store) == [1, 2]
+
+    @within_deadline
+    async def test_snapshots_never_change_what_a_load_returns(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path, snapshot_every=3) as store:
+            account, states = Account("a"), [copy.deepcopy(Account("a"))]
+            for number in range(1, 21):
+                account.record(Deposited("a", number) if number % 3 else Withdrawn("a", number))
+                await store.save(account)
+                states.append(copy.deepcopy(account))
+                assert await store.load(Account, "a") == account
+
+                for stored in await store.get_events("a"):
+                    assert await store.load(Account, "a", at_version=stored.version) == states[stored.version]
+                    assert await store.load(Account, "a", as_of=stored.recorded_at) == states[stored.version]
+            assert await store.load(Account, "a", at_version=99) == account
+
+            statistics = store.statistics()
+            assert statistics["snapshots_taken"] == 6
+            assert int(statistics["snapshots_used"]) > 20
+
+    @within_deadline
+    async def test_each_class_has_a_snapshot_of_its_own(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path, snapshot_every=2) as store:
+            await store.append("a", [Deposited("a", 1), Deposited("a", 2)])
+            await store.append("b", [Deposited("b", 3), Deposited("b", 4)])
+
+            for _ in range(3):
+                assert (await store.load(Account, "a")).amounts == [1, 2]
+                assert (await store.load(Account, "b")).amounts == [3, 4]
+                assert (await store.load(Tally, "a")).count == 2
+
+            statistics = store.statistics()
+            assert (statistics["snapshots_taken"], statistics["snapshots_used"]) == (3, 6)
 
     # Life cycle
 

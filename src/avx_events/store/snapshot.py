@@ -1,0 +1,128 @@
+"""Snapshots: the state of an aggregate at one version, so that a load need not read the whole stream.
+
+A snapshot must never change what a load returns. It is taken when an aggregate is loaded, of a state that comes from
+the events alone, and only if that state comes back from its encoding as it is. It is used only if nothing that it
+depends on has changed: the class (by its fingerprint), and the revision of each event type that was folded into it. An
+upcaster that is changed while the revisions stay is not noticed; raise ``revision=`` on the aggregate then.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from avx_events.core.errors import RetryableError, TransactionError
+from avx_events.core.event import class_for, schema_of
+from avx_events.store.aggregates import AggregateSchema
+from avx_events.store.ports import SnapshotRecord, StoreEngine
+
+log = logging.getLogger("avx_events")
+
+_UNKNOWN: Final = 0
+
+
+class _Content(msgspec.Struct, array_like=True, frozen=True):
+    """What a snapshot record holds: the state, and the revision of each event type that was applied on the way."""
+
+    revisions: dict[str, int]
+    state: bytes
+
+
+_encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode: Final = msgspec.msgpack.Decoder(_Content).decode
+
+
+class Restored(msgspec.Struct):
+    """Where a load begins.
+
+    Attributes:
+        aggregate: At ``version``.
+        version: 0 where no snapshot serves.
+        event_types: Those that are in its state.
+    """
+
+    aggregate: Any
+    version: int
+    event_types: set[str]
+
+
+class Snapshots:
+    """Takes and finds the snapshots of one store."""
+
+    def __init__(self, engine: StoreEngine, *, every: int | None) -> None:
+        """Keep them in ``engine``, one each ``every`` events; None for no snapshots at all."""
+        self._engine = engine
+        self._every = every
+        self._unfit: set[str] = set()
+        self.taken = 0
+        self.used = 0
+
+    async def restore(
+        self, schema: AggregateSchema, stream: str, *, until_version: int | None, until_us: int | None
+    ) -> Restored:
+        """Return an aggregate at the newest version that needs no reading, within the bounds."""
+        record = None if self._every is None else await self._engine.get_snapshot(stream, schema.kind)
+        if record is not None and _is_within(record, until_version, until_us):
+            restored = _restored(schema, record)
+            if restored is not None:
+                self.used += 1
+                return restored
+        return Restored(schema.new(stream), 0, set())
+
+    async def take(self, schema: AggregateSchema, restored: Restored, *, version: int, recorded_us: int) -> None:
+        """Keep the state of a loaded aggregate if enough events were read for it.
+
+        A snapshot that cannot be kept is none: the load does not fail of it.
+        """
+        if self._every is None or version - restored.version < self._every:
+            return
+        fingerprint = schema.fingerprint()
+        state = None if fingerprint is None else schema.state_of(restored.aggregate)
+        if fingerprint is None or state is None:
+            self._report_unfit(schema.kind)
+            return
+        content = _encode(_Content(_revisions(restored.event_types), state))
+        record = SnapshotRecord(restored.aggregate.id, schema.kind, fingerprint, version, recorded_us, content)
+        try:
+            await self._engine.put_snapshot(record)
+        except (
+            RetryableError,
+            TransactionError,
+        ) as exc:  # disk full; inside of a transaction
+            log.warning("no snapshot of %r kept: %s", record.stream, exc)
+        else:
+            self.taken += 1
+
+    def _report_unfit(self, kind: str) -> None:
+        if kind not in self._unfit:
+            self._unfit.add(kind)
+            log.warning("%s gets no snapshots: its state does not come back from msgpack as it was", kind)
+
+
+def _is_within(record: SnapshotRecord, until_version: int | None, until_us: int | None) -> bool:
+    return (until_version is None or record.version <= until_version) and (
+        until_us is None or record.recorded_us <= until_us
+    )
+
+
+def _restored(schema: AggregateSchema, record: SnapshotRecord) -> Restored | None:
+    if record.fingerprint != schema.fingerprint():
+        return None
+    try:
+        content = _decode(record.state)
+    except msgspec.MsgspecError:  # of another version of this package
+        return None
+    if content.revisions != _revisions(content.revisions):
+        return None
+    aggregate = schema.restore(record.stream, state=content.state, version=record.version)
+    return None if aggregate is None else Restored(aggregate, record.version, set(content.revisions))
+
+
+def _revisions(event_types: Mapping[str, int] | set[str]) -> dict[str, int]:
+    return {event_type: _revision_now(event_type) for event_type in event_types}
+
+
+def _revision_now(event_type: str) -> int:
+    message_class = class_for(event_type)
+    return _UNKNOWN if message_class is None else schema_of(message_class).revision

@@ -1,0 +1,501 @@
+"""Aggregates: state that comes from events alone, and snapshots that never show."""
+
+# ruff: noqa: RUF012 - a mutable default of an aggregate is each instance's own
+
+import asyncio
+import copy
+import logging
+import pickle
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from avx_events.core.errors import AggregateDefinitionError, InvalidArgumentError, NotAnEventError
+from avx_events.core.event import Event, UnknownEvent, event
+from avx_events.core.metadata import EventEnvelope, EventMetadata
+from avx_events.patterns.aggregate import AggregateRoot
+from avx_events.store.event_store import EventStore
+
+
+class Renamed(Event, event_type="test.aggregate.renamed"):
+    name: str
+
+
+@event("test.aggregate.tagged")
+@dataclass
+class Tagged:
+    tag: str
+
+
+class Address(msgspec.Struct):
+    city: str = ""
+
+
+class Color(StrEnum):
+    RED = "red"
+
+
+class Person(AggregateRoot):
+    name: str = ""
+    tags: list[str] = ["new"]
+    address: Address = Address("Paris")
+
+    planet: ClassVar[list[str]] = ["Earth"]
+
+    def apply(self, event: Any) -> None:
+        match event:
+            case Renamed(name=name):
+                self.name = name
+            case Tagged(tag=tag):
+                self.tags.append(tag)
+            case _:
+                pass
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def with_deadline() -> None:
+        async with asyncio.timeout(10):
+            await scenario
+
+    asyncio.run(with_deadline())
+
+
+def test_a_new_aggregate_has_its_id_and_the_state_before_any_event() -> None:
+    person = Person("p-1")
+
+    assert (person.id, person.version, person.uncommitted) == ("p-1", 0, ())
+    assert (person.name, person.tags, person.address) == ("", ["new"], Address("Paris"))
+
+
+def test_recording_applies_and_remembers() -> None:
+    person = Person("p-1")
+
+    person.record(Renamed("Ada"))
+    person.record(Tagged("x"))
+
+    assert (person.name, person.tags, person.version) == ("Ada", ["new", "x"], 2)
+    assert person.uncommitted == (Renamed("Ada"), Tagged("x"))
+
+
+def test_mutable_defaults_belong_to_each_instance() -> None:
+    one, two = Person("p-1"), Person("p-2")
+
+    one.tags.append("mine")
+    one.address.city = "Rome"
+
+    assert (two.tags, two.address.city) == (["new"], "Paris")
+    assert (Person("p-3").tags, Person("p-3").address.city) == (["new"], "Paris")
+    assert Person.planet is Person("p-1").planet
+
+
+@pytest.mark.parametrize("wrong", [Renamed, "text", None, 7])
+def test_what_is_no_event_is_refused_and_changes_nothing(wrong: object) -> None:
+    person = Person("p-1")
+
+    with pytest.raises(NotAnEventError):
+        person.record(wrong)
+
+    assert (person.version, person.uncommitted) == (0, ())
+
+
+def test_an_event_that_apply_refuses_is_not_remembered() -> None:
+    class Strict(AggregateRoot):
+        def apply(self, event: Event) -> None:
+            raise ValueError("no")
+
+    strict = Strict("s-1")
+    with pytest.raises(ValueError, match="no"):
+        strict.record(Renamed("Ada"))
+
+    assert (strict.version, strict.uncommitted) == (0, ())
+
+
+@pytest.mark.parametrize("wrong", ["", "a\0b", "\ud800", None, 7, "x" * 1025])
+def test_an_id_must_be_able_to_name_a_stream(wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError):
+        Person(wrong)
+
+
+def test_an_attribute_that_is_no_field_cannot_be_set() -> None:
+    person = Person("p-1")
+
+    with pytest.raises(AttributeError):
+        person.nmae = "Ada"  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    for given in ("id", "version", "uncommitted"):
+        with pytest.raises(AttributeError):
+            setattr(person, given, "other")
+
+
+def test_aggregates_are_equal_in_class_id_version_state_and_what_is_not_saved() -> None:
+    class Other(Person):
+        pass
+
+    person, renamed = Person("p-1"), Person("p-1")
+    renamed.record(Renamed("Ada"))
+
+    assert person == Person("p-1")
+    assert person not in {id(other): other for other in (Person("p-2"), renamed, Other("p-1"))}.values()
+    assert person != "p-1"
+    with pytest.raises(TypeError):
+        hash(person)
+
+
+def test_an_aggregate_describes_itself() -> None:
+    person = Person("p-1")
+    person.record(Renamed("Ada"))
+
+    assert repr(person) == "Person('p-1', version=1, name='Ada', tags=['new'], address=Address(city='Paris'))"
+
+
+def pickled(person: Person) -> Person:
+    copied: Person = pickle.loads(pickle.dumps(person))  # noqa: S301 - our own
+    return copied
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
+def test_a_copy_has_everything_and_goes_its_own_way(duplicate: Callable[[Person], Person]) -> None:
+    person = Person("p-1")
+    person.record(Renamed("Ada"))
+
+    copied = duplicate(person)
+
+    assert copied == person
+    copied.record(Tagged("x"))
+    assert (person.version, person.tags, person.uncommitted) == (1, ["new"], (Renamed("Ada"),))
+
+
+def test_a_derived_class_has_the_fields_of_its_base_and_more() -> None:
+    class Employee(Person):
+        salary: int = 0
+
+        def apply(self, event: Any) -> None:
+            super().apply(event)
+            self.salary += 1
+
+    employee = Employee("e-1")
+    employee.record(Tagged("x"))
+
+    assert (employee.tags, employee.salary) == (["new", "x"], 1)
+
+
+def ignore(self: object, event: object) -> None: ...
+
+
+async def apply_later(self: object, event: object) -> None: ...
+
+
+def made(
+    name: str, namespace: dict[str, Any], *, bases: tuple[type[Any], ...] = (AggregateRoot,), **keywords: Any
+) -> type[Any]:
+    make: Any = type(AggregateRoot)
+    made_class: type[Any] = make(name, bases, {"__module__": __name__, **namespace}, **keywords)
+    return made_class
+
+
+def with_fields(**namespace: Any) -> Callable[[], object]:
+    return lambda: made("Odd", {"apply": ignore, **namespace})
+
+
+def with_keyword(**keywords: Any) -> Callable[[], object]:
+    return lambda: made("Odd", {"apply": ignore}, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (with_fields(__annotations__={"id": str}, id=""), "'id' is given by AggregateRoot"),
+        (with_fields(__annotations__={"version": int}), "'version' is given by AggregateRoot"),
+        (with_fields(uncommitted=7), "'uncommitted' is given by AggregateRoot"),
+        (with_fields(record=ignore), "'record' is given by AggregateRoot"),
+        (with_fields(__init__=ignore), "'__init__' is given by AggregateRoot"),
+        (with_fields(__annotations__={"name": str, "age": int}, age=0), "Required field 'age'|default.*'name'"),
+        (with_fields(__annotations__={"name": str}), "every field needs a default.*'name'"),
+        (with_fields(__annotations__={"apply": str}), "apply"),
+        (with_fields(apply=AggregateRoot.apply), "needs a method apply"),
+        (with_fields(apply=apply_later), "plain function"),
+        (with_fields(apply=7), "needs a method apply"),
+        (with_keyword(revision=0), "revision must be a whole number"),
+        (with_keyword(revision=True), "revision must be a whole number"),
+        (with_keyword(frozen=True), "no class keyword but revision=, not frozen"),
+    ],
+)
+def test_a_class_that_could_not_work_is_refused_when_it_is_made(make: Callable[[], object], problem: str) -> None:
+    with pytest.raises(AggregateDefinitionError, match=f"Odd.*({problem})"):
+        make()
+
+
+def test_the_store_refuses_what_is_no_aggregate() -> None:
+    async def scenario() -> None:
+        async with EventStore() as store:
+            wrong: list[Any] = [dict, Person("p-1"), "Person", None, AggregateRoot]
+            for aggregate in wrong:
+                with pytest.raises(InvalidArgumentError, match="must be a class derived from AggregateRoot"):
+                    await store.load(aggregate, "p-1")
+            for aggregate in ("Person", None, Person, object()):
+                with pytest.raises(InvalidArgumentError, match="must be an instance of a class derived"):
+                    await store.save(aggregate)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    run(scenario())
+
+
+# Snapshots
+
+
+async def totals(store: EventStore, aggregate: type[Any], *, loads: int = 2) -> list[Any]:
+    return [(await store.load(aggregate, "s")).total for _ in range(loads)]
+
+
+def scaled(*, by_constant: int = 1) -> type[Any]:
+    namespace: dict[str, Any] = {}
+    source = f"def apply(self, event):\n    self.total += {by_constant}\n"
+    exec(source, namespace)  # noqa: S102 - code that differs in a constant, as after a change by hand
+    return made("Total", {"__annotations__": {"total": int}, "total": 0, "apply": namespace["apply"]})
+
+
+def starting_at(start: int) -> type[Any]:
+    class Total(AggregateRoot):
+        __qualname__ = "Total"
+        total: int = start
+
+        def apply(self, event: Event) -> None:
+            self.total += 1
+
+    return Total
+
+
+def of_revision(revision: int) -> type[Any]:
+    class Total(AggregateRoot, revision=revision):
+        __qualname__ = "Total"
+        total: int = 0
+
+        def apply(self, event: Event) -> None:
+            self.total += 1
+
+    return Total
+
+
+def one() -> int:
+    return 1
+
+
+def ten() -> int:
+    return 10
+
+
+def calling(step: Callable[[], int]) -> type[Any]:
+    def apply(self: Any, event: object) -> None:
+        self.total += self.step()
+
+    namespace = {"__annotations__": {"total": int}, "total": 0, "apply": apply, "step": staticmethod(step)}
+    base = made("Base", namespace)
+
+    return made("Total", {}, bases=(base,))
+
+
+def typed(kind: type) -> type[Any]:
+    def apply(self: Any, event: object) -> None:
+        self.total = kind(2)
+
+    return made("Total", {"__annotations__": {"total": kind}, "total": kind(), "apply": apply})
+
+
+def nesting(**fields: tuple[type, Any]) -> type[Any]:
+    inner = msgspec.defstruct("Inner", [(name, kind, default) for name, (kind, default) in fields.items()])
+    return made("Total", {"__annotations__": {"total": inner}, "total": inner(), "apply": ignore})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (scaled(by_constant=1), scaled(by_constant=10), 20),
+        (starting_at(0), starting_at(100), 102),
+        (of_revision(1), of_revision(2), 2),
+        (typed(int), typed(float), 2.0),
+        (calling(one), calling(ten), 20),
+    ],
+)
+def test_a_snapshot_of_a_class_that_changed_is_not_used(before: type[Any], after: type[Any], expected: float) -> None:
+    async def scenario() -> None:
+        async with EventStore(snapshot_every=1) as store:
+            await store.append("s", [Renamed("a"), Renamed("b")])
+            assert await totals(store, before) == [2, 2]
+            assert store.statistics()["snapshots_used"] == 1
+
+            assert (await totals(store, after, loads=1), store.statistics()["snapshots_used"]) == ([expected], 1)
+            assert (await totals(store, after, loads=1), store.statistics()["snapshots_used"]) == ([expected], 2)
+
+    run(scenario())
+
+
+def test_a_nested_type_that_changed_is_a_changed_class() -> None:
+    async def scenario() -> None:
+        async with EventStore(snapshot_every=1) as store:
+            await store.append("s", Renamed("a"))
+            await totals(store, nesting(a=(int, 0)))
+            [total] = await totals(store, nesting(a=(int, 0), b=(int, 7)), loads=1)
+
+            assert total.b == 7
+            assert store.statistics()["snapshots_used"] == 1
+
+    run(scenario())
+
+
+def test_the_same_class_made_again_uses_the_snapshots_of_the_first() -> None:
+    async def scenario() -> None:
+        async with EventStore(snapshot_every=1) as store:
+            await store.append("s", Renamed("a"))
+            for _ in range(4):
+                assert await totals(store, of_revision(1), loads=1) == [1]
+
+            assert (store.statistics()["snapshots_taken"], store.statistics()["snapshots_used"]) == (1, 3)
+
+    run(scenario())
+
+
+def shapes() -> list[tuple[type[Any], str]]:
+    class Aliased(AggregateRoot):
+        one: list[str] = []
+        two: list[str] = []
+
+        def apply(self, event: Any) -> None:
+            self.one = self.two = [*self.two, "x"]
+
+    class Loose(AggregateRoot):
+        anything: Any = None
+
+        def apply(self, event: Any) -> None:
+            self.anything = (1, 2)
+
+    class Enumerated(AggregateRoot):
+        anything: Any = None
+
+        def apply(self, event: Any) -> None:
+            self.anything = {"color": Color.RED}
+
+    class Mistyped(AggregateRoot):
+        number: int = 0
+
+        def apply(self, event: Any) -> None:
+            self.number = "seven"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+
+    class Surrogate(AggregateRoot):
+        text: str = ""
+
+        def apply(self, event: Any) -> None:
+            self.text = "\ud800"
+
+    class Indescribable(AggregateRoot):
+        thing: complex = 1j
+
+        def apply(self, event: Any) -> None:
+            self.thing += 1
+
+    class Unresolved(AggregateRoot):
+        thing: "NeverDefined | None" = None  # type: ignore[name-defined]  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+        def apply(self, event: Any) -> None: ...
+
+    class Endless(AggregateRoot):
+        loop: list[Any] = []
+
+        def apply(self, event: Any) -> None:
+            self.loop = []
+            self.loop.append(self.loop)
+
+    shapes = (Aliased, Loose, Enumerated, Mistyped, Surrogate, Indescribable, Unresolved, Endless)
+    return [(kind, kind.__name__) for kind in shapes]
+
+
+@pytest.mark.parametrize(("aggregate", "name"), shapes(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_state_that_would_not_come_back_as_it_is_gets_no_snapshot(
+    aggregate: type[AggregateRoot], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with EventStore(snapshot_every=1) as store:
+            await store.append("s", Renamed("a"))
+            for _ in range(3):
+                assert (await store.load(aggregate, "s")).version == 1
+
+            assert (store.statistics()["snapshots_taken"], store.statistics()["snapshots_used"]) == (0, 0)
+
+    with caplog.at_level(logging.WARNING, "avx_events"):
+        run(scenario())
+
+    assert [record.getMessage().partition(" ")[0].rpartition(".")[2] for record in caplog.records] == [name]
+
+
+class Rich(AggregateRoot):
+    numbers: set[int] = set()
+    by_name: dict[str, Address] = {}
+    pair: tuple[int, str] = (0, "")
+    color: Color = Color.RED
+    rate: float = float("nan")
+    raw: bytes = b""
+    maybe: Address | None = None
+    plain: "Plain" = msgspec.field(default_factory=lambda: Plain([]))
+
+    def apply(self, event: Any) -> None:
+        self.numbers |= {1, 2, 300}
+        self.by_name["home"] = Address("Rome")
+        self.pair = (self.pair[0] + 1, "x")
+        self.raw += b"\xff"
+        self.maybe = Address("Bonn")
+        self.plain.words.append("w")
+
+
+@dataclass
+class Plain:
+    words: list[str] = field(default_factory=list[str])
+
+
+def test_rich_state_comes_back_from_a_snapshot_as_it_is() -> None:
+    async def scenario() -> None:
+        async with EventStore(snapshot_every=2) as snapshots, EventStore() as none:
+            for store in (snapshots, none):
+                await store.append("s", [Renamed("a")] * 2)
+                await store.load(Rich, "s")
+                await store.append("s", Renamed("c"))
+
+            one, other = await snapshots.load(Rich, "s"), await none.load(Rich, "s")
+
+            assert snapshots.statistics()["snapshots_used"] == 1
+            assert repr(one) == repr(other)
+            assert one.plain == Plain(["w"] * 3)
+
+    run(scenario())
+
+
+def test_an_event_type_that_was_unknown_when_the_snapshot_was_taken_is_applied_once_it_is_known() -> None:
+    class Counter(AggregateRoot):
+        renames: int = 0
+
+        def apply(self, event: Any) -> None:
+            if type(event).__name__ == "Later":
+                self.renames += 1
+
+    async def scenario() -> None:
+        async with EventStore(snapshot_every=1, unknown="keep") as store:
+            unknown = UnknownEvent("test.aggregate.later", {"name": "Ada"})
+            metadata = EventMetadata("id-1", "test.aggregate.later", "", 1, "id-1")
+            await store.append("s", [EventEnvelope(unknown, metadata, "test.aggregate.later")])
+            assert [(await store.load(Counter, "s")).renames for _ in range(2)] == [0, 0]
+            assert store.statistics()["snapshots_used"] == 1
+
+            class Later(Event, event_type="test.aggregate.later"):
+                name: str
+
+            assert Later.event_type == "test.aggregate.later"
+            assert (await store.load(Counter, "s")).renames == 1
+            assert store.statistics()["snapshots_used"] == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True, "1"])
+def test_snapshots_are_taken_each_so_many_events_or_not_at_all(every: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="snapshot_every"):
+        EventStore(snapshot_every=every)
