@@ -86,6 +86,15 @@ class HandlerDefinitionError(UsageError, TypeError):
         self.handler_name, self.problem = handler_name, problem
 
 
+class ProjectionDefinitionError(UsageError, TypeError):
+    """A projection class cannot be made as it is written."""
+
+    def __init__(self, class_name: str, problem: str) -> None:
+        """Name the class and what is wrong with it."""
+        super().__init__(f"{class_name}: {problem}")
+        self.class_name, self.problem = class_name, problem
+
+
 class DuplicateEventTypeError(UsageError):
     """Two classes claim one event type, so what is stored under it could not be read back."""
 
@@ -128,6 +137,42 @@ class NotStartedError(UsageError):
             f"{what} has handlers but was not started: cannot {action}; use 'async with bus:' or bus.start()"
         )
         self.what, self.action = what, action
+
+
+class DeliveryError(UsageError):
+    """A delivery's block is entered a second time."""
+
+    def __init__(self, subscriber: str, event_id: str) -> None:
+        """Name the subscriber and the event."""
+        super().__init__(f"the delivery of {event_id} to {subscriber!r} was used already; take the next one")
+        self.subscriber, self.event_id = subscriber, event_id
+
+
+class HandlerWaitError(UsageError):
+    """A handler waits for something that waits for the handler."""
+
+    def __init__(self, what: str, action: str) -> None:
+        """``what`` cannot do ``action`` inside of one of its handlers."""
+        super().__init__(f"{what} cannot {action} inside of its own handler, which it would wait for; do it elsewhere")
+        self.what, self.action = what, action
+
+
+class NotRunningError(UsageError):
+    """Something that runs only inside of its ``async with`` block is used outside of it."""
+
+    def __init__(self, what: str, action: str) -> None:
+        """``what`` does not run, so ``action`` cannot be done."""
+        super().__init__(f"{what} is not running: cannot {action}; use it inside of one 'async with' block")
+        self.what, self.action = what, action
+
+
+class ProjectionReplacedError(UsageError):
+    """The database has a newer version of a projection, so that this one applies nothing any more."""
+
+    def __init__(self, projection: str, *, version: int) -> None:
+        """Name the projection and the version that was replaced."""
+        super().__init__(f"projection {projection!r} version {version} was replaced by another one; run the newer code")
+        self.projection, self.version = projection, version
 
 
 class WrongLoopError(UsageError):
@@ -242,6 +287,18 @@ class NoResponderError(RetryableError):
         self.request = request
 
 
+class ProjectionLagError(RetryableError, TimeoutError):
+    """A projection did not come as far as wanted within the time."""
+
+    def __init__(self, projection: str, wanted: int, *, reached: int, timeout_s: float) -> None:
+        """Name the projection, the position that was waited for, the one it is at, and the limit in seconds."""
+        super().__init__(
+            f"projection {projection!r} is at position {reached}, not yet at {wanted} after {timeout_s:g} s; "
+            f"wait again, or look at what its handlers do"
+        )
+        self.projection, self.wanted, self.reached, self.timeout_s = projection, wanted, reached, timeout_s
+
+
 class ConcurrencyError(RetryableError):
     """Another writer appended first. Reload the stream, decide again, append again."""
 
@@ -330,6 +387,15 @@ class UnknownEventTypeError(PermanentError):
             f"no class for event type {event_type!r}; import the module that defines it, or read with unknown='keep'"
         )
         self.event_type = event_type
+
+
+class ProjectionFailedError(PermanentError):
+    """A projection stopped at an event that it cannot handle; ``__cause__`` is what its handler raised."""
+
+    def __init__(self, projection: str, *, problem: str) -> None:
+        """Name the projection, and where it stopped and why."""
+        super().__init__(f"projection {projection!r} stopped {problem}; mend it and start its projector again")
+        self.projection, self.problem = projection, problem
 
 
 class RemoteError(PermanentError):

@@ -49,6 +49,17 @@ class IdBlock:
         self.taken = number + 1
         return self.prefix + SUFFIXES[number]
 
+    def take_many(self, now_ns: int, count: int) -> list[str]:
+        """Return the next ``count`` ids at ``now_ns`` (Unix nanoseconds), ascending."""
+        taken: list[str] = []
+        while len(taken) < count:
+            if now_ns >= self.until_ns or self.taken == len(SUFFIXES):
+                self.renew(now_ns)
+            first, prefix = self.taken, self.prefix
+            self.taken = min(first + count - len(taken), len(SUFFIXES))
+            taken += [prefix + suffix for suffix in SUFFIXES[first : self.taken]]
+        return taken
+
     def spend(self) -> None:
         """Make the next id renew: a forked child must not go on in its parent's block."""
         self.until_ns = 0

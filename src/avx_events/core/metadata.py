@@ -1,6 +1,6 @@
 """The envelope: an event with what is known about it, and the context that new messages inherit."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ import msgspec
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError
-from avx_events.core.event import schema_of
+from avx_events.core.event import schema_of, text_of
 from avx_events.core.ids import new_id
 
 EventT_co = TypeVar("EventT_co", covariant=True)
@@ -166,6 +166,46 @@ def stamp(
         NO_HEADERS if headers is None else checked_headers(headers),
     )
     return EventEnvelope(message, metadata, schema.event_type if topic is None else topic)
+
+
+def stamp_run(
+    events: Sequence[Any],
+    event_type: str,
+    key_of: Callable[[Any], object] | None,
+    *,
+    event_ids: Sequence[str],
+    timestamp: int,
+    headers: Mapping[str, str] = NO_HEADERS,
+) -> list[EventEnvelope[Any]]:
+    """Put events of one class into envelopes as ``stamp`` does each; what is the same for all is done once.
+
+    Args:
+        events: The events.
+        event_type: Of all of them.
+        key_of: Gives their aggregate ids; None where they have none.
+        event_ids: An id for each.
+        timestamp: Of all of them, in Unix microseconds.
+        headers: Of all of them; unchangeable.
+    """
+    keys: Sequence[Any] = [""] * len(events) if key_of is None else list(map(key_of, events))
+    if set(map(type, keys)) != {str}:
+        keys = list(map(text_of, keys))
+    outer = current_message.get()
+    if outer is None and headers is NO_HEADERS:
+        stamped = [
+            EventMetadata(event_id, event_type, key, timestamp, event_id)
+            for event_id, key in zip(event_ids, keys, strict=True)
+        ]
+    else:
+        inherited = outer or MessageContext()
+        correlation_id, causation_id, user_id = inherited.correlation_id, inherited.event_id, inherited.user_id
+        stamped = [
+            EventMetadata(
+                event_id, event_type, key, timestamp, correlation_id or event_id, causation_id, user_id, headers
+            )
+            for event_id, key in zip(event_ids, keys, strict=True)
+        ]
+    return [EventEnvelope(event, metadata, event_type) for event, metadata in zip(events, stamped, strict=True)]
 
 
 def readdressed(

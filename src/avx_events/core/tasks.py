@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 
 log = logging.getLogger("avx_events")
 
@@ -27,9 +28,11 @@ class TaskScope:
         """Count the tasks that still run."""
         return len(self._tasks)
 
-    def spawn(self, coroutine: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]:
-        """Run ``coroutine`` as a task of this scope, on the running loop."""
-        task = asyncio.create_task(coroutine, name=name)
+    def spawn(
+        self, coroutine: Coroutine[object, object, None], *, name: str, context: Context | None = None
+    ) -> asyncio.Task[None]:
+        """Run ``coroutine`` as a task of this scope, on the running loop; in ``context``, or a copy of the caller's."""
+        task = asyncio.create_task(coroutine, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -145,3 +145,14 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     )
 
     assert done.stdout.strip() == "7"
+
+
+def test_many_ids_at_once_are_those_that_one_by_one_would_be() -> None:
+    block = IdBlock()
+
+    taken = block.take_many(1_000_000, 150_000)
+
+    assert len(set(taken)) == 150_000
+    assert taken == sorted(taken)
+    assert block.take(1_000_000) > taken[-1]
+    assert block.take_many(1_000_000, 0) == []
