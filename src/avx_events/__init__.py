@@ -1,13 +1,18 @@
 """Event-driven Python: one envelope, one delivery contract, any engine."""
 
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+from avx_events.bus.event_bus import EventBus
 from avx_events.core.event import Command, Event, Query, Request, UnknownEvent, event
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
 
 __all__ = [
     "Command",
+    "DeadLetter",
+    "DeadLetterQueue",
     "Discard",
     "Event",
+    "EventBus",
     "EventEnvelope",
     "EventMetadata",
     "Query",

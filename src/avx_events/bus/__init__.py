@@ -1,0 +1,1 @@
+"""Buses and the one delivery engine behind them."""

@@ -1,0 +1,167 @@
+"""How envelopes get into several subscriptions at once: into all of them or, if refused or cancelled, into none."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from avx_events.bus.subscription import AnyEnvelope, Subscription
+from avx_events.core.errors import ClosedError, SubscriptionFullError
+
+_ANY_NUMBER: Final = 1 << 62
+
+
+class Ticket:
+    """The place of one waiting publisher in the gates of all the subscriptions that it waits for.
+
+    It enters all gates at once, so that their orders agree and no two publishers wait for each other; it goes on when
+    it is first in each of them and each has room.
+    """
+
+    __slots__ = ("_future", "_gates", "is_refused")
+
+    def __init__(self, subscriptions: Sequence[Subscription]) -> None:
+        """Enter the gates of ``subscriptions``."""
+        self._gates = subscriptions
+        self._future: asyncio.Future[None] | None = None
+        self.is_refused = False
+        for subscription in subscriptions:
+            subscription.gate.append(self)
+            subscription.limit = 0
+
+    def room(self) -> int:
+        """Return how many events all gates would take now from this ticket; 0 while it is not its turn."""
+        open_gates = [subscription for subscription in self._gates if not subscription.is_closed]
+        if any(subscription.gate[0] is not self for subscription in open_gates):
+            return 0
+        return max(min((subscription.free() for subscription in open_gates), default=_ANY_NUMBER), 0)
+
+    def wake(self) -> None:
+        """Let the publisher look again."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until somebody says to look again."""
+        self._future = asyncio.get_running_loop().create_future()
+        for subscription in self._gates:
+            subscription.is_watched = True
+        await self._future
+
+    def leave(self) -> None:
+        """Leave the gates and let the next one look."""
+        for subscription in self._gates:
+            subscription.gate.remove(self)
+            if subscription.gate:
+                subscription.is_watched = True
+                if subscription.free() > 0 or subscription.is_closed:
+                    subscription.gate[0].wake()
+            else:
+                subscription.hold(0)
+
+
+class Admission:
+    """The door of a bus."""
+
+    __slots__ = ("_tickets", "is_closed")
+
+    def __init__(self) -> None:
+        """Begin open, with nobody waiting."""
+        self._tickets: set[Ticket] = set()
+        self.is_closed = False
+
+    def offer(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
+        """Deliver now.
+
+        Raises:
+            SubscriptionFullError: One would have to wait, or refuses; nobody got anything.
+        """
+        for subscription in subscriptions:
+            may_be_full = subscription.overflow in {"wait", "raise"} and not subscription.is_closed
+            if may_be_full and (subscription.gate or subscription.free() < len(envelopes)):
+                raise SubscriptionFullError(subscription.name, subscription.capacity)
+        _push(subscriptions, envelopes)
+
+    def force(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
+        """Deliver now, over capacity where others would have to wait: what a handler publishes on its own bus.
+
+        Raises:
+            SubscriptionFullError: One with ``overflow="raise"`` is full; nobody got anything.
+        """
+        _refuse_if_full(subscriptions, len(envelopes))
+        _push(subscriptions, envelopes)
+
+    def take_ticket(self, subscriptions: Sequence[Subscription]) -> Ticket:
+        """Return a place behind those who wait already; give it to ``deliver``."""
+        ticket = Ticket([subscription for subscription in subscriptions if subscription.overflow == "wait"])
+        self._tickets.add(ticket)
+        return ticket
+
+    def enter(self, subscriptions: Sequence[Subscription], envelope: AnyEnvelope, ticket: Ticket) -> bool:
+        """Deliver now if it is the ticket's turn and there is room; otherwise the ticket keeps its place.
+
+        Raises:
+            SubscriptionFullError: One with ``overflow="raise"`` is full.
+        """
+        if not ticket.room():
+            return False
+        try:
+            self.force(subscriptions, [envelope])
+        finally:
+            self._tickets.discard(ticket)
+            ticket.leave()
+        return True
+
+    async def deliver(
+        self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope], ticket: Ticket
+    ) -> None:
+        """Deliver in order, waiting for room, first come first served.
+
+        One envelope goes into all subscriptions or none. Of several, those before a refusal or a cancellation stay
+        delivered.
+
+        Raises:
+            SubscriptionFullError: One with ``overflow="raise"`` is full.
+            ClosedError: The bus was closed meanwhile.
+        """
+        done = 0
+        try:
+            while True:
+                if ticket.is_refused:
+                    raise ClosedError("the bus", "publish")
+                room = min(ticket.room(), len(envelopes) - done)
+                if not room:
+                    await ticket.wait()
+                    continue
+                chunk = envelopes[done : done + _refusable(subscriptions, room)]
+                _push(subscriptions, chunk)
+                done += len(chunk)
+                if done == len(envelopes):
+                    return
+        finally:
+            self._tickets.discard(ticket)
+            ticket.leave()
+
+    def close(self) -> None:
+        """Refuse everybody who waits."""
+        self.is_closed = True
+        for ticket in self._tickets:
+            ticket.is_refused = True
+            ticket.wake()
+
+
+def _refusable(subscriptions: Sequence[Subscription], count: int) -> int:
+    """Return how many of ``count`` the refusing subscriptions take at least; an error when it is none."""
+    _refuse_if_full(subscriptions, 1)
+    return min([count, *(item.free() for item in subscriptions if item.overflow == "raise" and not item.is_closed)])
+
+
+def _refuse_if_full(subscriptions: Sequence[Subscription], count: int) -> None:
+    for subscription in subscriptions:
+        if subscription.overflow == "raise" and not subscription.is_closed and subscription.free() < count:
+            raise SubscriptionFullError(subscription.name, subscription.capacity)
+
+
+def _push(subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
+    for subscription in subscriptions:
+        if not subscription.is_closed:
+            subscription.push(envelopes)

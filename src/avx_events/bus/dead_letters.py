@@ -1,0 +1,273 @@
+"""Dead letters: what one handler could not process, kept with everything needed to give it back."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from avx_events.core.arguments import whole
+from avx_events.core.errors import DeadLetterNotFoundError, InvalidArgumentError
+from avx_events.core.metadata import EventEnvelope
+
+log = logging.getLogger("avx_events")
+
+Reason: TypeAlias = Literal["failed", "rejected", "stopped", "undecodable"]
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that one handler could not process.
+
+    Attributes:
+        id: The letter's own id.
+        handler: The handler that failed: its ``name=`` or qualified name.
+        reason: ``failed`` (attempts used up), ``rejected`` (``Reject``), ``stopped`` (the bus was closed first),
+            ``undecodable`` (see ``raw``).
+        envelope: The event and its metadata; None where the bytes could not be decoded.
+        raw: The bytes as they came, where they could not be decoded.
+        error: The last error as ``"Type: message"``.
+        error_type: Its class name.
+        traceback: Its traceback as text; empty where there was none.
+        attempts: How often the handler ran, over all redrives; 0 if it never did.
+        redrives: How often the letter was given back and failed again.
+        first_failed_at: When the first attempt failed, aware UTC.
+        dead_at: When it became (or again became) a dead letter, aware UTC.
+    """
+
+    id: str
+    handler: str
+    reason: Reason
+    error: str
+    error_type: str
+    attempts: int
+    first_failed_at: datetime
+    dead_at: datetime
+    envelope: EventEnvelope[Any] | None = None
+    raw: bytes | None = None
+    traceback: str = ""
+    redrives: int = 0
+
+
+class DeadLetterStore(Protocol):
+    """Keeps dead letters. All calls are safe to repeat."""
+
+    async def put(self, letter: DeadLetter) -> None:
+        """Keep ``letter``, or replace the one with its id; it is not being redriven any more."""
+        ...
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        """Return the letter, or None."""
+        ...
+
+    async def claim(self, letter_id: str) -> bool:
+        """Mark the letter as being redriven; False where it is already."""
+        ...
+
+    async def release(self, letter_id: str) -> None:
+        """Undo a claim."""
+        ...
+
+    async def select(self, matches: Callable[[DeadLetter], bool], *, limit: int | None) -> list[DeadLetter]:
+        """Return up to ``limit`` letters that match, oldest first."""
+        ...
+
+    async def discard(self, letter_id: str) -> bool:
+        """Forget the letter; False where there is none."""
+        ...
+
+    async def count(self) -> int:
+        """Return how many letters there are."""
+        ...
+
+
+class MemoryDeadLetters:
+    """Keeps up to ``capacity`` letters in this process; when it is full the oldest goes."""
+
+    def __init__(self, capacity: int) -> None:
+        """Begin empty."""
+        self._letters: OrderedDict[str, DeadLetter] = OrderedDict()
+        self._claimed: set[str] = set()
+        self._capacity = capacity
+        self.evicted = 0
+
+    async def put(self, letter: DeadLetter) -> None:
+        """Keep ``letter``, or replace the one with its id."""
+        self._claimed.discard(letter.id)
+        self._letters[letter.id] = letter
+        while len(self._letters) > self._capacity:
+            oldest, lost = self._letters.popitem(last=False)
+            self._claimed.discard(oldest)
+            self.evicted += 1
+            log.error(
+                "dead letter queue is full (%d): lost %s of %s: %s", self._capacity, oldest, lost.handler, lost.error
+            )
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        """Return the letter, or None."""
+        return self._letters.get(letter_id)
+
+    async def claim(self, letter_id: str) -> bool:
+        """Mark the letter as being redriven."""
+        if letter_id in self._claimed:
+            return False
+        self._claimed.add(letter_id)
+        return True
+
+    async def release(self, letter_id: str) -> None:
+        """Undo a claim."""
+        self._claimed.discard(letter_id)
+
+    async def select(self, matches: Callable[[DeadLetter], bool], *, limit: int | None) -> list[DeadLetter]:
+        """Return up to ``limit`` letters that match, oldest first."""
+        found = [letter for letter in self._letters.values() if matches(letter)]
+        return found if limit is None else found[:limit]
+
+    async def discard(self, letter_id: str) -> bool:
+        """Forget the letter."""
+        self._claimed.discard(letter_id)
+        return self._letters.pop(letter_id, None) is not None
+
+    async def count(self) -> int:
+        """Return how many letters there are."""
+        return len(self._letters)
+
+
+class DeadLetterQueue:
+    """The dead letters of one or several buses: look at them, give them back, remove them.
+
+    ``DeadLetterQueue()`` is in memory and bounded.
+    """
+
+    def __init__(self, *, capacity: int = 10_000, store: DeadLetterStore | None = None) -> None:
+        """Keep letters in ``store``, or up to ``capacity`` of them (1 or more) in memory.
+
+        When the memory is full the oldest letter goes; that is counted (``evicted``) and logged as an error.
+
+        Raises:
+            InvalidArgumentError: The capacity is below 1.
+        """
+        capacity = whole("capacity", capacity, least=1)
+        self._store: DeadLetterStore = MemoryDeadLetters(capacity) if store is None else store
+
+    @property
+    def evicted(self) -> int:
+        """How many letters were lost because the memory was full."""
+        return self._store.evicted if isinstance(self._store, MemoryDeadLetters) else 0
+
+    async def list(
+        self,
+        *,
+        handler: str | None = None,
+        event_type: str | None = None,
+        error_type: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> "list[DeadLetter]":
+        """Return the letters that match all the filters given, oldest first.
+
+        Args:
+            handler: Of this handler.
+            event_type: With an event of this type.
+            error_type: Whose last error was of this class name.
+            since: Dead at this instant or later; aware.
+            until: Dead at this instant or earlier; aware.
+            limit: At most this many, 1 or more.
+
+        Raises:
+            InvalidArgumentError: An instant has no time zone, or the limit is below 1.
+        """
+        matches = _filter(handler, event_type, error_type, since, until)
+        if limit is not None:
+            whole("limit", limit, least=1)
+        return await self._store.select(matches, limit=limit)
+
+    async def get(self, letter_id: str) -> DeadLetter:
+        """Return one letter as it is now.
+
+        Raises:
+            DeadLetterNotFoundError: The queue does not hold it.
+        """
+        letter = await self._store.get(letter_id)
+        if letter is None:
+            raise DeadLetterNotFoundError(letter_id)
+        return letter
+
+    async def remove(self, letter: DeadLetter | str) -> None:
+        """Forget one letter, given itself or its id.
+
+        Raises:
+            DeadLetterNotFoundError: The queue does not hold it.
+        """
+        letter_id = letter if isinstance(letter, str) else letter.id
+        if not await self._store.discard(letter_id):
+            raise DeadLetterNotFoundError(letter_id)
+
+    async def purge(
+        self,
+        *,
+        handler: str | None = None,
+        event_type: str | None = None,
+        error_type: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """Forget the letters that match all the filters given, all letters without any; return how many went.
+
+        Raises:
+            InvalidArgumentError: An instant has no time zone.
+        """
+        matches = _filter(handler, event_type, error_type, since, until)
+        letters = await self._store.select(matches, limit=None)
+        return sum([await self._store.discard(letter.id) for letter in letters])
+
+    async def count(self) -> int:
+        """Return how many letters there are."""
+        return await self._store.count()
+
+    async def add(self, letter: DeadLetter) -> None:
+        """Keep ``letter``, or replace the one with its id. The delivery engine calls this."""
+        await self._store.put(letter)
+
+    async def claim(self, letter_id: str) -> DeadLetter | None:
+        """Return the letter for its redrive, None where it is already being redriven. The bus calls this.
+
+        Raises:
+            DeadLetterNotFoundError: The queue does not hold it.
+        """
+        letter = await self.get(letter_id)
+        return letter if await self._store.claim(letter_id) else None
+
+    async def release(self, letter_id: str) -> None:
+        """Let the letter be redriven again. The bus calls this."""
+        await self._store.release(letter_id)
+
+    async def resolve(self, letter_id: str) -> None:
+        """Forget a letter whose redrive succeeded, if it is still there. The delivery engine calls this."""
+        await self._store.discard(letter_id)
+
+
+def _filter(
+    handler: str | None,
+    event_type: str | None,
+    error_type: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> Callable[[DeadLetter], bool]:
+    for name, instant in (("since", since), ("until", until)):
+        if instant is not None and instant.tzinfo is None:
+            raise InvalidArgumentError(name, instant, expected="an aware datetime, as datetime.now(UTC)")
+
+    def matches(letter: DeadLetter) -> bool:
+        found_type = None if letter.envelope is None else letter.envelope.metadata.event_type
+        return (
+            handler in (None, letter.handler)
+            and event_type in (None, found_type)
+            and error_type in (None, letter.error_type)
+            and (since is None or letter.dead_at >= since)
+            and (until is None or letter.dead_at <= until)
+        )
+
+    return matches

@@ -1,0 +1,200 @@
+"""Events that a pull subscriber handles in a block: the safety of a handler, in the reader's own task."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from avx_events.bus.dispatcher import Dispatcher
+from avx_events.bus.handling import Handling, current_handling
+from avx_events.bus.work import Work
+from avx_events.core.errors import DeliveryError
+from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContext, current_message
+
+if TYPE_CHECKING:
+    from contextvars import Token
+
+EventT = TypeVar("EventT")
+
+
+class OpenDeliveries:
+    """The deliveries of one subscriber that were given out and are not settled.
+
+    Attributes:
+        owner: The engine of the bus.
+        waiting: How many readers wait for the next one.
+    """
+
+    __slots__ = ("_on_idle", "_open", "dispatcher", "owner", "waiting")
+
+    def __init__(self, dispatcher: Dispatcher, *, owner: object, on_idle: Callable[[], None]) -> None:
+        """Begin with none; ``on_idle`` is called when one was settled."""
+        self.dispatcher = dispatcher
+        self.owner = owner
+        self.waiting = 0
+        self._on_idle = on_idle
+        self._open: set[Delivery[Any]] = set()
+
+    def __len__(self) -> int:
+        """Count the open ones."""
+        return len(self._open)
+
+    async def next(self) -> "Delivery[Any] | None":
+        """Return the next delivery, waiting for one; None once the subscription is closed and nothing is left."""
+        dispatcher, subscription = self.dispatcher, self.dispatcher.subscription
+        while True:
+            work = dispatcher.take()
+            if work is not None and work.burial is not None:
+                await self._bury(work)
+                continue
+            if work is not None:
+                delivery: Delivery[Any] = Delivery(work, self)
+                self._open.add(delivery)
+                return delivery
+            if subscription.is_closed and dispatcher.is_empty():
+                return None
+            self._on_idle()
+            self.waiting += 1
+            try:
+                await subscription.wait()
+            finally:
+                self.waiting -= 1
+
+    async def _bury(self, work: Work) -> None:
+        try:
+            await self.dispatcher.bury(work)
+        except BaseException:  # this reader was cancelled: the next one does it
+            self.dispatcher.give_back(work)
+            raise
+
+    async def fail(self, work: Work, error: BaseException) -> None:
+        """Settle a failed attempt of ``work``."""
+        try:
+            await self.dispatcher.fail(work, error)
+        except BaseException:  # cancelled while the dead letter was on its way to the queue
+            self.dispatcher.give_back(work)
+            raise
+
+    def settled(self, delivery: "Delivery[Any]") -> None:
+        """Forget ``delivery``."""
+        self._open.discard(delivery)
+        self._on_idle()
+
+    def is_settled(self) -> bool:
+        """Tell whether nobody works on an event of this subscriber, or is about to."""
+        return not self._open and (not self.waiting or self.dispatcher.is_empty())
+
+    def can_settle(self) -> bool:
+        """Tell whether waiting for it makes sense: a block of another task is open, or a reader waits."""
+        task = asyncio.current_task()
+        return bool(self.waiting) or any(delivery.task not in {None, task} for delivery in self._open)
+
+    def is_in_block(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether ``task`` is inside of a delivery block."""
+        return any(delivery.task is task for delivery in self._open)
+
+    async def stop(self) -> None:
+        """Make dead letters of what failed and waits for its next attempt; unread events stay for the reader."""
+        await self.dispatcher.stop(self.dispatcher.take_waiting())
+
+
+class Delivery(Generic[EventT]):
+    """One event to handle: ``async with delivery as event:`` settles it.
+
+    The end of the block acknowledges it. An exception in the block is a failed attempt: the event comes again after
+    the pause of the subscriber's ``retry``, or becomes a dead letter; the exception goes no further. A cancelled block
+    gives the event back at once.
+
+    Attributes:
+        task: The task whose block is open.
+    """
+
+    __slots__ = ("_deliveries", "_is_used", "_tokens", "_work", "task")
+
+    def __init__(self, work: Work, deliveries: OpenDeliveries) -> None:
+        """Give out ``work``; it is settled with ``deliveries``."""
+        self._work = work
+        self._deliveries = deliveries
+        self._is_used = False
+        self._tokens: tuple[Token[MessageContext | EventMetadata | None], Token[Handling | None]] | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+    @property
+    def envelope(self) -> EventEnvelope[EventT]:
+        """The event with its metadata and topic."""
+        return self._work.envelope
+
+    @property
+    def event(self) -> EventT:
+        """The event."""
+        event: EventT = self._work.envelope.event
+        return event
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt the block is, counted from 1."""
+        return self._work.attempts if self.item is not None else self._work.attempts + 1
+
+    @property
+    def owner(self) -> object:
+        """The engine of the bus."""
+        return self._deliveries.owner
+
+    @property
+    def item(self) -> object | None:
+        """The work while its block is open, None before and after."""
+        return None if self._tokens is None else self._work
+
+    async def __aenter__(self) -> EventT:
+        if self._is_used:
+            raise DeliveryError(self._deliveries.dispatcher.name, self._work.envelope.metadata.event_id)
+        self._is_used = True
+        self._work.attempts += 1
+        self.task = asyncio.current_task()
+        self._tokens = (current_message.set(self._work.envelope.metadata), current_handling.set(self))
+        return self.event
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._leave()
+        dispatcher, work = self._deliveries.dispatcher, self._work
+        try:
+            if error is None and work.key_error is None:
+                await dispatcher.succeed(work)
+                return False
+            if error is None or isinstance(error, Exception):
+                await self._deliveries.fail(work, error or work.key_error or RuntimeError())
+                return True
+            work.attempts -= 1  # interrupted, which says nothing of the event
+            dispatcher.give_back(work)
+            return False
+        finally:
+            self._deliveries.settled(self)
+
+    def _leave(self) -> None:
+        if self._tokens is not None:
+            message, handling = self._tokens
+            self._tokens = None
+            self.task = None
+            current_message.reset(message)
+            current_handling.reset(handling)
+
+
+class Deliveries(Generic[EventT]):
+    """What ``subscriber.deliveries()`` gives: ends once the bus is closed and nothing is left."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self, open_deliveries: OpenDeliveries) -> None:
+        """Read from the subscriber of ``open_deliveries``."""
+        self._open = open_deliveries
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery[EventT]:
+        delivery = await self._open.next()
+        if delivery is None:
+            raise StopAsyncIteration
+        return delivery

@@ -1,0 +1,336 @@
+"""What one handler's events go through, whoever runs it: order by key, attempts, pauses, dead letters.
+
+| state of an event | where it is | counts as |
+|---|---|---|
+| new | ``subscription.queue`` | queued |
+| behind another of its key | ``lanes[key]`` | queued, held |
+| waiting for its next attempt, or for the dead letter queue | ``parked`` | queued, held |
+| may run now, its key is its own | ``ready`` | queued, held |
+| in a handler or a delivery block | with its worker, or in ``open`` | in flight |
+| done | counted as handled, discarded or dead-lettered | |
+
+Nothing here knows where the events come from, nor who runs the handler.
+"""
+
+import logging
+import random
+import traceback
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, Reason
+from avx_events.bus.statistics import SubscriptionStatistics
+from avx_events.bus.subscription import AnyEnvelope, Subscription
+from avx_events.bus.work import Drop, GiveUp, TryAgain, Work, decide
+from avx_events.core.clock import Clock, Timer
+from avx_events.core.errors import StoppedError
+from avx_events.core.ids import new_id
+from avx_events.core.metadata import EPOCH
+from avx_events.core.policy import Retry
+
+log = logging.getLogger("avx_events")
+
+KeyFunction = Callable[[Any], Hashable]
+
+# How long a dead letter waits for its queue to take it, after the queue failed.
+_BURIAL_PAUSE_S: Final = 1.0
+_LONGEST_TRACEBACK: Final = 16_384
+_LONGEST_ERROR: Final = 2_000
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class Dispatcher:
+    """Gives out the events of one subscription so that those of one key never overlap, and settles them.
+
+    Attributes:
+        name: The handler's name, which its dead letters carry.
+        subscription: Where its events come from.
+        ready: What may run now.
+        lanes: The keys that are taken, each with what waits behind it (None until something does).
+        handled: How many events succeeded.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_dead_letters",
+        "_key",
+        "_retry",
+        "dead_lettered",
+        "discarded",
+        "handled",
+        "lanes",
+        "name",
+        "parked",
+        "ready",
+        "retried",
+        "subscription",
+    )
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        *,
+        retry: Retry,
+        key: KeyFunction | None,
+        dead_letters: DeadLetterQueue | None,
+        clock: Clock,
+    ) -> None:
+        """Begin with nothing done.
+
+        Args:
+            subscription: Whose events.
+            retry: What follows a failed attempt.
+            key: Gives the key of an event; None is the aggregate id.
+            dead_letters: Where those go that failed for good; None is the log.
+            clock: Times the pauses.
+        """
+        self.name = subscription.name
+        self.subscription = subscription
+        self._retry = retry
+        self._key = key
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self.ready: deque[Work] = deque()
+        self.lanes: dict[Hashable, deque[Work] | None] = {}
+        self.parked: dict[Work, Timer] = {}
+        self.handled = 0
+        self.retried = 0
+        self.discarded = 0
+        self.dead_lettered = 0
+
+    def take(self) -> Work | None:
+        """Return what may run next, its key taken; None when there is nothing now."""
+        subscription = self.subscription
+        if self.ready:
+            subscription.hold(-1)
+            return self.ready.popleft()
+        queue, found = subscription.queue, None
+        while queue and found is None:
+            work = Work(queue.popleft())
+            subscription.taken += 1
+            found = work if self._enter_lane(work) else None
+        if subscription.is_watched:
+            subscription.admit_waiting()
+        return found
+
+    def redrive(self, letter: DeadLetter, envelope: AnyEnvelope) -> None:
+        """Put a dead letter's event in line again, whatever the capacity."""
+        work = Work(envelope, letter=letter)
+        if self._enter_lane(work):
+            self._make_ready(work)
+
+    def give_back(self, work: Work) -> None:
+        """Put what was taken and not attempted in line again, before everything else; its key stays its own."""
+        self.subscription.hold(1)
+        self.ready.appendleft(work)
+        self.subscription.wake()
+
+    async def succeed(self, work: Work) -> None:
+        """Settle an event whose handler succeeded."""
+        self.handled += 1
+        try:
+            if work.letter is not None:
+                await self._resolve(work.letter)
+        finally:
+            self.leave_lane(work)
+
+    async def fail(self, work: Work, error: BaseException) -> None:
+        """Settle a failed attempt: plan the next, drop the event, or make it a dead letter."""
+        if work.first_failed_at is None:
+            work.first_failed_at = self._now()
+        decision = decide(self._retry, attempts=work.attempts, error=error, jitter=random.random())  # noqa: S311 - spreads load
+        if isinstance(decision, TryAgain):
+            self.retried += 1
+            log.info("%s failed (%s), next attempt in %.3f s", self.name, _text_of(error), decision.delay_s)
+            self._park(work, decision.delay_s)
+        elif isinstance(decision, Drop):
+            self.discarded += 1
+            log.info("%s dropped %s: %s", self.name, work.envelope.metadata.event_id, _text_of(error))
+            if work.letter is not None:
+                await self._resolve(work.letter)
+            self.leave_lane(work)
+        else:
+            await self._give_up(work, error, decision)
+
+    async def bury(self, work: Work) -> None:
+        """Hand a dead letter to its queue, or to the log where there is none; try again later where that fails."""
+        letter = work.burial
+        if letter is None:
+            return
+        if self._dead_letters is None:
+            _log_letter(letter, "no dead letter queue")
+        else:
+            try:
+                await self._dead_letters.add(letter)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the event stays here until the queue has it
+                log.error("the dead letter queue did not take %s: %s", letter.id, _text_of(exc))  # noqa: TRY400
+                self._park(work, _BURIAL_PAUSE_S)
+                return
+            log.warning("%s gave up %s: %s", self.name, letter.id, letter.error)
+        self.dead_lettered += 1
+        self.leave_lane(work)
+
+    def take_waiting(self) -> list[Work]:
+        """Return and remove what waits for an attempt that will not come; new events stay in their queue."""
+        for timer in self.parked.values():
+            timer.cancel()
+        behind = [work for lane in self.lanes.values() if lane for work in lane]
+        waiting = [*self.parked, *self.ready, *behind]
+        self.parked.clear()
+        self.ready.clear()
+        self.lanes.clear()
+        self.subscription.hold(-self.subscription.held)
+        return waiting
+
+    async def stop(self, left: Iterable[Work | AnyEnvelope]) -> None:
+        """Make dead letters of what is not done, and will not be."""
+        for item in left:
+            await self._stop_one(item if isinstance(item, Work) else Work(item))
+
+    def leave_lane(self, work: Work) -> None:
+        """Let the next of the same key run."""
+        key = work.key
+        if key is None:
+            return
+        lane = self.lanes.pop(key, None)
+        if lane:
+            self.lanes[key] = lane
+            self.ready.append(lane.popleft())  # it stays held
+            self.subscription.wake()
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing waits here."""
+        return not (self.subscription.queue or self.subscription.held)
+
+    def statistics(self, *, in_flight: int) -> SubscriptionStatistics:
+        """Return the counts; those in flight are known to who runs the handler."""
+        return msgspec.structs.replace(
+            self.subscription.statistics(),
+            handled=self.handled,
+            retried=self.retried,
+            discarded=self.discarded,
+            dead_lettered=self.dead_lettered,
+            in_flight=in_flight,
+        )
+
+    def key_of(self, envelope: AnyEnvelope) -> Hashable:
+        """Return what the order of ``envelope`` is kept by; None where it has none.
+
+        Raises:
+            TypeError: The key function gave something that cannot be compared with other keys.
+            Exception: Whatever the key function raises.
+        """
+        if self._key is None:
+            return envelope.metadata.aggregate_id or None
+        key = self._key(envelope.event)
+        hash(key)
+        return None if key == "" else key
+
+    def _enter_lane(self, work: Work) -> bool:
+        """Return whether ``work`` may run; otherwise it waits behind another of its key."""
+        try:
+            key = work.key = self.key_of(work.envelope)
+        except Exception as exc:  # noqa: BLE001 - the key is a part of the handler: its attempts fail of it
+            work.key_error = exc
+            return True
+        if key is None:
+            return True
+        if key not in self.lanes:
+            self.lanes[key] = None
+            return True
+        lane = self.lanes[key]
+        if lane is None:
+            lane = self.lanes[key] = deque()
+        lane.append(work)
+        self.subscription.hold(1)
+        return False
+
+    def _park(self, work: Work, delay_s: float) -> None:
+        # A single worker takes keys only when something waits, so the key may be anybody's, or nobody's yet.
+        if work.key is not None or work.key_error is not None or self._enter_lane(work):
+            self.subscription.hold(1)
+            self.parked[work] = self._clock.call_later(delay_s, lambda: self._due(work))
+
+    def _due(self, work: Work) -> None:
+        if self.parked.pop(work, None) is not None:
+            self.subscription.hold(-1)
+            self._make_ready(work)
+
+    def _make_ready(self, work: Work) -> None:
+        self.subscription.hold(1)
+        self.ready.append(work)
+        self.subscription.wake()
+
+    async def _give_up(self, work: Work, error: BaseException, decision: GiveUp) -> None:
+        work.burial = self._letter(work, error, decision.reason)
+        await self.bury(work)
+
+    async def _stop_one(self, work: Work) -> None:
+        letter = work.letter
+        if work.burial is None and letter is not None:
+            if self._dead_letters is not None:
+                await self._dead_letters.release(letter.id)  # it is in the queue as it was
+            return
+        if work.burial is None:
+            work.burial = self._letter(work, StoppedError(self.name), "stopped")
+        try:
+            if self._dead_letters is None:
+                _log_letter(work.burial, "no dead letter queue")
+            else:
+                await self._dead_letters.add(work.burial)
+        except Exception as exc:  # noqa: BLE001 - nobody is left to try again; the log is the last place
+            _log_letter(work.burial, f"the dead letter queue did not take it: {_text_of(exc)}")
+        self.dead_lettered += 1
+
+    def _letter(self, work: Work, error: BaseException, reason: Reason) -> DeadLetter:
+        now, before = self._now(), work.letter
+        return DeadLetter(
+            id=new_id(self._clock.time_ns()) if before is None else before.id,
+            handler=self.name,
+            reason=reason,
+            envelope=work.envelope,
+            error=_text_of(error),
+            error_type=type(error).__name__,
+            traceback=_traceback_of(error),
+            attempts=work.attempts + (0 if before is None else before.attempts),
+            redrives=0 if before is None else before.redrives + 1,
+            first_failed_at=before.first_failed_at if before is not None else work.first_failed_at or now,
+            dead_at=now,
+        )
+
+    async def _resolve(self, letter: DeadLetter) -> None:
+        if self._dead_letters is None:
+            return
+        try:
+            await self._dead_letters.resolve(letter.id)
+        except Exception as exc:  # noqa: BLE001 - the work is done; the letter stays and says so no worse than before
+            log.error("dead letter %s was redriven, but stays in its queue: %s", letter.id, _text_of(exc))  # noqa: TRY400
+
+    def _now(self) -> datetime:
+        return EPOCH + self._clock.time_ns() // 1000 * _MICROSECOND
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error that cannot say what it is must not hide that there was one
+        text = "(its text cannot be had)"
+    return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR]
+
+
+def _traceback_of(error: BaseException) -> str:
+    if error.__traceback__ is None and error.__cause__ is None:
+        return ""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - as in _text_of
+        text = "".join(traceback.format_tb(error.__traceback__))
+    return text[-_LONGEST_TRACEBACK:]
+
+
+def _log_letter(letter: DeadLetter, why: str) -> None:
+    log.error("%s gave up an event (%s): %r\n%s", letter.handler, why, letter, letter.traceback)

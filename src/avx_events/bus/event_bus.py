@@ -1,0 +1,502 @@
+"""The event bus: typed events to everybody who subscribed to their class."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from threading import get_ident
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
+
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+from avx_events.bus.dispatcher import KeyFunction
+from avx_events.bus.engine import Engine
+from avx_events.bus.statistics import BusStatistics
+from avx_events.bus.subscriber import Subscriber
+from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
+from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.errors import InvalidArgumentError, NotAnEventError
+from avx_events.core.event import Command, Event, Query, Request, schema_of, text_of
+from avx_events.core.ids import SUFFIXES, IdBlock
+from avx_events.core.metadata import (
+    NO_HEADERS,
+    EventEnvelope,
+    EventMetadata,
+    checked_headers,
+    current_message,
+    readdressed,
+    stamp,
+    stamp_run,
+)
+from avx_events.core.policy import Overflow, Retry
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+EventT = TypeVar("EventT")
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+
+Route: TypeAlias = tuple[str, Callable[[Any], object] | None, tuple[Subscription, ...]]
+"""What a publish needs to know of a class: its event type, what gives its aggregate id, and who gets it."""
+
+_IDS_IN_BLOCK: Final = len(SUFFIXES)
+_current_message: Final = current_message.get
+_NOT_PUBLISHED: Final[tuple[type, ...]] = (Request, Command, Query)
+DEFAULT_RETRY: Final = Retry()
+
+
+class EventBus:
+    """An event bus in memory: every subscriber receives every event of its classes, in publish order.
+
+    Pull subscribers work as soon as there is a bus; handlers run from ``start`` to ``close``, or inside of
+    ``async with bus:``. A bus belongs to the event loop that first uses it.
+    """
+
+    __slots__ = ("_classes", "_engine", "_ids", "_published", "_routes", "_thread", "_time_ns")
+
+    def __init__(
+        self,
+        *,
+        name: str = "event bus",
+        dead_letter_queue: DeadLetterQueue | None = None,
+        drain_timeout_s: float = 10.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Make an open bus without subscriptions.
+
+        Args:
+            name: What errors and logs call it.
+            dead_letter_queue: Where events go that a handler gave up; None is the log.
+            drain_timeout_s: How many seconds ``close`` lets handlers finish what is there.
+            clock: Time.
+
+        Raises:
+            InvalidArgumentError: The timeout is no number of seconds above 0, or the queue is none.
+        """
+        self._engine = Engine(
+            name,
+            dead_letters=dead_letter_queue,
+            drain_timeout_s=drain_timeout_s,
+            clock=clock,
+            on_change=self._forget_routes,
+        )
+        # Who subscribed to what, in the order of subscription.
+        self._classes: list[tuple[tuple[type, ...], Subscription]] = []
+        # The classes that can be published without asking: see _route.
+        self._routes: dict[type, Route] = {}
+        self._ids = IdBlock()
+        self._time_ns = clock.time_ns
+        self._published = 0
+        self._thread = 0
+
+    @property
+    def dead_letter_queue(self) -> DeadLetterQueue:
+        """The queue that the bus was given.
+
+        Raises:
+            InvalidArgumentError: It was given none.
+        """
+        queue = self._engine.dead_letters
+        if queue is None:
+            raise InvalidArgumentError("dead_letter_queue", None, expected="given to the bus: dead letters are logged")
+        return queue
+
+    async def start(self) -> None:
+        """Run the handlers. Harmless when repeated.
+
+        Raises:
+            ClosedError: The bus was closed.
+            WrongLoopError: The bus belongs to another event loop.
+        """
+        self._engine.start()
+
+    async def close(self) -> None:
+        """Stop in good order; harmless when repeated.
+
+        Publishers from outside are refused at once. Handlers finish what is queued, retries and what they themselves
+        publish included, for up to ``drain_timeout_s`` seconds; what is not done then becomes a dead letter with the
+        reason ``stopped``. Pull subscribers read what is queued for them, and then the end.
+
+        Raises:
+            HandlerWaitError: One of its own handlers calls it.
+            WrongLoopError: The bus belongs to another event loop.
+        """
+        await self._engine.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def subscribe(
+        self,
+        *event_classes: type[EventT],
+        name: str | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        overflow: Overflow = "wait",
+        retry: Retry | None = DEFAULT_RETRY,
+        key: KeyFunction | None = None,
+    ) -> Subscriber[EventT]:
+        """Return a subscriber that receives every event of ``event_classes`` from now on.
+
+        Args:
+            event_classes: Event classes; one that others derive from is all of these.
+            name: What statistics and dead letters call it; ``subscriber-1`` and so on if not given.
+            capacity: How many unread events it holds, 1 or more.
+            overflow: What happens to a publish when they are that many: it waits (``wait``), the oldest or the new one
+                goes (``drop_oldest``, ``drop_newest``), or it fails for everybody (``raise``).
+            retry: What follows a failed delivery block; None is one attempt. Of no meaning for ``recv``.
+            key: Gives the key of an event, whose deliveries never overlap; the aggregate id if not given.
+
+        Raises:
+            NotAnEventError: One of the classes is no event class.
+            InvalidArgumentError: No class is given, or an option is outside its range.
+            DuplicateHandlerError: Another consumer of the bus has the name.
+            ClosedError: The bus is closed.
+            WrongLoopError: The bus belongs to another event loop.
+        """
+        classes = _checked_classes(event_classes)
+        subscriber = self._engine.add_subscriber(
+            name=name, retry=retry, key=key, capacity=capacity, overflow=overflow, on_close=self._remove
+        )
+        self._add(classes, subscriber.dispatcher.subscription)
+        return subscriber
+
+    def on(
+        self,
+        *event_classes: type,
+        name: str | None = None,
+        retry: Retry | None = DEFAULT_RETRY,
+        concurrency: int = 1,
+        timeout_s: float | None = None,
+        key: KeyFunction | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        overflow: Overflow = "wait",
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Decorate a handler of ``event_classes``: ``async def``, or ``def``, which runs in a thread.
+
+        It takes the event, and its envelope if it has a second parameter. What it raises is a failed attempt:
+        ``Discard``, ``Reject`` and ``RetryAfter`` say what to do, anything else is retried and then becomes a dead
+        letter. It never touches other handlers.
+
+        Args:
+            event_classes: Event classes; one that others derive from is all of these.
+            name: What statistics and dead letters call it; its qualified name if not given.
+            retry: How often it is tried, and after which pauses; None is one attempt.
+            concurrency: How many events it handles at once, at most; those of one key never overlap.
+            timeout_s: How many seconds one attempt may take; None is for ever. The attempt is cancelled then and has
+                failed. A thread cannot be cancelled: it goes on, and its result is ignored.
+            key: Gives the key of an event; the aggregate id if not given. Events without a key have no order among
+                each other under concurrency.
+            capacity: How many events wait for it, 1 or more, those waiting for a retry included.
+            overflow: What happens to a publish when they are that many; see ``subscribe``.
+
+        Raises:
+            NotAnEventError: One of the classes is no event class.
+            InvalidArgumentError: No class is given, or an option is outside its range.
+            HandlerDefinitionError: The function cannot be called with an event.
+            DuplicateHandlerError: Another consumer of the bus has the name.
+            ClosedError: The bus is closed.
+            WrongLoopError: The bus runs on another event loop.
+        """
+        classes = _checked_classes(event_classes)
+
+        def register(function: HandlerT) -> HandlerT:
+            subscription = self._engine.add_handler(
+                function,
+                name=name,
+                retry=retry,
+                concurrency=concurrency,
+                timeout_s=timeout_s,
+                key=key,
+                capacity=capacity,
+                overflow=overflow,
+            )
+            self._add(classes, subscription)
+            return function
+
+        return register
+
+    # The hot path: bench/publish_subscribe.py. Ids, metadata and queues are done in line, since each call costs as much
+    # as what it does; everything out of the ordinary is _publish_unusual's. Headers are no keyword-only argument, which
+    # would cost every call a twentieth.
+    async def publish(self, event: object, headers: Mapping[str, str] | None = None) -> EventMetadata:
+        """Give ``event`` to all who subscribed to its class, and return the metadata it was given.
+
+        Waits while one of them with ``overflow="wait"`` is full, first come first served; a handler of this bus never
+        waits. All get it or, where it is refused or the wait is cancelled, none.
+
+        Args:
+            event: An event, or an ``EventEnvelope``, which keeps its metadata.
+            headers: Text by name, for the metadata.
+
+        Raises:
+            NotAnEventError: It is no event.
+            InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
+            SubscriptionFullError: A subscription with ``overflow="raise"`` is full.
+            NotStartedError: The bus has handlers and was not started.
+            ClosedError: The bus is closed.
+            WrongLoopError: It is called from another thread or event loop; see ``publish_threadsafe``.
+        """
+        try:
+            event_type, key_of, subscriptions = self._routes[type(event)]
+        except KeyError:
+            return await self._publish_unusual(event, headers)
+        if headers is not None or get_ident() != self._thread:
+            return await self._publish_unusual(event, headers)
+        now_ns = self._time_ns()
+        ids = self._ids
+        number = ids.taken
+        if now_ns >= ids.until_ns or number == _IDS_IN_BLOCK:
+            ids.renew(now_ns)
+            number = 0
+        ids.taken = number + 1
+        event_id = ids.prefix + SUFFIXES[number]
+        key: Any = ""
+        if key_of is not None:
+            key = key_of(event)
+            if type(key) is not str:
+                key = text_of(key)
+        outer = _current_message()
+        if outer is None:
+            metadata = EventMetadata(event_id, event_type, key, now_ns // 1000, event_id)
+        else:
+            metadata = EventMetadata(
+                event_id,
+                event_type,
+                key,
+                now_ns // 1000,
+                event_id if outer.correlation_id is None else outer.correlation_id,
+                outer.event_id,
+                outer.user_id,
+            )
+        envelope = EventEnvelope(event, metadata, event_type)
+        for subscription in subscriptions:
+            queue = subscription.queue
+            if len(queue) >= subscription.limit:
+                _take_back(subscriptions, subscription)
+                await self._engine.deliver(subscriptions, [envelope])
+                break
+            queue.append(envelope)
+            if subscription.receivers:
+                subscription.wake()
+        self._published += 1
+        return metadata
+
+    async def publish_many(
+        self, events: Iterable[object], *, headers: Mapping[str, str] | None = None
+    ) -> list[EventMetadata]:
+        """Publish ``events`` in order, as ``publish`` does each, and return their metadata.
+
+        They are stamped before the first is delivered, with one instant. Where one is refused or the wait is cancelled,
+        those before it stay published.
+
+        Args:
+            events: Events or envelopes.
+            headers: Text by name, for the metadata of each.
+
+        Raises:
+            NotAnEventError: One of them is no event; none was published.
+            InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
+            SubscriptionFullError: A subscription with ``overflow="raise"`` is full.
+            NotStartedError: The bus has handlers and was not started.
+            ClosedError: The bus is closed.
+            WrongLoopError: It is called from another thread or event loop.
+        """
+        self._engine.check_can_publish()
+        runs = self._stamp_runs(events, headers)
+        for subscriptions, envelopes in runs:
+            await self._deliver_run(subscriptions, envelopes)
+        return [envelope.metadata for _, envelopes in runs for envelope in envelopes]
+
+    def publish_nowait(self, event: object, *, headers: Mapping[str, str] | None = None) -> EventMetadata:
+        """Publish from synchronous code on the loop's own thread.
+
+        Args:
+            event: An event or an envelope.
+            headers: Text by name, for the metadata.
+
+        Raises:
+            SubscriptionFullError: A subscription has no room; nobody got the event.
+            NotAnEventError: It is no event.
+            InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
+            NotStartedError: The bus has handlers and was not started.
+            ClosedError: The bus is closed.
+            WrongLoopError: It is called from another thread or outside of the event loop.
+        """
+        self._engine.check_can_publish()
+        envelope = stamp(event, clock=self._engine.clock, headers=headers)
+        self._engine.deliver_now(self._subscriptions_of(envelope), [envelope])
+        self._published += 1
+        return envelope.metadata
+
+    def publish_threadsafe(self, event: object, *, headers: Mapping[str, str] | None = None) -> "Future[EventMetadata]":
+        """Publish from any thread, in the order of the thread's calls; the future tells when the event is in.
+
+        Waiting for the future (not on the loop's own thread) is what holds back a thread that publishes faster than
+        events are handled; one that does not wait fills the memory. It raises what ``publish`` does.
+
+        Args:
+            event: An event or an envelope.
+            headers: Text by name, for the metadata.
+
+        Raises:
+            NotAnEventError: It is no event.
+            InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
+            NotStartedError: The bus was not used on an event loop yet.
+            ClosedError: The event loop of the bus is closed.
+        """
+        envelope = stamp(event, clock=self._engine.clock, headers=headers)
+        event_class: type = type(envelope.event)  # pyright: ignore[reportUnknownVariableType]
+        _refuse_other_messages(event_class)
+        return self._engine.deliver_threadsafe(envelope, find=self._subscriptions_of, count=self._count)
+
+    async def settled(self) -> None:
+        """Wait until every event, and all that handlers published because of it, is handled.
+
+        Delivery blocks that are open are waited for, pull subscribers that nobody reads are not.
+
+        Raises:
+            HandlerWaitError: A handler of this bus calls it.
+            NotStartedError: There are handlers that nobody runs.
+            EngineFailedError: The bus delivers nothing any more.
+            WrongLoopError: The bus belongs to another event loop.
+        """
+        await self._engine.settled()
+
+    async def republish(self, letter: DeadLetter | str) -> bool:
+        """Give a dead letter, or the one of an id, back to the handler that failed, and to no other.
+
+        Returns once it is in line; the letter leaves the queue when the handler succeeds, and is updated when it fails.
+
+        Returns:
+            False where the letter is being redriven already.
+
+        Raises:
+            DeadLetterNotFoundError: The queue does not hold it.
+            NoHandlerError: The bus has no handler of its name, or no dead letter queue.
+            InvalidArgumentError: Its bytes could not be decoded: there is no event to handle.
+            NotStartedError: The bus was not started.
+            ClosedError: The bus is closed.
+        """
+        return await self._engine.redrive(letter)
+
+    def statistics(self) -> BusStatistics:
+        """Return what was published, delivered, handled, retried, dead-lettered and dropped, and what waits."""
+        return self._engine.statistics(self._published)
+
+    def _add(self, classes: tuple[type, ...], subscription: Subscription) -> None:
+        self._classes.append((classes, subscription))
+        self._forget_routes()
+
+    def _remove(self, subscription: Subscription) -> None:
+        self._classes = [entry for entry in self._classes if entry[1] is not subscription]
+
+    def _forget_routes(self) -> None:
+        self._routes = {}
+        self._thread = self._engine.thread
+
+    def _route(self, event_class: type) -> Route:
+        """Return the route of a class that may be published now; it need not be asked for again until things change."""
+        route = self._routes.get(event_class)
+        if route is not None:
+            return route
+        schema = schema_of(event_class)
+        _refuse_other_messages(event_class)
+        subscriptions = tuple(item for classes, item in self._classes if issubclass(event_class, classes))
+        route = (schema.event_type, schema.key_of, subscriptions)
+        if self._engine.accepts_all:
+            self._routes[event_class] = route
+        return route
+
+    def _route_of(self, event: object) -> Route:
+        if isinstance(event, type):
+            raise NotAnEventError(event)
+        return self._route(type(event))
+
+    def _subscriptions_of(self, envelope: AnyEnvelope) -> Sequence[Subscription]:
+        event: object = envelope.event
+        return self._route(type(event))[2]
+
+    def _count(self) -> None:
+        self._published += 1
+
+    async def _publish_unusual(self, event: object, headers: Mapping[str, str] | None) -> EventMetadata:
+        self._engine.check_can_publish()
+        envelope = stamp(event, clock=self._engine.clock, headers=headers)
+        await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
+        self._published += 1
+        return envelope.metadata
+
+    # The second hot path: bench/publish_batches.py. Events of one class in a row are stamped and delivered together.
+    def _stamp_runs(
+        self, events: Iterable[Any], headers: Mapping[str, str] | None
+    ) -> list[tuple[Sequence[Subscription], list[AnyEnvelope]]]:
+        checked = NO_HEADERS if headers is None else checked_headers(headers)
+        now_ns = self._time_ns()
+        runs: list[tuple[Sequence[Subscription], list[AnyEnvelope]]] = []
+        for same in _runs_of_one_class(events):
+            if isinstance(same[0], EventEnvelope):
+                envelopes = [readdressed(envelope, headers=headers, topic=None) for envelope in same]
+                runs += [(self._subscriptions_of(envelope), [envelope]) for envelope in envelopes]
+            else:
+                event_type, key_of, subscriptions = self._route_of(same[0])
+                ids = self._ids.take_many(now_ns, len(same))
+                runs.append(
+                    (
+                        subscriptions,
+                        stamp_run(same, event_type, key_of, event_ids=ids, timestamp=now_ns // 1000, headers=checked),
+                    )
+                )
+        return runs
+
+    async def _deliver_run(self, subscriptions: Sequence[Subscription], envelopes: list[AnyEnvelope]) -> None:
+        count = len(envelopes)
+        for subscription in subscriptions:
+            if len(subscription.queue) + count > subscription.limit:
+                await self._engine.deliver(subscriptions, envelopes)
+                break
+        else:
+            for subscription in subscriptions:
+                subscription.push(envelopes)
+        self._published += count
+
+
+def _checked_classes(event_classes: tuple[Any, ...]) -> tuple[type, ...]:
+    if not event_classes:
+        raise InvalidArgumentError("event_classes", event_classes, expected="at least one event class")
+    for event_class in event_classes:
+        if event_class is Event:
+            continue
+        if not isinstance(event_class, type):
+            raise NotAnEventError(event_class)
+        schema_of(event_class)
+        _refuse_other_messages(event_class)
+    return cast("tuple[type, ...]", event_classes)
+
+
+def _refuse_other_messages(event_class: type) -> None:
+    """Raise for requests, commands and queries, which are sent to one handler by other buses."""
+    value: object = event_class
+    if issubclass(event_class, _NOT_PUBLISHED):
+        raise NotAnEventError(value)
+
+
+def _runs_of_one_class(events: Iterable[Any]) -> list[list[Any]]:
+    try:
+        listed = list(events)
+    except TypeError as exc:
+        raise InvalidArgumentError("events", events, expected="several events, as a list") from exc
+    if len(set(map(type, listed))) == 1:
+        return [listed]
+    return [list(run) for _, run in groupby(listed, type)]
+
+
+def _take_back(subscriptions: Sequence[Subscription], full: Subscription) -> None:
+    """Undo the appends to those before ``full``, in the same turn of the loop: nobody has seen them."""
+    for subscription in subscriptions:
+        if subscription is full:
+            return
+        subscription.queue.pop()

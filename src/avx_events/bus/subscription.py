@@ -1,0 +1,155 @@
+"""A bounded queue of envelopes between publishers and its readers."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Final, Protocol, TypeAlias
+
+from avx_events.bus.statistics import SubscriptionStatistics
+from avx_events.core.arguments import whole
+from avx_events.core.errors import InvalidArgumentError, WrongLoopError
+from avx_events.core.metadata import EventEnvelope
+from avx_events.core.policy import OVERFLOWS, Overflow
+
+AnyEnvelope: TypeAlias = EventEnvelope[Any]
+
+DEFAULT_CAPACITY: Final = 1024
+
+
+class Waiting(Protocol):
+    """A publisher that waits for room."""
+
+    def wake(self) -> None:
+        """Let it look again."""
+        ...
+
+
+class Subscription:
+    """The queue of one consumer, which may have several readers.
+
+    A publisher may append without asking while ``len(queue) < limit``; ``limit`` is 0 as long as other publishers wait,
+    so that nobody overtakes them. Everything happens on one event loop.
+    """
+
+    __slots__ = (
+        "capacity",
+        "dropped",
+        "gate",
+        "held",
+        "is_closed",
+        "is_watched",
+        "limit",
+        "low",
+        "name",
+        "overflow",
+        "queue",
+        "receivers",
+        "taken",
+    )
+
+    def __init__(self, name: str, *, capacity: int = DEFAULT_CAPACITY, overflow: Overflow = "wait") -> None:
+        """Begin empty and open.
+
+        Raises:
+            InvalidArgumentError: The capacity is below 1, or there is no such overflow policy.
+        """
+        if overflow not in OVERFLOWS:
+            raise InvalidArgumentError("overflow", overflow, expected=f"one of {', '.join(OVERFLOWS)}")
+        self.name = name
+        self.capacity = whole("capacity", capacity, least=1)
+        self.overflow = overflow
+        self.queue: deque[AnyEnvelope] = deque()
+        self.limit = capacity
+        # Publishers are woken at half full: one wake-up for many events instead of one for each.
+        self.low = capacity // 2
+        self.held = 0  # taken from the queue, but waiting behind a key or for a retry: they take up its room
+        self.taken = 0
+        self.dropped = 0
+        self.receivers: deque[asyncio.Future[None]] = deque()
+        self.gate: deque[Waiting] = deque()
+        self.is_watched = False  # a publisher waits to be woken; not the gate itself, or each event would wake it
+        self.is_closed = False
+
+    def free(self) -> int:
+        """Return for how many more events there is room; below 0 when over capacity."""
+        return self.capacity - self.held - len(self.queue)
+
+    def wake(self) -> None:
+        """Wake one reader that waits.
+
+        Raises:
+            WrongLoopError: It waits on an event loop that was closed.
+        """
+        receivers = self.receivers
+        while receivers:
+            receiver = receivers.popleft()
+            if not receiver.done():
+                try:
+                    receiver.set_result(None)
+                except RuntimeError as exc:
+                    raise WrongLoopError(f"subscription {self.name!r}", "wake its reader") from exc
+                return
+
+    async def wait(self) -> None:
+        """Wait until something was appended or the subscription closed; look again, another reader may be faster."""
+        receiver: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.receivers.append(receiver)
+        try:
+            await receiver
+        except asyncio.CancelledError:
+            if not receiver.cancelled():
+                self.wake()  # this reader was chosen and cannot come: pass it on
+            elif receiver in self.receivers:
+                self.receivers.remove(receiver)
+            raise
+
+    def hold(self, change: int) -> None:
+        """Count ``change`` more envelopes (or fewer) that left the queue but take up its room."""
+        self.held += change
+        if not self.gate:
+            self.limit = 0 if self.is_closed else max(self.capacity - self.held, 0)
+        elif change < 0 and self.is_watched:
+            self.admit_waiting()
+
+    def admit_waiting(self) -> None:
+        """Wake the publishers for whom there is room, once the queue is down to its low mark."""
+        if len(self.queue) + self.held <= self.low or self.is_closed:
+            self.is_watched = False
+            room = len(self.gate) if self.is_closed else self.free()
+            for ticket in islice(self.gate, room):
+                ticket.wake()
+
+    def push(self, envelopes: Sequence[AnyEnvelope]) -> None:
+        """Append ``envelopes`` by the overflow policy; ``wait`` and ``raise`` append all: room was checked before."""
+        queue = self.queue
+        if self.overflow == "drop_newest":
+            room = max(self.free(), 0)
+            self.dropped += max(len(envelopes) - room, 0)
+            envelopes = envelopes[:room]
+        queue.extend(envelopes)
+        if self.overflow == "drop_oldest":
+            while queue and self.free() < 0:
+                queue.popleft()
+                self.dropped += 1
+        for _ in range(min(len(envelopes), len(self.receivers))):
+            self.wake()
+
+    def close(self) -> None:
+        """Take nothing more in; readers find what is queued, then the end; publishers that wait go past it."""
+        self.is_closed = True
+        self.limit = 0
+        for _ in range(len(self.receivers)):
+            self.wake()
+        self.admit_waiting()
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Return the counts that the queue itself knows."""
+        queued = len(self.queue) + self.held
+        return SubscriptionStatistics(
+            delivered=self.taken + len(self.queue),
+            dropped=self.dropped,
+            queued=queued,
+            over_capacity=max(queued - self.capacity, 0),
+            waiting_publishers=len(self.gate),
+        )

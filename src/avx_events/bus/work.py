@@ -1,0 +1,82 @@
+"""One event on its way through one handler, and what a failed attempt leads to."""
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from avx_events.bus.dead_letters import DeadLetter, Reason
+from avx_events.bus.subscription import AnyEnvelope
+from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from datetime import datetime
+
+
+class Work:
+    """An event that has a history with a handler, or is about to get one.
+
+    Attributes:
+        envelope: The event and its metadata.
+        key: What its order is kept by; None for events without order.
+        attempts: How many attempts have begun, this time round.
+        first_failed_at: When the first of them failed, aware UTC.
+        letter: The dead letter that is being redriven, if it is one.
+        burial: The dead letter that it became, as long as the queue has not taken it.
+        key_error: What the handler's key function raised for it.
+    """
+
+    __slots__ = ("attempts", "burial", "envelope", "first_failed_at", "key", "key_error", "letter")
+
+    def __init__(self, envelope: AnyEnvelope, *, letter: DeadLetter | None = None) -> None:
+        """Begin without attempts; ``letter`` is given where a dead letter is redriven."""
+        self.envelope = envelope
+        self.key: Hashable = None
+        self.attempts = 0
+        self.first_failed_at: datetime | None = None
+        self.letter = letter
+        self.burial: DeadLetter | None = None
+        self.key_error: Exception | None = None
+
+    def raise_key_error(self) -> None:
+        """Raise what the key function raised, if it did: such an attempt fails before its handler is called."""
+        if self.key_error is not None:
+            raise self.key_error
+
+
+class TryAgain(msgspec.Struct, frozen=True):
+    """The next attempt may start after ``delay_s`` seconds."""
+
+    delay_s: float
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """There is no further attempt; the event becomes a dead letter for ``reason``."""
+
+    reason: Reason
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """The handler has no use for the event."""
+
+
+Decision: TypeAlias = TryAgain | GiveUp | Drop
+
+
+def decide(retry: Retry, *, attempts: int, error: BaseException, jitter: float) -> Decision:
+    """Return what a failed attempt leads to.
+
+    Args:
+        retry: The handler's policy.
+        attempts: How many attempts have been made, this one included.
+        error: What it raised.
+        jitter: 0 to 1, drawn by the caller.
+    """
+    if isinstance(error, Discard):
+        return Drop()
+    if isinstance(error, Reject):
+        return GiveUp("rejected")
+    delay_s = retry.delay_before(attempts + 1, jitter=jitter)
+    if delay_s is None:
+        return GiveUp("failed")
+    return TryAgain(error.delay_s if isinstance(error, RetryAfter) else delay_s)
