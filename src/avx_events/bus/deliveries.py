@@ -12,7 +12,7 @@ from avx_events.core.errors import DeliveryError
 from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContext, current_message
 
 if TYPE_CHECKING:
-    from contextvars import Token
+    from contextvars import Context, Token
 
 EventT = TypeVar("EventT")
 
@@ -84,16 +84,26 @@ class OpenDeliveries:
         """Tell whether nobody works on an event of this subscriber, or is about to."""
         return not self._open and (not self.waiting or self.dispatcher.is_empty())
 
-    def can_settle(self) -> bool:
-        """Tell whether waiting for it makes sense: a block of another task is open, or a reader waits."""
+    def is_drained(self) -> bool:
+        """Tell whether no block of another task is open and no reader waits for what is there."""
         task = asyncio.current_task()
-        return bool(self.waiting) or any(delivery.task not in {None, task} for delivery in self._open)
+        return self.is_settled() or not (
+            self.waiting or any(delivery.task not in {None, task} for delivery in self._open)
+        )
 
-    def is_in_block(self, task: asyncio.Task[Any] | None) -> bool:
-        """Tell whether ``task`` is inside of a delivery block."""
-        return any(delivery.task is task for delivery in self._open)
+    @property
+    def needs_start(self) -> bool:
+        """False: its reader runs already."""
+        return False
 
-    async def stop(self) -> None:
+    def start(self, context: "Context") -> None:
+        """Do nothing: its reader runs already."""
+
+    def begin_stop(self) -> None:
+        """Take no new events; those queued can still be read."""
+        self.dispatcher.subscription.close()
+
+    async def finish_stop(self) -> None:
         """Make dead letters of what failed and waits for its next attempt; unread events stay for the reader."""
         await self.dispatcher.stop(self.dispatcher.take_waiting())
 
@@ -144,6 +154,11 @@ class Delivery(Generic[EventT]):
     def item(self) -> object | None:
         """The work while its block is open, None before and after."""
         return None if self._tokens is None else self._work
+
+    @property
+    def is_waited_for(self) -> bool:
+        """False: a block may close its bus, which then does not wait for it."""
+        return False
 
     async def __aenter__(self) -> EventT:
         if self._is_used:

@@ -1,28 +1,16 @@
-"""What every bus is made of: its loop, its consumers, the door to their queues, and its life from start to close.
+"""What buses of events share: handlers and subscribers, the door to their queues, and dead letters."""
 
-| state | publish | handlers | subscribers |
-|---|---|---|---|
-| open | yes, while there are no handlers | wait for ``start`` | read |
-| running | yes | run | read |
-| closing | from handlers only | run until nothing is left or ``drain_timeout_s`` is over | read |
-| closed | no | are gone | read what is queued, then the end |
-"""
-
-import asyncio
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextvars import Context, copy_context
-from enum import Enum
 from functools import partial
-from threading import get_ident
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from avx_events.bus.admission import Admission
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.dispatcher import Dispatcher, KeyFunction
-from avx_events.bus.endpoints import Threads, endpoint_for
+from avx_events.bus.endpoints import endpoint_for
 from avx_events.bus.handling import HandlerOptions, HandlerRunner, is_inside_handler_of
+from avx_events.bus.life import Life, State
 from avx_events.bus.statistics import BusStatistics, SubscriptionStatistics, added, lasting, total
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import AnyEnvelope, Subscription
@@ -32,40 +20,22 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import (
     ClosedError,
     DuplicateHandlerError,
-    EngineFailedError,
-    HandlerWaitError,
     InvalidArgumentError,
     NoHandlerError,
     NotStartedError,
-    WrongLoopError,
 )
-from avx_events.core.metadata import EventMetadata, current_message
 from avx_events.core.policy import ONE_ATTEMPT, Overflow, Retry
-from avx_events.core.tasks import TaskScope
 
-log = logging.getLogger("avx_events")
-
-EventT = TypeVar("EventT")
-
-
-class State(Enum):
-    """Where a bus is in its life."""
-
-    OPEN = "open"
-    RUNNING = "running"
-    CLOSING = "closing"
-    CLOSED = "closed"
+if TYPE_CHECKING:
+    from avx_events.core.metadata import EventMetadata
 
 
 class Engine:
-    """The delivery engine of one bus. It belongs to the event loop that first uses it.
+    """The delivery engine of one bus.
 
     Attributes:
-        name: What errors and logs call the bus.
-        clock: Time.
+        life: Its event loop, and its life from start to close.
         dead_letters: Where events go that failed for good; None is the log.
-        state: Where the bus is in its life.
-        thread: The id of the loop's thread; 0 until there is one.
     """
 
     def __init__(
@@ -90,88 +60,20 @@ class Engine:
             InvalidArgumentError: The timeout is no number of seconds above 0, or the queue is none.
         """
         optional("dead_letter_queue", dead_letters, DeadLetterQueue)
-        self.name = name
-        self.clock = clock
         self.dead_letters = dead_letters
-        self.state = State.OPEN
-        self.thread = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._drain_timeout_s = seconds("drain_timeout_s", drain_timeout_s)
-        self._on_change = on_change
         self._admission = Admission()
+        self.life = Life(
+            name,
+            drain_timeout_s=drain_timeout_s,
+            clock=clock,
+            on_change=on_change,
+            on_refuse=self._admission.close,
+        )
+        self._on_change = on_change
         self._runners: dict[str, HandlerRunner] = {}
         self._subscribers: dict[str, Subscriber[Any]] = {}
         self._ended = SubscriptionStatistics()
-        self._threads = Threads()
-        self._tasks = TaskScope(self._crashed)
-        self._context: Context | None = None
-        self._idle: set[asyncio.Future[None]] = set()
-        self._closed: asyncio.Future[None] | None = None
-        self._failure: BaseException | None = None
         self._next_number = 1
-
-    # Life
-
-    def start(self) -> None:
-        """Run the handlers. Harmless when repeated.
-
-        Raises:
-            ClosedError: It was closed.
-            WrongLoopError: It belongs to another event loop.
-        """
-        self.check_usable("start")
-        if self.state is State.OPEN:
-            self.state = State.RUNNING
-            # Workers begin without a message, whoever was handling what when the bus was started.
-            context = self._context = copy_context()
-            context.run(current_message.set, None)
-            for runner in self._runners.values():
-                runner.start(context)
-            self._on_change()
-
-    async def close(self) -> None:
-        """Refuse what comes from outside, let handlers finish, then stop everything. Harmless when repeated.
-
-        Raises:
-            HandlerWaitError: A handler of this bus calls it.
-            WrongLoopError: It belongs to another event loop.
-        """
-        if is_inside_handler_of(self) and not self._is_inside_delivery():
-            raise HandlerWaitError(self.name, "close")
-        self._bind("close")
-        if self._closed is not None:
-            await asyncio.shield(self._closed)
-            return
-        self._closed = asyncio.get_running_loop().create_future()
-        was_running = self.state is State.RUNNING
-        self.state = State.CLOSING
-        self._admission.close()
-        self._on_change()
-        try:
-            if was_running and self._failure is None:
-                await self._drain()
-        finally:
-            await self._stop()
-            self._closed.set_result(None)
-
-    async def settled(self) -> None:
-        """Return when no event waits for a handler or an open delivery, nor is in one.
-
-        Raises:
-            HandlerWaitError: A handler of this bus calls it.
-            NotStartedError: There are handlers that nobody runs.
-            EngineFailedError: The bus delivers nothing any more.
-            WrongLoopError: It belongs to another event loop.
-        """
-        if is_inside_handler_of(self):
-            raise HandlerWaitError(self.name, "settle")
-        self._bind("settle")
-        if self.state is State.OPEN and self._runners:
-            raise NotStartedError(self.name, "settle")
-        while not self._is_settled():
-            self._raise_failure()
-            await self._until_idle()
-        self._raise_failure()
 
     # Consumers
 
@@ -196,7 +98,7 @@ class Engine:
             InvalidArgumentError: An option is outside its range.
             WrongLoopError: The bus runs on another event loop.
         """
-        self.check_usable("add a handler", binds=self.state is State.RUNNING)
+        self.life.check_open("add a handler")
         if not callable(function):
             raise InvalidArgumentError("handler", function, expected="a function")
         most = whole("concurrency", concurrency, least=1)
@@ -205,22 +107,20 @@ class Engine:
         )
         if timeout_s is not None:
             seconds("timeout_s", timeout_s)
-        endpoint, takes_envelope = endpoint_for(function, self._threads, most=most)
+        endpoint, takes_envelope = endpoint_for(function, self.life.threads, most=most)
         options = HandlerOptions(concurrency=most, timeout_s=timeout_s, takes_envelope=takes_envelope)
         runner = HandlerRunner(
             dispatcher,
             endpoint,
             options,
-            owner=self,
-            tasks=self._tasks,
-            clock=self.clock,
-            on_idle=self._look_idle,
-            on_lost=self._crashed,
+            owner=self.life,
+            tasks=self.life.tasks,
+            clock=self.life.clock,
+            on_idle=self.life.look_idle,
+            on_lost=self.life.fail,
         )
         self._runners[dispatcher.name] = runner
-        if self._context is not None:
-            runner.start(self._context)
-        self._on_change()
+        self.life.add(runner)
         return dispatcher.subscription
 
     def add_subscriber(
@@ -241,7 +141,8 @@ class Engine:
             InvalidArgumentError: An option is outside its range.
             WrongLoopError: The bus belongs to another event loop.
         """
-        self.check_usable("subscribe")
+        self.life.check_open("subscribe")
+        self.life.bind("subscribe")
         if name is None:
             name = f"subscriber-{self._next_number}"
             self._next_number += 1
@@ -251,36 +152,16 @@ class Engine:
             del self._subscribers[subscriber.name]
             self._ended = added(self._ended, lasting(subscriber.statistics()))
             on_close(subscriber.dispatcher.subscription)
-            self._on_change()
+            self.life.remove(subscriber.open_deliveries)
 
-        subscriber: Subscriber[Any] = Subscriber(dispatcher, owner=self, on_idle=self._look_idle, on_close=forget)
+        subscriber: Subscriber[Any] = Subscriber(
+            dispatcher, owner=self.life, on_idle=self.life.look_idle, on_close=forget
+        )
         self._subscribers[name] = subscriber
-        self._on_change()
+        self.life.add(subscriber.open_deliveries)
         return subscriber
 
     # Publishing
-
-    @property
-    def accepts_all(self) -> bool:
-        """Whether everything may be published without asking again, until ``on_change`` is called."""
-        is_open = self.state is State.RUNNING or (self.state is State.OPEN and not self._runners)
-        return is_open and self._failure is None
-
-    def check_can_publish(self, action: str = "publish") -> None:
-        """Raise where nothing can be published from here, now.
-
-        Raises:
-            ClosedError: The bus is closed, or is closing and the caller is none of its handlers.
-            NotStartedError: It has handlers that nobody runs.
-            EngineFailedError: It delivers nothing any more.
-            WrongLoopError: It belongs to another thread or event loop.
-        """
-        self._bind(action)
-        self._raise_failure()
-        if self.state is State.CLOSED or (self.state is State.CLOSING and not is_inside_handler_of(self)):
-            raise ClosedError(self.name, action)
-        if self.state is State.OPEN and self._runners:
-            raise NotStartedError(self.name, action)
 
     async def deliver(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
         """Give ``envelopes`` to ``subscriptions``, waiting for room where the caller is no handler of this bus.
@@ -289,7 +170,7 @@ class Engine:
             SubscriptionFullError: One refuses.
             ClosedError: The bus was closed meanwhile.
         """
-        if is_inside_handler_of(self):
+        if is_inside_handler_of(self.life):
             self._admission.force(subscriptions, envelopes)
         else:
             await self._admission.deliver(subscriptions, envelopes, self._admission.take_ticket(subscriptions))
@@ -300,7 +181,7 @@ class Engine:
         Raises:
             SubscriptionFullError: There is no room; nobody got anything.
         """
-        if is_inside_handler_of(self):
+        if is_inside_handler_of(self.life):
             self._admission.force(subscriptions, envelopes)
         else:
             self._admission.offer(subscriptions, envelopes)
@@ -320,13 +201,13 @@ class Engine:
             ClosedError: Its event loop is closed.
         """
         done: Future[EventMetadata] = Future()
-        if self._loop is None:
-            raise NotStartedError(self.name, "publish from a thread")
-        is_own = is_inside_handler_of(self)  # a handler that runs in a thread
+        if self.life.loop is None:
+            raise NotStartedError(self.life.name, "publish from a thread")
+        is_own = is_inside_handler_of(self.life)  # a handler that runs in a thread
         try:
-            self._loop.call_soon_threadsafe(partial(self._arrive, envelope, done, find, count, is_own=is_own))
+            self.life.loop.call_soon_threadsafe(partial(self._arrive, envelope, done, find, count, is_own=is_own))
         except RuntimeError as exc:
-            raise ClosedError(self.name, "publish") from exc
+            raise ClosedError(self.life.name, "publish") from exc
         return done
 
     # Dead letters and figures
@@ -341,7 +222,7 @@ class Engine:
             NotStartedError: Nobody runs the handlers.
             ClosedError: The bus is closed.
         """
-        self.check_can_publish("redrive")
+        self.life.check_takes("redrive")
         if self.dead_letters is None:
             raise NoHandlerError("dead letters: the bus has no dead_letter_queue")
         current = await self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
@@ -351,9 +232,9 @@ class Engine:
         claimed = await self.dead_letters.claim(current.id)
         if claimed is None or claimed.envelope is None:
             return False
-        if self.state is State.CLOSED:
+        if self.life.state is State.CLOSED:
             await self.dead_letters.release(claimed.id)
-            raise ClosedError(self.name, "redrive")
+            raise ClosedError(self.life.name, "redrive")
         dispatcher.redrive(claimed, claimed.envelope)
         return True
 
@@ -365,29 +246,6 @@ class Engine:
         for name, subscriber in self._subscribers.items():
             consumers[name] = subscriber.statistics()
         return total(published, self._ended, consumers)
-
-    def check_usable(self, action: str, *, binds: bool = True) -> None:
-        """Raise where ``action`` cannot be done any more, or not from here.
-
-        Raises:
-            ClosedError: The bus is closed or closing.
-            WrongLoopError: It belongs to another thread or event loop.
-        """
-        if binds:
-            self._bind(action)
-        if self.state in {State.CLOSING, State.CLOSED}:
-            raise ClosedError(self.name, action)
-
-    def _bind(self, action: str) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise WrongLoopError(self.name, action) from None
-        if self._loop is None:
-            self._loop, self.thread = loop, get_ident()
-            self._on_change()
-        elif self._loop is not loop:
-            raise WrongLoopError(self.name, action)
 
     def _new_dispatcher(
         self, name: str, *, retry: Retry | None, key: KeyFunction | None, capacity: int, overflow: Overflow
@@ -403,7 +261,7 @@ class Engine:
             retry=ONE_ATTEMPT if retry is None else retry,
             key=key,
             dead_letters=self.dead_letters,
-            clock=self.clock,
+            clock=self.life.clock,
         )
 
     def _dispatcher_of(self, name: str) -> Dispatcher:
@@ -426,7 +284,7 @@ class Engine:
             return
         try:
             if not is_own:
-                self.check_can_publish()
+                self.life.check_takes("publish")
             subscriptions = find(envelope)
             if is_own:
                 self._admission.force(subscriptions, [envelope])
@@ -450,85 +308,8 @@ class Engine:
                 count()
                 done.set_result(envelope.metadata)
 
-        task = self._tasks.spawn(wait_for_room(), name=f"avx-events {self.name}: publish from a thread")
-        task.add_done_callback(lambda _: _refuse(done, self.name))
-
-    # Endings
-
-    async def _drain(self) -> None:
-        try:
-            async with asyncio.timeout(self._drain_timeout_s):
-                while not self._is_drained():
-                    self._raise_failure()
-                    await self._until_idle()
-        except TimeoutError:
-            log.warning("%s: handlers did not finish within %g s", self.name, self._drain_timeout_s)
-        except EngineFailedError:
-            log.warning("%s: failed while it was closing", self.name)
-
-    async def _stop(self) -> None:
-        self.state = State.CLOSED
-        self._on_change()
-        for subscriber in self._subscribers.values():
-            subscriber.dispatcher.subscription.close()
-        for runner in self._runners.values():
-            runner.dispatcher.subscription.close()
-        for runner in self._runners.values():
-            runner.begin_stop()
-        stuck = await self._tasks.cancel()
-        if stuck:
-            names = ", ".join(sorted(task.get_name() for task in stuck))
-            log.error("%s: handlers swallowed their cancellation and still run: %s", self.name, names)
-        for runner in self._runners.values():
-            await runner.finish_stop()
-        for subscriber in self._subscribers.values():
-            await subscriber.open_deliveries.stop()
-        self._threads.close()
-        self._look_idle()
-
-    def _crashed(self, error: BaseException) -> None:
-        if self._failure is None and self.state is not State.CLOSED:
-            log.critical("%s delivers nothing any more: %r", self.name, error)
-            self._failure = error
-            self._admission.close()
-            self._on_change()
-            self._look_idle()
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise EngineFailedError(self.name, repr(self._failure)) from self._failure
-
-    # Idleness
-
-    def _look_idle(self) -> None:
-        for waiter in self._idle:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def _until_idle(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._idle.discard(waiter)
-
-    def _is_settled(self) -> bool:
-        return all(runner.is_settled() for runner in self._runners.values()) and all(
-            subscriber.open_deliveries.is_settled() for subscriber in self._subscribers.values()
-        )
-
-    def _is_drained(self) -> bool:
-        return all(runner.is_settled() for runner in self._runners.values()) and all(
-            open_deliveries.is_settled() or not open_deliveries.can_settle() for open_deliveries in self._all_open()
-        )
-
-    def _all_open(self) -> Iterable[Any]:
-        return (subscriber.open_deliveries for subscriber in self._subscribers.values())
-
-    def _is_inside_delivery(self) -> bool:
-        task = asyncio.current_task()
-        return any(open_deliveries.is_in_block(task) for open_deliveries in self._all_open())
+        task = self.life.tasks.spawn(wait_for_room(), name=f"avx-events {self.life.name}: publish from a thread")
+        task.add_done_callback(lambda _: _refuse(done, self.life.name))
 
 
 def _refuse(done: "Future[EventMetadata]", what: str) -> None:

@@ -106,7 +106,7 @@ class EventBus:
             ClosedError: The bus was closed.
             WrongLoopError: The bus belongs to another event loop.
         """
-        self._engine.start()
+        self._engine.life.start()
 
     async def close(self) -> None:
         """Stop in good order; harmless when repeated.
@@ -119,7 +119,7 @@ class EventBus:
             HandlerWaitError: One of its own handlers calls it.
             WrongLoopError: The bus belongs to another event loop.
         """
-        await self._engine.close()
+        await self._engine.life.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -305,7 +305,7 @@ class EventBus:
             ClosedError: The bus is closed.
             WrongLoopError: It is called from another thread or event loop.
         """
-        self._engine.check_can_publish()
+        self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
         for subscriptions, envelopes in runs:
             await self._deliver_run(subscriptions, envelopes)
@@ -326,8 +326,8 @@ class EventBus:
             ClosedError: The bus is closed.
             WrongLoopError: It is called from another thread or outside of the event loop.
         """
-        self._engine.check_can_publish()
-        envelope = stamp(event, clock=self._engine.clock, headers=headers)
+        self._engine.life.check_takes("publish")
+        envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         self._engine.deliver_now(self._subscriptions_of(envelope), [envelope])
         self._published += 1
         return envelope.metadata
@@ -348,7 +348,7 @@ class EventBus:
             NotStartedError: The bus was not used on an event loop yet.
             ClosedError: The event loop of the bus is closed.
         """
-        envelope = stamp(event, clock=self._engine.clock, headers=headers)
+        envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         event_class: type = type(envelope.event)  # pyright: ignore[reportUnknownVariableType]
         _refuse_other_messages(event_class)
         return self._engine.deliver_threadsafe(envelope, find=self._subscriptions_of, count=self._count)
@@ -364,7 +364,7 @@ class EventBus:
             EngineFailedError: The bus delivers nothing any more.
             WrongLoopError: The bus belongs to another event loop.
         """
-        await self._engine.settled()
+        await self._engine.life.settled()
 
     async def republish(self, letter: DeadLetter | str) -> bool:
         """Give a dead letter, or the one of an id, back to the handler that failed, and to no other.
@@ -396,7 +396,7 @@ class EventBus:
 
     def _forget_routes(self) -> None:
         self._routes = {}
-        self._thread = self._engine.thread
+        self._thread = self._engine.life.thread
 
     def _route(self, event_class: type) -> Route:
         """Return the route of a class that may be published now; it need not be asked for again until things change."""
@@ -407,7 +407,7 @@ class EventBus:
         _refuse_other_messages(event_class)
         subscriptions = tuple(item for classes, item in self._classes if issubclass(event_class, classes))
         route = (schema.event_type, schema.key_of, subscriptions)
-        if self._engine.accepts_all:
+        if self._engine.life.takes_all:
             self._routes[event_class] = route
         return route
 
@@ -424,8 +424,8 @@ class EventBus:
         self._published += 1
 
     async def _publish_unusual(self, event: object, headers: Mapping[str, str] | None) -> EventMetadata:
-        self._engine.check_can_publish()
-        envelope = stamp(event, clock=self._engine.clock, headers=headers)
+        self._engine.life.check_takes("publish")
+        envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
         self._published += 1
         return envelope.metadata

@@ -36,6 +36,7 @@ class Handling(Protocol):
     Attributes:
         owner: The engine of the bus whose events they are.
         item: The event that is being handled; None between two.
+        is_waited_for: Whether closing the bus waits for it, so that it cannot close the bus itself.
     """
 
     @property
@@ -46,6 +47,11 @@ class Handling(Protocol):
     @property
     def item(self) -> object | None:
         """Return what is being handled."""
+        ...
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Return whether ``close`` waits for it."""
         ...
 
 
@@ -94,6 +100,11 @@ class Worker:
         self.deadline = math.inf
         self.grace: Timer | None = None
         self.is_abandoned = False
+
+    @property
+    def is_waited_for(self) -> bool:
+        """True: ``close`` lets handlers finish."""
+        return True
 
     def leave(self) -> None:
         """End the task's part in this bus, whatever it still does."""
@@ -171,6 +182,11 @@ class HandlerRunner:
         self._left: list[Work | AnyEnvelope] = []
 
     @property
+    def needs_start(self) -> bool:
+        """True: nobody else takes its events."""
+        return True
+
+    @property
     def in_flight(self) -> int:
         """How many events are being handled now."""
         return sum(worker.item is not None for worker in self._workers)
@@ -184,6 +200,10 @@ class HandlerRunner:
         """Tell whether no event waits or is being handled."""
         return self.dispatcher.is_empty() and not self.in_flight
 
+    def is_drained(self) -> bool:
+        """Tell the same: everything is worth waiting for."""
+        return self.is_settled()
+
     def statistics(self) -> SubscriptionStatistics:
         """Return the counts of the handler and its queue."""
         return self.dispatcher.statistics(in_flight=self.in_flight)
@@ -193,6 +213,7 @@ class HandlerRunner:
         self._is_stopping = True
         if self._watch is not None:
             self._watch.cancel()
+        self.dispatcher.subscription.close()
         queue = self.dispatcher.subscription.queue
         self._left += [*self.dispatcher.take_waiting(), *queue]
         self.dispatcher.subscription.taken += len(queue)

@@ -131,10 +131,14 @@ class Subscriber(Generic[EventT]):
         return self._dispatcher.statistics(in_flight=len(self._deliveries))
 
     async def close(self) -> None:
-        """Take no more events; what is queued can still be read. Harmless when repeated."""
+        """Take no more events; what is queued can still be read. Harmless when repeated.
+
+        What failed in a delivery block and waits for its next attempt becomes a dead letter (reason ``stopped``).
+        """
         if not self._subscription.is_closed:
             self._subscription.close()
             self._on_close(self)
+            await self._deliveries.finish_stop()
 
     async def __aenter__(self) -> Self:
         return self
