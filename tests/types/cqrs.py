@@ -10,7 +10,23 @@ import msgspec
 
 from avx_events.core.event import Command, Event, Query
 from avx_events.core.metadata import EventEnvelope
-from avx_events.patterns.cqrs import CallNext, CommandBus, CommandHandler, Middleware, QueryBus, QueryHandler
+from avx_events.patterns.cqrs import (
+    CallNext,
+    CommandBus,
+    CommandHandler,
+    Middleware,
+    QueryBus,
+    QueryHandler,
+    idempotency_key,
+    log_dispatch,
+    retry_on_conflict,
+    time_dispatch,
+    validate,
+)
+from avx_events.patterns.projection import Projection, Projector, handles
+from avx_events.store.event_store import EventStore
+from avx_events.store.ports import Connection
+from avx_events.store.stored_event import StoredEvent
 
 
 class UserView(msgspec.Struct):
@@ -116,6 +132,54 @@ async def functions(commands: CommandBus, queries: QueryBus) -> None:
 async def through(envelope: EventEnvelope[Any], call_next: CallNext) -> Any:
     """Be a middleware."""
     return await call_next(envelope)
+
+
+def email_required(command: CreateUser) -> str | None:
+    """Be a rule."""
+    return None if command.email else "Email required"
+
+
+def ready_made(store: EventStore) -> None:
+    """What is there already fits in one list; a rule may be a lambda."""
+    rules = {CreateUser: email_required}
+    commands = CommandBus(
+        middleware=[
+            log_dispatch(),
+            time_dispatch(lambda event_type, elapsed_s, outcome: f"{event_type} {outcome}: {elapsed_s:.3f}"),
+            idempotency_key(store),
+            validate({CreateUser: email_required, DeleteUser: lambda command: command.user_id}),
+            retry_on_conflict(),
+        ]
+    )
+    commands.use(validate(rules))
+    CommandBus(middleware=[log_dispatch])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+class Directory(Projection, name="types-directory", version=2):
+    """Methods keep their types."""
+
+    @handles(UserCreated)
+    async def add(self, event: UserCreated, connection: Connection) -> None:
+        """Take two."""
+        assert_type(await connection.execute("INSERT INTO users VALUES (?)", event.email), int)
+
+    @handles(UserCreated, Event)
+    async def note(self, event: Event, connection: Connection, stored: StoredEvent[Any]) -> None:
+        """Take three."""
+        assert_type(await connection.fetch_one("SELECT 1"), tuple[Any, ...] | None)
+        assert_type(stored.position, int)
+
+    @handles(UserCreated)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+    def plain(self, event: UserCreated, connection: Connection) -> None:
+        """Be refused."""
+
+
+async def projecting(store: EventStore) -> None:
+    """A projector is its own context."""
+    async with Projector(store, Directory()) as projector:
+        assert_type(projector, Projector)
+        await projector.caught_up()
+    Projector(store, Directory)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def middleware() -> None:

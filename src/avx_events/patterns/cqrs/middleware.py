@@ -11,7 +11,7 @@ import inspect
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from avx_events.core.callables import describe
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
@@ -21,6 +21,8 @@ from avx_events.core.metadata import EventEnvelope
 from avx_events.core.policy import Retry
 from avx_events.patterns.cqrs.routes import CallNext, Middleware
 from avx_events.patterns.pause import pause
+
+ClassT = TypeVar("ClassT", bound=type)
 
 Outcome: TypeAlias = Literal["done", "failed", "cancelled"]
 """How a dispatch ended: with a result, with an exception, or cancelled by its caller."""
@@ -95,7 +97,7 @@ def time_dispatch(record: Record, *, clock: Clock = SYSTEM_CLOCK) -> Middleware:
     return time_it
 
 
-def validate(rules: Mapping[type, Rule | Iterable[Rule]]) -> Middleware:
+def validate(rules: Mapping[ClassT, Rule | Iterable[Rule]]) -> Middleware:
     """Refuse a message that breaks a rule, before its handler sees it.
 
     All rules of the message's class and of its bases are asked, and the ``ValidationError`` says all that is wrong, in

@@ -41,6 +41,8 @@ log = logging.getLogger("avx_events.projection")
 _LONGEST_S: Final = 0.05
 # Events without a handler that may lie behind the checkpoint: a restart reads them again, which is quick.
 _MOST_UNKEPT: Final = 10_000
+# Trouble that comes after so long a wait for events, in seconds, is a new one.
+_QUIET_S: Final = 60.0
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,7 @@ class Follower:
         self._state: State = "following"
         self._error: BaseException | None = None
         self._problem = ""
+        self._was_quiet = False
         self._seen = 0  # up to here everything is done
         self._kept = 0  # up to here the checkpoint says so; what lies between had no handler
         self._trying: StoredEvent[Any] | None = None
@@ -166,13 +169,14 @@ class Follower:
         attempt = 1
         while True:
             before = self._seen
+            self._was_quiet = False
             try:
                 await self._follow()
             except (Exception, asyncio.CancelledError) as exc:
                 if isinstance(exc, ClosedError) or _is_cancelled(exc):
                     raise
                 # An event that others stood before was tried once by now, with them or after them.
-                attempt = 2 if self._seen != before else attempt + 1
+                attempt = 2 if self._seen != before or self._was_quiet else attempt + 1
                 await self._wait_before(attempt, exc)
 
     async def _follow(self) -> None:
@@ -196,6 +200,7 @@ class Follower:
         """
         items: list[Item] = []
         self._trying = None
+        began_at = self._clock.monotonic()
         try:
             async for stored in subscription:
                 effects = self._effects_of(stored.event)
@@ -204,6 +209,7 @@ class Follower:
                 if stored.position >= known or len(items) >= self._pace.batch_events:
                     return items, stored.position, None
         except Exception as exc:  # noqa: BLE001 - raised again when what came before it is done
+            self._was_quiet = self._clock.monotonic() - began_at > _QUIET_S
             return items, subscription.position, exc
         return items, subscription.position, ClosedError("the event store", "follow it")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from avx_events.core.errors import (
     ProjectionReplacedError,
     StatementError,
     StoreSchemaError,
+    StoreUnavailableError,
     TransactionError,
     UnknownEventTypeError,
     ValidationError,
@@ -26,8 +27,9 @@ from avx_events.core.event import Event
 from avx_events.core.metadata import stamp
 from avx_events.core.policy import Retry
 from avx_events.patterns.projection import Projection, Projector, handles
+from avx_events.storage.sqlite.engine import connect as open_engine
 from avx_events.store.event_store import EventStore
-from avx_events.store.ports import Connection
+from avx_events.store.ports import PAGE_EVENTS, Connection, RecordTuple, StoreEngine
 from avx_events.store.stored_event import StoredEvent
 
 pytestmark = pytest.mark.timeout(20)
@@ -576,6 +578,66 @@ async def test_an_unknown_event_type_is_passed_over_where_the_store_keeps_them(u
             await projector.caught_up()
 
         assert await counts_of(store) == {"a": 3}
+
+
+class FlakyEngine:
+    """An engine whose reads of the log fail as often as it is told to; all else is the engine's own."""
+
+    def __init__(self, engine: StoreEngine) -> None:
+        self.engine = engine
+        self.failures_after: dict[int, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
+        if self.failures_after.get(after, 0):
+            self.failures_after[after] -= 1
+            raise StoreUnavailableError("sqlite:///counts.db", "away")
+        return await self.engine.read_all(after=after, limit=limit)
+
+
+async def flaky_store(url: str, failures_after: dict[int, int]) -> EventStore:
+    engine: Any = FlakyEngine(await open_engine(url))
+    store = EventStore(engine)
+    await store.append("s", many(3))
+    engine.failures_after = failures_after
+    return store
+
+
+async def test_a_log_that_cannot_be_read_for_a_while_is_read_again(url: str) -> None:
+    async with await flaky_store(url, {0: 2, 3: 2}) as store, Projector(store, Counts(), retry=NO_PAUSE) as projector:
+        await projector.caught_up()
+        result = await store.append("s", many(3))
+        await projector.caught_up(result.position)
+
+        assert projector.statistics()["counts"].failures == 4
+        assert await counts_of(store) == {"a": 12}
+
+
+async def test_a_log_that_stays_away_stops_the_projection(url: str) -> None:
+    async with await flaky_store(url, {0: 3}) as store, Projector(store, Counts(), retry=NO_PAUSE) as projector:
+        with pytest.raises(ProjectionFailedError, match="stopped after position 0: StoreUnavailableError"):
+            await projector.caught_up()
+
+
+class QuietClock(ImpatientClock):
+    """Says that an hour has passed whenever it is looked at."""
+
+    def monotonic(self) -> float:
+        self.now_s += 3600
+        return self.now_s
+
+
+async def test_troubles_with_long_quiet_times_between_them_do_not_add_up(url: str) -> None:
+    retry = Retry(attempts=2, initial_s=0, max_s=60)
+    async with (
+        await flaky_store(url, {0: 5}) as store,
+        Projector(store, Counts(), retry=retry, clock=QuietClock()) as projector,
+    ):
+        await projector.caught_up()
+
+        assert projector.statistics()["counts"].failures == 5
 
 
 # Waiting
