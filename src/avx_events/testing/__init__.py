@@ -1,1 +1,40 @@
-"""What helps to test code that uses this package, and engines that it is to run on."""
+"""What helps to test code that uses this package, and engines that it is to run on.
+
+Nothing is imported before it is asked for: the contract suites need pytest, and nothing else here does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from avx_events.testing.clock import ManualClock
+    from avx_events.testing.mock_bus import MockEventBus
+    from avx_events.testing.store_contract import DurableStoreContract, StoreContract
+
+__all__ = [
+    "DurableStoreContract",
+    "ManualClock",
+    "MockEventBus",
+    "StoreContract",
+]
+
+_MODULES: Final = {
+    "DurableStoreContract": "store_contract",
+    "ManualClock": "clock",
+    "MockEventBus": "mock_bus",
+    "StoreContract": "store_contract",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module that has ``name``, once."""
+    if name not in _MODULES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
