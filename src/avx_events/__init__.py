@@ -2,6 +2,7 @@
 
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.event_bus import EventBus
+from avx_events.bus.topic_bus import TopicBus
 from avx_events.core.event import Command, Event, Query, Request, UnknownEvent, event
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
@@ -20,6 +21,7 @@ __all__ = [
     "Request",
     "Retry",
     "RetryAfter",
+    "TopicBus",
     "UnknownEvent",
     "context",
     "event",

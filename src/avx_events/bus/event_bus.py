@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from threading import get_ident
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
-from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+from avx_events.bus.dead_letters import DeadLetterQueue
+from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.dispatcher import KeyFunction
 from avx_events.bus.engine import Engine
-from avx_events.bus.statistics import BusStatistics
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
@@ -43,14 +42,14 @@ _NOT_PUBLISHED: Final[tuple[type, ...]] = (Request, Command, Query)
 DEFAULT_RETRY: Final = Retry()
 
 
-class EventBus:
+class EventBus(DeliveringBus):
     """An event bus in memory: every subscriber receives every event of its classes, in publish order.
 
     Pull subscribers work as soon as there is a bus; handlers run from ``start`` to ``close``, or inside of
     ``async with bus:``. A bus belongs to the event loop that first uses it.
     """
 
-    __slots__ = ("_classes", "_engine", "_ids", "_published", "_routes", "_thread", "_time_ns")
+    __slots__ = ("_classes", "_ids", "_routes", "_thread", "_time_ns")
 
     def __init__(
         self,
@@ -86,49 +85,6 @@ class EventBus:
         self._time_ns = clock.time_ns
         self._published = 0
         self._thread = 0
-
-    @property
-    def dead_letter_queue(self) -> DeadLetterQueue:
-        """The queue that the bus was given.
-
-        Raises:
-            InvalidArgumentError: It was given none.
-        """
-        queue = self._engine.dead_letters
-        if queue is None:
-            raise InvalidArgumentError("dead_letter_queue", None, expected="given to the bus: dead letters are logged")
-        return queue
-
-    async def start(self) -> None:
-        """Run the handlers. Harmless when repeated.
-
-        Raises:
-            ClosedError: The bus was closed.
-            WrongLoopError: The bus belongs to another event loop.
-        """
-        self._engine.life.start()
-
-    async def close(self) -> None:
-        """Stop in good order; harmless when repeated.
-
-        Publishers from outside are refused at once. Handlers finish what is queued, retries and what they themselves
-        publish included, for up to ``drain_timeout_s`` seconds; what is not done then becomes a dead letter with the
-        reason ``stopped``. Pull subscribers read what is queued for them, and then the end.
-
-        Raises:
-            HandlerWaitError: One of its own handlers calls it.
-            WrongLoopError: The bus belongs to another event loop.
-        """
-        await self._engine.life.close()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def subscribe(
         self,
@@ -349,43 +305,8 @@ class EventBus:
             ClosedError: The event loop of the bus is closed.
         """
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
-        event_class: type = type(envelope.event)  # pyright: ignore[reportUnknownVariableType]
-        _refuse_other_messages(event_class)
+        refuse_other_messages(envelope)
         return self._engine.deliver_threadsafe(envelope, find=self._subscriptions_of, count=self._count)
-
-    async def settled(self) -> None:
-        """Wait until every event, and all that handlers published because of it, is handled.
-
-        Delivery blocks that are open are waited for, pull subscribers that nobody reads are not.
-
-        Raises:
-            HandlerWaitError: A handler of this bus calls it.
-            NotStartedError: There are handlers that nobody runs.
-            EngineFailedError: The bus delivers nothing any more.
-            WrongLoopError: The bus belongs to another event loop.
-        """
-        await self._engine.life.settled()
-
-    async def republish(self, letter: DeadLetter | str) -> bool:
-        """Give a dead letter, or the one of an id, back to the handler that failed, and to no other.
-
-        Returns once it is in line; the letter leaves the queue when the handler succeeds, and is updated when it fails.
-
-        Returns:
-            False where the letter is being redriven already.
-
-        Raises:
-            DeadLetterNotFoundError: The queue does not hold it.
-            NoHandlerError: The bus has no handler of its name, or no dead letter queue.
-            InvalidArgumentError: Its bytes could not be decoded: there is no event to handle.
-            NotStartedError: The bus was not started.
-            ClosedError: The bus is closed.
-        """
-        return await self._engine.redrive(letter)
-
-    def statistics(self) -> BusStatistics:
-        """Return what was published, delivered, handled, retried, dead-lettered and dropped, and what waits."""
-        return self._engine.statistics(self._published)
 
     def _add(self, classes: tuple[type, ...], subscription: Subscription) -> None:
         self._classes.append((classes, subscription))
@@ -404,7 +325,7 @@ class EventBus:
         if route is not None:
             return route
         schema = schema_of(event_class)
-        _refuse_other_messages(event_class)
+        _refuse_other_class(event_class)
         subscriptions = tuple(item for classes, item in self._classes if issubclass(event_class, classes))
         route = (schema.event_type, schema.key_of, subscriptions)
         if self._engine.life.takes_all:
@@ -419,9 +340,6 @@ class EventBus:
     def _subscriptions_of(self, envelope: AnyEnvelope) -> Sequence[Subscription]:
         event: object = envelope.event
         return self._route(type(event))[2]
-
-    def _count(self) -> None:
-        self._published += 1
 
     async def _publish_unusual(self, event: object, headers: Mapping[str, str] | None) -> EventMetadata:
         self._engine.life.check_takes("publish")
@@ -473,12 +391,21 @@ def _checked_classes(event_classes: tuple[Any, ...]) -> tuple[type, ...]:
         if not isinstance(event_class, type):
             raise NotAnEventError(event_class)
         schema_of(event_class)
-        _refuse_other_messages(event_class)
+        _refuse_other_class(event_class)
     return cast("tuple[type, ...]", event_classes)
 
 
-def _refuse_other_messages(event_class: type) -> None:
-    """Raise for requests, commands and queries, which are sent to one handler by other buses."""
+def refuse_other_messages(envelope: AnyEnvelope) -> None:
+    """Raise for requests, commands and queries, which other buses send to one handler.
+
+    Raises:
+        NotAnEventError: The envelope holds one of these.
+    """
+    event: object = envelope.event
+    _refuse_other_class(type(event))
+
+
+def _refuse_other_class(event_class: type) -> None:
     value: object = event_class
     if issubclass(event_class, _NOT_PUBLISHED):
         raise NotAnEventError(value)

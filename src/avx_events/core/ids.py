@@ -57,7 +57,7 @@ class IdBlock:
                 self.renew(now_ns)
             first, prefix = self.taken, self.prefix
             self.taken = min(first + count - len(taken), len(SUFFIXES))
-            taken += [prefix + suffix for suffix in SUFFIXES[first : self.taken]]
+            taken += map(prefix.__add__, SUFFIXES[first : self.taken])
         return taken
 
     def spend(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import msgspec
@@ -137,11 +138,17 @@ def checked_headers(headers: Mapping[str, str] | None) -> Headers:
 
 
 def stamp(
-    message: object, *, clock: Clock, headers: Mapping[str, str] | None = None, topic: str | None = None
+    message: object,
+    *,
+    clock: Clock,
+    headers: Mapping[str, str] | None = None,
+    topic: str | None = None,
+    new_id: Callable[[int], str] = new_id,
 ) -> EventEnvelope[Any]:
     """Put ``message`` into an envelope with new metadata that inherits the current context.
 
-    An ``EventEnvelope`` keeps its metadata as it is; ``topic`` replaces its topic if given.
+    An ``EventEnvelope`` keeps its metadata as it is; ``topic`` replaces its topic if given. ``new_id`` gives the event
+    id at an instant in nanoseconds; the one of this process is safe from every thread.
 
     Raises:
         NotAnEventError: The message's class is no message class, or the class is given instead of an instance.
@@ -190,22 +197,26 @@ def stamp_run(
     keys: Sequence[Any] = [""] * len(events) if key_of is None else list(map(key_of, events))
     if set(map(type, keys)) != {str}:
         keys = list(map(text_of, keys))
+    same_type = repeat(event_type)
     outer = current_message.get()
     if outer is None and headers is NO_HEADERS:
-        stamped = [
-            EventMetadata(event_id, event_type, key, timestamp, event_id)
-            for event_id, key in zip(event_ids, keys, strict=True)
-        ]
+        stamped = map(EventMetadata, event_ids, same_type, keys, repeat(timestamp), event_ids)
     else:
         inherited = outer or MessageContext()
-        correlation_id, causation_id, user_id = inherited.correlation_id, inherited.event_id, inherited.user_id
-        stamped = [
-            EventMetadata(
-                event_id, event_type, key, timestamp, correlation_id or event_id, causation_id, user_id, headers
-            )
-            for event_id, key in zip(event_ids, keys, strict=True)
-        ]
-    return [EventEnvelope(event, metadata, event_type) for event, metadata in zip(events, stamped, strict=True)]
+        correlation_id = inherited.correlation_id
+        correlation_ids = event_ids if correlation_id is None else repeat(correlation_id)
+        stamped = map(
+            EventMetadata,
+            event_ids,
+            same_type,
+            keys,
+            repeat(timestamp),
+            correlation_ids,
+            repeat(inherited.event_id),
+            repeat(inherited.user_id),
+            repeat(headers),
+        )
+    return list(map(EventEnvelope, events, stamped, same_type))
 
 
 def readdressed(
