@@ -14,6 +14,7 @@ import msgspec
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import (
+    AvxEventsError,
     ClosedError,
     HandlerTimeoutError,
     NotRunningError,
@@ -134,9 +135,7 @@ class Follower:
     async def run(self) -> None:
         """Follow until the store closes, the task is cancelled, or an event fails for good."""
         try:
-            await self._follow_for_good()
-        except ClosedError:
-            self._end("stopped")
+            await self._follow_to_the_end()
         except (Exception, asyncio.CancelledError) as exc:  # the handler boundary: kept, logged, raised by reach()
             if _is_cancelled(exc):
                 self._end("stopped")
@@ -145,6 +144,8 @@ class Follower:
         except BaseException as exc:  # the process is to end
             self._fail(exc)
             raise
+        else:
+            self._end("stopped")
 
     async def reach(self, position: int) -> None:
         """Return when everything up to ``position`` is done.
@@ -165,7 +166,7 @@ class Follower:
             finally:
                 self._waiters.discard((position, waiter))
 
-    async def _follow_for_good(self) -> None:
+    async def _follow_to_the_end(self) -> None:
         attempt = 1
         while True:
             before = self._seen
@@ -173,11 +174,23 @@ class Follower:
             try:
                 await self._follow()
             except (Exception, asyncio.CancelledError) as exc:
-                if isinstance(exc, ClosedError) or _is_cancelled(exc):
+                if _is_cancelled(exc):
                     raise
+                if await self._is_at_an_end():
+                    return
                 # An event that others stood before was tried once by now, with them or after them.
                 attempt = 2 if self._seen != before or self._was_quiet else attempt + 1
                 await self._wait_before(attempt, exc)
+
+    async def _is_at_an_end(self) -> bool:
+        """Tell whether the store is closed; a handler may raise ``ClosedError`` of something else."""
+        try:
+            await self._store.last_position()
+        except ClosedError:
+            return True
+        except AvxEventsError:  # it is away, which the next attempt to read it will find out
+            return False
+        return False
 
     async def _follow(self) -> None:
         """Follow from where everything is done; returns where the checkpoint was set back."""

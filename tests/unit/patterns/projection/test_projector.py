@@ -10,6 +10,7 @@ import pytest
 
 from avx_events.core.clock import SYSTEM_CLOCK, Timer
 from avx_events.core.errors import (
+    ClosedError,
     HandlerTimeoutError,
     InvalidArgumentError,
     NotRunningError,
@@ -528,6 +529,19 @@ async def test_a_handler_that_appends_to_the_store_is_told_that_it_cannot(store:
     assert isinstance(raised.value.__cause__, TransactionError)
 
 
+async def test_a_handler_that_meets_something_closed_does_not_end_its_projection_unheard(store: EventStore) -> None:
+    counts = Counts()
+
+    def fail(event: Counted, connection: Connection) -> None:
+        raise ClosedError("the bus", "publish")
+
+    counts.before = fail
+    await store.append("s", many(1))
+    async with Projector(store, counts) as projector:
+        with pytest.raises(ProjectionFailedError, match="ClosedError: the bus is closed"):
+            await projector.caught_up()
+
+
 async def test_a_handler_that_raises_cancellation_does_not_end_its_projection_unheard(store: EventStore) -> None:
     counts = Counts()
 
@@ -701,6 +715,17 @@ async def test_it_ends_with_its_store(url: str) -> None:
         await asyncio.sleep(0)
         await store.close()
         await waiting
+        assert projector.statistics()["counts"].state == "stopped"
+
+
+async def test_it_ends_with_its_store_in_the_middle_of_an_event(url: str) -> None:
+    store, counts = await EventStore.connect(url), Counts()
+    counts.before = lambda event, connection: store.close()
+    await store.append("s", many(1))
+    async with Projector(store, counts) as projector:
+        with pytest.raises(NotRunningError):
+            await projector.caught_up(1)
+
         assert projector.statistics()["counts"].state == "stopped"
 
 
