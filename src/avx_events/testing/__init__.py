@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from avx_events.testing.clock import ManualClock
     from avx_events.testing.mock_bus import MockEventBus
+    from avx_events.testing.scenarios import command_scenario, projection_scenario, scenario
     from avx_events.testing.store_contract import DurableStoreContract, StoreContract
 
 __all__ = [
@@ -16,6 +17,9 @@ __all__ = [
     "ManualClock",
     "MockEventBus",
     "StoreContract",
+    "command_scenario",
+    "projection_scenario",
+    "scenario",
 ]
 
 _MODULES: Final = {
@@ -23,6 +27,9 @@ _MODULES: Final = {
     "ManualClock": "clock",
     "MockEventBus": "mock_bus",
     "StoreContract": "store_contract",
+    "command_scenario": "scenarios",
+    "projection_scenario": "scenarios",
+    "scenario": "scenarios",
 }
 
 
