@@ -8,16 +8,18 @@ from typing import Any, Final, Self, cast
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, InvalidArgumentError, StreamNotFoundError
 from avx_events.core.event import Event
+from avx_events.core.ids import IdBlock
 from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
 from avx_events.store.engines import engine_factory
 from avx_events.store.memory import MemoryEngine
-from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecord, RecordTuple, StoreEngine
+from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecordTuple, RecordTuple, StoreEngine
 from avx_events.store.snapshot import Snapshots
 from avx_events.store.stored_event import (
     StoredEvent,
     Unknown,
     check_stream,
+    is_envelope,
     microseconds_of,
     record_of,
     stored_events,
@@ -63,6 +65,7 @@ class EventStore:
         self._max_bytes = _whole("max_event_bytes", max_event_bytes, least=1)
         self._snapshots = Snapshots(self._engine, every=_whole_or_none("snapshot_every", snapshot_every, least=1))
         self._clock = clock
+        self._ids = IdBlock()
         self._is_closed = False
 
     @classmethod
@@ -135,7 +138,8 @@ class EventStore:
             TransactionError: It is called inside of ``async with store.transaction()``, which it would wait for.
         """
         check_stream(stream)
-        _whole_or_none("expected_version", expected_version, least=0)
+        if expected_version is not None:
+            _whole("expected_version", expected_version, least=0)
         records = self._records_of(events)
         return await self._engine.append(stream, records, expected_version=expected_version)
 
@@ -392,17 +396,15 @@ class EventStore:
                 return
             after = page[-1][2]
 
-    def _records_of(self, events: object) -> list[NewRecord]:
-        clock, max_bytes = self._clock, self._max_bytes
-        if _is_one_event(events):
-            return [record_of(events, clock=clock, max_bytes=max_bytes)]
-        if not isinstance(events, Iterable):
-            raise InvalidArgumentError("events", events, expected="an event, or several in a list")
-        several = cast("Iterable[object]", events)
-        records = [record_of(event, clock=clock, max_bytes=max_bytes) for event in several]
+    def _records_of(self, events: object) -> list[NewRecordTuple]:
+        clock, ids, max_bytes = self._clock, self._ids, self._max_bytes
+        several = _several(events)
+        records = [record_of(event, clock=clock, ids=ids, max_bytes=max_bytes) for event in several]
+        if len(records) == 1:
+            return records
         if not records:
             raise InvalidArgumentError("events", several, expected="at least one event")
-        if len(records) > 1 and len({record.event_id for record in records}) < len(records):
+        if len({record[0] for record in records}) < len(records):
             raise InvalidArgumentError("events", several, expected="events with an id each; an envelope is there twice")
         return records
 
@@ -410,9 +412,15 @@ class EventStore:
         return self._keep_unknown if unknown is None else _keeps(unknown)
 
 
-def _is_one_event(events: object) -> bool:
+def _several(events: object) -> Iterable[object]:
+    if isinstance(events, list):
+        return cast("list[object]", events)
     # Models of other libraries may be iterable: over their fields.
-    return isinstance(events, Event | EventEnvelope) or "__avx_schema__" in type(events).__dict__
+    if is_envelope(events) or "__avx_schema__" in type(events).__dict__:
+        return (events,)
+    if isinstance(events, Iterable):
+        return cast("Iterable[object]", events)
+    raise InvalidArgumentError("events", events, expected="an event, or several in a list")
 
 
 def _keeps(unknown: object) -> bool:

@@ -7,7 +7,14 @@ from contextlib import AbstractAsyncContextManager
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, TransactionError, WrongLoopError
 from avx_events.store.append_signal import AppendSignal
-from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecord, Record, RecordTuple, SnapshotRecord
+from avx_events.store.ports import (
+    PAGE_EVENTS,
+    AppendResult,
+    Connection,
+    NewRecordTuple,
+    RecordTuple,
+    SnapshotRecord,
+)
 from avx_events.store.repeats import Place, judge
 
 
@@ -30,7 +37,7 @@ class MemoryEngine:
         self._is_closed = False
 
     async def append(
-        self, stream: str, records: Sequence[NewRecord], *, expected_version: int | None = None
+        self, stream: str, records: Sequence[NewRecordTuple], *, expected_version: int | None = None
     ) -> AppendResult:
         """Add ``records`` to the end of ``stream``; see ``StoreEngine.append``."""
         self._check("append")
@@ -114,12 +121,12 @@ class MemoryEngine:
         self._is_closed = True
         self._signal.close()
 
-    def _add(self, stream: str, records: Sequence[NewRecord], version: int) -> AppendResult:
+    def _add(self, stream: str, records: Sequence[NewRecordTuple], version: int) -> AppendResult:
         position = len(self._log)
         recorded_us = self._recorded_us = max(self._clock.time_ns() // 1000, self._recorded_us + 1)
         added: list[RecordTuple] = [
-            Record(position + number, stream, version + number, recorded_us, *record)
-            for number, record in enumerate(records, start=1)
+            (position + number, stream, version + number, recorded_us, event_id, event_type, revision, metadata, data)
+            for number, (event_id, event_type, revision, metadata, data) in enumerate(records, start=1)
         ]
         self._log += added
         self._streams.setdefault(stream, []).extend(added)

@@ -1,6 +1,6 @@
 """What an engine of the event store implements: encoded records in, encoded records out, no event classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -28,7 +28,7 @@ class AppendResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewRecord(NamedTuple):
-    """An event as it is handed to an engine: checked, encoded, and without a place yet.
+    """An event as it is handed to an engine: checked, encoded, and without a place yet. Plain tuples serve as well.
 
     Attributes:
         event_id: Unique in the whole store; not empty, no lone surrogate.
@@ -43,6 +43,10 @@ class NewRecord(NamedTuple):
     revision: int
     metadata: bytes
     data: bytes
+
+
+NewRecordTuple: TypeAlias = tuple[str, str, int, bytes, bytes]
+"""The shape of a ``NewRecord``."""
 
 
 class Record(NamedTuple):
@@ -141,9 +145,9 @@ class StoreEngine(Protocol):
     share it. A cancelled append may have happened; repeating it with the same event ids is safe.
     """
 
-    async def append(
-        self, stream: str, records: Sequence[NewRecord], *, expected_version: int | None = None
-    ) -> AppendResult:
+    def append(
+        self, stream: str, records: Sequence[NewRecordTuple], *, expected_version: int | None = None
+    ) -> Awaitable[AppendResult]:
         """Add ``records``, at least one, to the end of ``stream``.
 
         Records whose ids the stream has already, all of them, change nothing, whatever ``expected_version`` says.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from avx_events.core.errors import ConcurrencyError, DuplicateEventIdError
-from avx_events.store.ports import AppendResult, NewRecord
+from avx_events.store.ports import AppendResult, NewRecordTuple
 
 Place: TypeAlias = tuple[str, int, int]
 """Stream, version and position of an event that is in the store."""
@@ -14,7 +14,7 @@ Verdict: TypeAlias = AppendResult | ConcurrencyError | DuplicateEventIdError
 
 def judge(
     stream: str,
-    records: Sequence[NewRecord],
+    records: Sequence[NewRecordTuple],
     *,
     found: Mapping[str, Place],
     expected_version: int | None,

@@ -426,13 +426,14 @@ class StoreContract:
             await store.append("a", Deposited("a", 1))
             older = renamed(revision=1)
             await store.append("a", older("Ada Lovelace"))
-            renamed(revision=3)
+            newest = renamed(revision=3)
 
             reader = store.read_stream("a")
             assert (await anext(reader)).event == Deposited("a", 1)
             with pytest.raises(DecodeError) as caught:
                 await anext(reader)
 
+            assert newest.event_type == "avx.contract.renamed"  # while it is held, it is the class of the type
             assert "stream 'a' at version 2" in "".join(caught.value.__notes__)
 
     # Following
@@ -497,13 +498,14 @@ class StoreContract:
         async with await self.connect(tmp_path) as store:
             older = renamed(revision=1)
             await store.append("a", [Deposited("a", 1), older("Ada Lovelace"), Deposited("a", 2)])
-            renamed(revision=3)
+            newest = renamed(revision=3)
             follower = store.subscribe()
 
             assert [stored.version for stored in await take(follower, 1)] == [1]
             for _ in range(2):
                 with pytest.raises(DecodeError):
                     await anext(follower)
+            del newest
             newer = renamed(revision=2)
 
             assert [stored.event for stored in await take(follower, 2)] == [newer("Ada", "Lovelace"), Deposited("a", 2)]

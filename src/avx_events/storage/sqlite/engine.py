@@ -2,8 +2,9 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -18,7 +19,7 @@ from avx_events.storage.sqlite.schema import is_prepared, prepare
 from avx_events.storage.sqlite.transaction import refuse_inside, sqlite_transaction, undo
 from avx_events.storage.sqlite.writers import InlineWriter, ThreadWriter, Writer
 from avx_events.store.append_signal import AppendSignal
-from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecord, RecordTuple, SnapshotRecord
+from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecordTuple, RecordTuple, SnapshotRecord
 
 ResultT = TypeVar("ResultT")
 
@@ -117,6 +118,7 @@ class SqliteEngine:
     def __init__(self, connection: sqlite3.Connection, location: Location, url: str, *, clock: Clock) -> None:
         """Write to ``connection``, which is prepared, for the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
         self._url = url
         self._signal = AppendSignal(poll_s=None if location.path is None else location.poll_s)
         self._log = LogWriter(connection, url, clock=clock)
@@ -127,15 +129,15 @@ class SqliteEngine:
         self._turn = asyncio.Lock()
         self._is_closed = False
 
-    async def append(
-        self, stream: str, records: Sequence[NewRecord], *, expected_version: int | None = None
-    ) -> AppendResult:
+    def append(
+        self, stream: str, records: Sequence[NewRecordTuple], *, expected_version: int | None = None
+    ) -> Awaitable[AppendResult]:
         """Add ``records`` to the end of ``stream``, in one commit with what else waits; see ``StoreEngine.append``."""
         self._check("append")
         refuse_inside(self._writer, "append")
         future: asyncio.Future[AppendResult] = self._loop.create_future()
         self._writer.submit((future, stream, records, expected_version))
-        return await future
+        return future
 
     async def read_stream(
         self,
@@ -227,7 +229,8 @@ class SqliteEngine:
     def _check(self, action: str) -> None:
         if self._is_closed:
             raise ClosedError("the event store", action)
-        if asyncio.get_running_loop() is not self._loop:
+        # What asyncio.get_running_loop() would tell, without its system call: a thread runs one loop at a time.
+        if threading.get_ident() != self._thread_id or not self._loop.is_running():
             raise WrongLoopError("the event store", action)
 
 

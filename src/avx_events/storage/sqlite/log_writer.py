@@ -7,10 +7,10 @@ from typing import Final, TypeAlias
 
 from avx_events.core.clock import Clock
 from avx_events.storage.sqlite.failures import is_about_one_member, store_error
-from avx_events.store.ports import AppendResult, NewRecord
+from avx_events.store.ports import AppendResult, NewRecordTuple
 from avx_events.store.repeats import Place, judge
 
-Member: TypeAlias = tuple[str, Sequence[NewRecord], int | None]
+Member: TypeAlias = tuple[str, Sequence[NewRecordTuple], int | None]
 """One append of a group: its stream, its records, and the version it expects."""
 
 Outcome: TypeAlias = AppendResult | BaseException
@@ -55,11 +55,24 @@ class LogWriter:
         A member that cannot be appended does not keep the others from it.
         """
         try:
-            return self._write_group(members, lookup=False)
+            return self._write_single(members) or self._write_group(members, lookup=False)
         except sqlite3.IntegrityError:  # an id that is there already
             return self._write_looking_up(members)
         except sqlite3.Error as exc:
             return self._write_one_by_one(members, exc)
+
+    def _write_single(self, members: Sequence[Member]) -> list[Outcome] | None:
+        # One record whose stream is known, as of one who awaits each append, is one statement, which is a transaction
+        # by itself. What is known may be out of date: an append of another process has taken the position then.
+        stream, records, expected = members[0]
+        version = self._heads.get(stream)
+        if len(members) > 1 or len(records) > 1 or version is None or expected not in {None, version}:
+            return None
+        position, recorded_us = self._position + 1, max(self._clock.time_ns() // 1000, self._recorded_us + 1)
+        self._execute(_INSERTS[1], (position, stream, version + 1, recorded_us, *records[0]))
+        self.groups += 1
+        self._heads[stream], self._position, self._recorded_us = version + 1, position, recorded_us
+        return [AppendResult(version + 1, position)]
 
     def _write_looking_up(self, members: Sequence[Member]) -> list[Outcome]:
         try:
@@ -131,7 +144,7 @@ class LogWriter:
             sql = f"SELECT stream, max(version) FROM avx_events WHERE stream IN ({marks}) GROUP BY stream"  # noqa: S608
             heads.update(self._execute(sql, some))
 
-    def _find(self, records: Sequence[NewRecord]) -> dict[str, Place]:
+    def _find(self, records: Sequence[NewRecordTuple]) -> dict[str, Place]:
         found: dict[str, Place] = {}
         for start in range(0, len(records), _LOOKUP_IDS):
             ids = [record[0] for record in records[start : start + _LOOKUP_IDS]]
@@ -154,6 +167,7 @@ class LogWriter:
 
     def _undo(self) -> None:
         self._seen = None
+        self._heads.clear()  # with what the group would have made of them
         if self._connection.in_transaction:  # some errors undo it themselves
             with suppress(sqlite3.Error):
                 self._execute("ROLLBACK")

@@ -14,12 +14,12 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from avx_events.core.errors import ClosedError
 from avx_events.storage.sqlite.log_writer import LogWriter, Member, Outcome
-from avx_events.store.ports import AppendResult, NewRecord
+from avx_events.store.ports import AppendResult, NewRecordTuple
 
 ResultT = TypeVar("ResultT")
 
 Work: TypeAlias = Callable[[sqlite3.Connection], ResultT]
-Waiting: TypeAlias = tuple["asyncio.Future[AppendResult]", str, Sequence[NewRecord], int | None]
+Waiting: TypeAlias = tuple["asyncio.Future[AppendResult]", str, Sequence[NewRecordTuple], int | None]
 """An append whose caller waits for the future."""
 
 Announce: TypeAlias = Callable[[int], None]
@@ -80,6 +80,7 @@ class ThreadWriter:
         self._work: deque[Callable[[], None]] = deque()
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_asleep = False
+        self._is_wake_due = False
         self._is_held = False
         self._is_closing = False
         # A daemon: a process whose main thread ends without closing the store must be able to end.
@@ -88,9 +89,12 @@ class ThreadWriter:
 
     def submit(self, waiting: Waiting) -> None:
         """Write an append with the next group; see ``Writer.submit``."""
+        # Woken at the end of this turn of the loop: all appends of the turn are one group then, and the thread does not
+        # fight for the GIL with those who are still at it.
         self._appends.append(waiting)
-        if self._is_asleep:
-            self._wake()
+        if self._is_asleep and not self._is_wake_due:
+            self._is_wake_due = True
+            self._loop.call_soon(self._wake)
 
     async def run(self, work: Work[ResultT]) -> ResultT:
         """Do ``work`` on the thread; see ``Writer.run``."""
@@ -135,7 +139,7 @@ class ThreadWriter:
 
     def _wake(self) -> None:
         # A token too many wakes the thread once in vain, one too few would leave it asleep for ever.
-        self._is_asleep = False
+        self._is_asleep = self._is_wake_due = False
         self._wakeups.put(None)
 
     def _run(self) -> None:
