@@ -2,6 +2,7 @@
 
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.event_bus import EventBus
+from avx_events.bus.request_reply import RequestReplyBus
 from avx_events.bus.topic_bus import TopicBus
 from avx_events.core.event import Command, Event, Query, Request, UnknownEvent, event
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context
@@ -19,6 +20,7 @@ __all__ = [
     "Query",
     "Reject",
     "Request",
+    "RequestReplyBus",
     "Retry",
     "RetryAfter",
     "TopicBus",

@@ -14,7 +14,6 @@ Nothing here knows where the events come from, nor who runs the handler.
 
 import logging
 import random
-import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, Reason
+from avx_events.bus.error_text import line_of, traceback_of
 from avx_events.bus.statistics import SubscriptionStatistics
 from avx_events.bus.subscription import AnyEnvelope, Subscription
 from avx_events.bus.work import Drop, GiveUp, TryAgain, Work, decide
@@ -38,8 +38,6 @@ KeyFunction = Callable[[Any], Hashable]
 
 # How long a dead letter waits for its queue to take it, after the queue failed.
 _BURIAL_PAUSE_S: Final = 1.0
-_LONGEST_TRACEBACK: Final = 16_384
-_LONGEST_ERROR: Final = 2_000
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -145,11 +143,11 @@ class Dispatcher:
         decision = decide(self._retry, attempts=work.attempts, error=error, jitter=random.random())  # noqa: S311 - spreads load
         if isinstance(decision, TryAgain):
             self.retried += 1
-            log.info("%s failed (%s), next attempt in %.3f s", self.name, _text_of(error), decision.delay_s)
+            log.info("%s failed (%s), next attempt in %.3f s", self.name, line_of(error), decision.delay_s)
             self._park(work, decision.delay_s)
         elif isinstance(decision, Drop):
             self.discarded += 1
-            log.info("%s dropped %s: %s", self.name, work.envelope.metadata.event_id, _text_of(error))
+            log.info("%s dropped %s: %s", self.name, work.envelope.metadata.event_id, line_of(error))
             if work.letter is not None:
                 await self._resolve(work.letter)
             self.leave_lane(work)
@@ -167,7 +165,7 @@ class Dispatcher:
             try:
                 await self._dead_letters.add(letter)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the event stays here until the queue has it
-                log.error("the dead letter queue did not take %s: %s", letter.id, _text_of(exc))  # noqa: TRY400
+                log.error("the dead letter queue did not take %s: %s", letter.id, line_of(exc))  # noqa: TRY400
                 self._park(work, _BURIAL_PAUSE_S)
                 return
             log.warning("%s gave up %s: %s", self.name, letter.id, letter.error)
@@ -283,7 +281,7 @@ class Dispatcher:
             else:
                 await self._dead_letters.add(work.burial)
         except Exception as exc:  # noqa: BLE001 - nobody is left to try again; the log is the last place
-            _log_letter(work.burial, f"the dead letter queue did not take it: {_text_of(exc)}")
+            _log_letter(work.burial, f"the dead letter queue did not take it: {line_of(exc)}")
         self.dead_lettered += 1
 
     def _letter(self, work: Work, error: BaseException, reason: Reason) -> DeadLetter:
@@ -293,9 +291,9 @@ class Dispatcher:
             handler=self.name,
             reason=reason,
             envelope=work.envelope,
-            error=_text_of(error),
+            error=line_of(error),
             error_type=type(error).__name__,
-            traceback=_traceback_of(error),
+            traceback=traceback_of(error),
             attempts=work.attempts + (0 if before is None else before.attempts),
             redrives=0 if before is None else before.redrives + 1,
             first_failed_at=before.first_failed_at if before is not None else work.first_failed_at or now,
@@ -308,28 +306,10 @@ class Dispatcher:
         try:
             await self._dead_letters.resolve(letter.id)
         except Exception as exc:  # noqa: BLE001 - the work is done; the letter stays and says so no worse than before
-            log.error("dead letter %s was redriven, but stays in its queue: %s", letter.id, _text_of(exc))  # noqa: TRY400
+            log.error("dead letter %s was redriven, but stays in its queue: %s", letter.id, line_of(exc))  # noqa: TRY400
 
     def _now(self) -> datetime:
         return EPOCH + self._clock.time_ns() // 1000 * _MICROSECOND
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an error that cannot say what it is must not hide that there was one
-        text = "(its text cannot be had)"
-    return f"{type(error).__name__}: {text}"[:_LONGEST_ERROR]
-
-
-def _traceback_of(error: BaseException) -> str:
-    if error.__traceback__ is None and error.__cause__ is None:
-        return ""
-    try:
-        text = "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - as in _text_of
-        text = "".join(traceback.format_tb(error.__traceback__))
-    return text[-_LONGEST_TRACEBACK:]
 
 
 def _log_letter(letter: DeadLetter, why: str) -> None:

@@ -148,6 +148,14 @@ class DeliveryError(UsageError):
         self.subscriber, self.event_id = subscriber, event_id
 
 
+class ReplySentError(UsageError):
+    """A request is answered a second time."""
+
+    def __init__(self) -> None:
+        """Say so; the requester has the first reply."""
+        super().__init__("this request was answered already; reply.send() or reply.fail() once for each")
+
+
 class HandlerWaitError(UsageError):
     """A handler waits for something that waits for the handler."""
 
@@ -265,7 +273,7 @@ class StoppedError(RetryableError):
 
     def __init__(self, handler: str) -> None:
         """Name the handler."""
-        super().__init__(f"the bus was closed before {handler} was done; redrive the event on one that runs")
+        super().__init__(f"the bus was closed before {handler} was done; try again on one that runs")
         self.handler = handler
 
 

@@ -19,7 +19,7 @@ from avx_events.core.errors import (
 )
 from avx_events.core.topic import check_topic
 
-ResultT = TypeVar("ResultT")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 ClassT = TypeVar("ClassT", bound=type)
 Upcaster = Callable[[dict[str, Any]], Mapping[str, Any]]
 UpcasterT = TypeVar("UpcasterT", bound=Upcaster)
@@ -311,16 +311,16 @@ class UnknownEvent(msgspec.Struct, frozen=True):
     revision: int = 1
 
 
-class Request(Message, Generic[ResultT], frozen=True, gc=False, metaclass=EventMeta):
-    """A question that one responder answers with a ``ResultT``; for ``RequestReplyBus.request``."""
+class Request(Message, Generic[ResultT_co], frozen=True, gc=False, metaclass=EventMeta):
+    """A question that one responder answers with a ``ResultT_co``; for ``RequestReplyBus.request``."""
 
 
-class Command(Message, Generic[ResultT], frozen=True, gc=False, metaclass=EventMeta):
-    """An order that exactly one handler carries out, returning a ``ResultT``; for ``CommandBus.dispatch``."""
+class Command(Message, Generic[ResultT_co], frozen=True, gc=False, metaclass=EventMeta):
+    """An order that exactly one handler carries out, returning a ``ResultT_co``; for ``CommandBus.dispatch``."""
 
 
-class Query(Message, Generic[ResultT], frozen=True, gc=False, metaclass=EventMeta):
-    """A question to a read model, answered by exactly one handler with a ``ResultT``; for ``QueryBus.ask``."""
+class Query(Message, Generic[ResultT_co], frozen=True, gc=False, metaclass=EventMeta):
+    """A question to a read model, answered by exactly one handler with a ``ResultT_co``; for ``QueryBus.ask``."""
 
 
 def event(event_type: str, *, aggregate_id: str | None = None, revision: int = 1) -> Callable[[ClassT], ClassT]:

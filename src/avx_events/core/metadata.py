@@ -12,7 +12,7 @@ import msgspec
 from avx_events.core.clock import Clock
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError
 from avx_events.core.event import schema_of, text_of
-from avx_events.core.ids import new_id
+from avx_events.core.ids import IdBlock, new_id
 
 EventT_co = TypeVar("EventT_co", covariant=True)
 
@@ -173,6 +173,35 @@ def stamp(
         NO_HEADERS if headers is None else checked_headers(headers),
     )
     return EventEnvelope(message, metadata, schema.event_type if topic is None else topic)
+
+
+def stamp_one(
+    event: object, event_type: str, key_of: Callable[[Any], object] | None, ids: IdBlock, now_ns: int
+) -> EventEnvelope[Any]:
+    """Put an event into an envelope as ``stamp`` does, where its class is known and the bus has ids of its own.
+
+    Args:
+        event: The event.
+        event_type: Of its class.
+        key_of: Gives its aggregate id; None where it has none.
+        ids: Where the event id is taken; not safe between threads.
+        now_ns: The instant, in Unix nanoseconds.
+    """
+    event_id = ids.take(now_ns)
+    key: Any = ""
+    if key_of is not None:
+        key = key_of(event)
+        if type(key) is not str:
+            key = text_of(key)
+    outer = current_message.get()
+    if outer is None:
+        metadata = EventMetadata(event_id, event_type, key, now_ns // 1000, event_id)
+    else:
+        correlation_id = event_id if outer.correlation_id is None else outer.correlation_id
+        metadata = EventMetadata(
+            event_id, event_type, key, now_ns // 1000, correlation_id, outer.event_id, outer.user_id
+        )
+    return EventEnvelope(event, metadata, event_type)
 
 
 def stamp_run(

@@ -1,0 +1,359 @@
+"""Requests and their replies: a question to one of those who answer it, with a deadline."""
+
+from collections.abc import Callable, Mapping
+from threading import get_ident
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import msgspec
+
+from avx_events.bus.deadlines import Deadlines
+from avx_events.bus.endpoints import endpoint_for
+from avx_events.bus.life import Life, State
+from avx_events.bus.responders import Answering, Failure, Listener, Pending, ReplyCounts, Responder
+from avx_events.core.arguments import seconds, text, whole
+from avx_events.core.callables import describe
+from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.errors import (
+    ClosedError,
+    DuplicateHandlerError,
+    InvalidArgumentError,
+    NoResponderError,
+    NotAnEventError,
+    RequestTimeoutError,
+)
+from avx_events.core.event import Request, schema_of
+from avx_events.core.ids import IdBlock
+from avx_events.core.metadata import stamp, stamp_one
+
+ReplyT = TypeVar("ReplyT")
+RequestT = TypeVar("RequestT", bound=Request[Any])
+ResponderT = TypeVar("ResponderT", bound=Callable[..., Any])
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+DEFAULT_CONCURRENCY: Final = 64
+
+
+class RequestStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bus has asked and answered, from its start.
+
+    Attributes:
+        requested: Requests that found somebody to answer.
+        replied: Requests that were answered in time.
+        failed: Requests whose responder raised.
+        timed_out: Requests whose deadline passed.
+        late_replies: Replies that nobody waited for any more; they were dropped.
+        waiting: Requests that wait for a responder or reader now.
+        in_flight: Requests that responders are answering now.
+    """
+
+    requested: int = 0
+    replied: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    late_replies: int = 0
+    waiting: int = 0
+    in_flight: int = 0
+
+
+class Route:
+    """Who answers requests of one class.
+
+    Attributes:
+        event_type: Of the class.
+        key_of: Gives the aggregate id of a request; None where it has none.
+        answering: Who answers; who was asked last stands last.
+        only: Who answers alone, if there is one.
+    """
+
+    __slots__ = ("answering", "event_type", "key_of", "only")
+
+    def __init__(self, request_class: type) -> None:
+        """Begin with nobody."""
+        schema = schema_of(request_class)
+        self.event_type = schema.event_type
+        self.key_of = schema.key_of
+        self.answering: list[Answering] = []
+        self.only: Answering | None = None
+
+    def add(self, answering: Answering) -> None:
+        """Let ``answering`` answer too."""
+        self.answering.append(answering)
+        self._look_for_only()
+
+    def remove(self, answering: Answering) -> None:
+        """Let ``answering`` answer no more."""
+        self.answering.remove(answering)
+        self._look_for_only()
+
+    def next(self) -> Answering:
+        """Return the least busy, the one that was asked longest ago among equals, and let it stand last."""
+        answering = min(self.answering, key=lambda candidate: candidate.load)
+        self.answering.remove(answering)
+        self.answering.append(answering)
+        return answering
+
+    def _look_for_only(self) -> None:
+        self.only = self.answering[0] if len(self.answering) == 1 else None
+
+
+class RequestReplyBus:
+    """Requests in memory: each goes to one responder of its type, and waits for the reply with a deadline.
+
+    Responders run from ``start`` to ``close``, or inside of ``async with bus:``; listeners are read as soon as there is
+    a bus. A bus belongs to the event loop that first uses it.
+    """
+
+    __slots__ = (
+        "_counts",
+        "_deadlines",
+        "_ids",
+        "_life",
+        "_ready",
+        "_requested",
+        "_responders",
+        "_routes",
+        "_thread",
+        "_time_ns",
+        "_timed_out",
+    )
+
+    def __init__(
+        self, *, name: str = "request-reply bus", drain_timeout_s: float = 10.0, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        """Make an open bus without responders.
+
+        Args:
+            name: What errors and logs call it.
+            drain_timeout_s: How many seconds ``close`` lets responders finish what was asked.
+            clock: Time.
+
+        Raises:
+            InvalidArgumentError: The timeout is no number of seconds above 0.
+        """
+        self._ready: dict[type, Route] = {}
+        self._thread = 0
+        self._life = Life(
+            name, drain_timeout_s=drain_timeout_s, clock=clock, on_change=self._look_again, on_refuse=self._look_again
+        )
+        self._routes: dict[type, Route] = {}
+        self._responders: dict[str, Responder] = {}
+        self._counts = ReplyCounts()
+        self._deadlines = Deadlines(clock, on_late=_end_wait)
+        self._ids = IdBlock()
+        self._time_ns = clock.time_ns
+        self._requested = 0
+        self._timed_out = 0
+
+    async def start(self) -> None:
+        """Run the responders. Harmless when repeated.
+
+        Raises:
+            ClosedError: The bus was closed.
+            WrongLoopError: The bus belongs to another event loop.
+        """
+        self._life.start()
+
+    async def close(self) -> None:
+        """Stop in good order; harmless when repeated.
+
+        New requests are refused at once, but those that responders make themselves. What was asked is answered for up
+        to ``drain_timeout_s`` seconds; then responders are cancelled, and their requesters get a ``StoppedError``.
+        Listeners read what was asked before, and then the end.
+
+        Raises:
+            HandlerWaitError: One of its own responders calls it.
+            WrongLoopError: The bus belongs to another event loop.
+        """
+        await self._life.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def respond(
+        self, request_class: type[Request[Any]], *, name: str | None = None, concurrency: int = DEFAULT_CONCURRENCY
+    ) -> Callable[[ResponderT], ResponderT]:
+        """Decorate a responder of ``request_class``: ``async def``, or ``def``, which runs in a thread.
+
+        It takes the request, and its envelope if it has a second parameter, and returns the reply. What it raises
+        reaches the requester as ``RemoteError``. A requester that gives up does not interrupt it. Several responders of
+        one class share the requests.
+
+        Args:
+            request_class: A class derived from ``Request``.
+            name: What errors and logs call it; its qualified name if not given.
+            concurrency: How many requests it answers at once, at most; others wait.
+
+        Raises:
+            NotAnEventError: The class is no request class.
+            InvalidArgumentError: An option is outside its range.
+            HandlerDefinitionError: The function cannot be called with a request.
+            DuplicateHandlerError: Another responder of the bus has the name.
+            ClosedError: The bus is closed.
+            WrongLoopError: The bus runs on another event loop.
+        """
+        _check_request_class(request_class)
+
+        def register(function: ResponderT) -> ResponderT:
+            self._add_responder(request_class, function, name, whole("concurrency", concurrency, least=1))
+            return function
+
+        return register
+
+    async def listen(self, request_class: "type[RequestT]") -> Listener[RequestT, Any]:
+        """Return a listener that is given requests of ``request_class`` from now on, with where to reply to.
+
+        Args:
+            request_class: A class derived from ``Request``.
+
+        Raises:
+            NotAnEventError: The class is no request class.
+            ClosedError: The bus is closed.
+            WrongLoopError: The bus belongs to another event loop.
+        """
+        _check_request_class(request_class)
+        self._life.check_open("listen")
+        self._life.bind("listen")
+        name = schema_of(request_class).event_type
+
+        def forget(listener: Listener[Any, Any]) -> None:
+            self._route(request_class).remove(listener)
+            self._life.remove(listener)
+
+        listener: Listener[RequestT, Any] = Listener(name, life=self._life, counts=self._counts, on_close=forget)
+        self._route(request_class).add(listener)
+        self._life.add(listener)
+        return listener
+
+    # The hot path: bench/request_reply.py.
+    async def request(
+        self,
+        request: Request[ReplyT],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
+    ) -> ReplyT:
+        """Ask, and return the reply.
+
+        Args:
+            request: The question.
+            timeout_s: How many seconds to wait for the reply, more than 0; they end up to 10 ms late.
+            headers: Text by name, for the metadata.
+
+        Raises:
+            NoResponderError: Nobody answers requests of this type.
+            RequestTimeoutError: There was no reply in time; the responder may still do its work.
+            RemoteError: The responder raised.
+            StoppedError: The bus was closed before the responder was done.
+            NotAnEventError: It is no request.
+            InvalidArgumentError: The timeout is no number of seconds above 0, or the headers are no mapping of text.
+            NotStartedError: The bus has responders and was not started.
+            ClosedError: The bus is closed.
+            WrongLoopError: It is called from another thread or event loop.
+        """
+        route = self._ready.get(type(request))
+        if route is None or get_ident() != self._thread:
+            route = self._find(request)
+        if timeout_s is not DEFAULT_TIMEOUT_S:
+            seconds("timeout_s", timeout_s)
+        if headers is None:
+            envelope = stamp_one(request, route.event_type, route.key_of, self._ids, self._time_ns())
+        else:
+            envelope = stamp(request, clock=self._life.clock, headers=headers, new_id=self._ids.take)
+        self._requested += 1
+        only = route.only
+        reply: Any = route.next().ask(envelope) if only is None else only.ask(envelope)
+        if type(reply) is Pending:
+            reply = await self._wait(reply, timeout_s)
+        if type(reply) is Failure:
+            raise reply.error
+        answered: ReplyT = reply
+        return answered
+
+    def statistics(self) -> RequestStatistics:
+        """Return what was asked and answered, and what waits."""
+        return RequestStatistics(
+            requested=self._requested,
+            replied=self._counts.replied,
+            failed=self._counts.failed,
+            timed_out=self._timed_out,
+            late_replies=self._counts.late,
+            waiting=sum(answering.waiting for route in self._routes.values() for answering in route.answering),
+            in_flight=sum(responder.in_flight for responder in self._responders.values()),
+        )
+
+    def _add_responder(
+        self, request_class: type[Request[Any]], function: Callable[..., Any], name: str | None, concurrency: int
+    ) -> None:
+        self._life.check_open("add a responder")
+        if not callable(function):
+            raise InvalidArgumentError("responder", function, expected="a function")
+        name = describe(function) if name is None else text("name", name)
+        if name in self._responders:
+            raise DuplicateHandlerError(f"the name {name!r}", existing="another responder of this bus", new=name)
+        endpoint, takes_envelope = endpoint_for(function, self._life.threads, most=concurrency)
+        responder = Responder(
+            name,
+            endpoint,
+            takes_envelope=takes_envelope,
+            concurrency=concurrency,
+            life=self._life,
+            counts=self._counts,
+        )
+        self._responders[name] = responder
+        self._route(request_class).add(responder)
+        self._life.add(responder)
+
+    def _route(self, request_class: type) -> Route:
+        route = self._routes.get(request_class)
+        if route is None:
+            route = self._routes[request_class] = Route(request_class)
+        return route
+
+    def _find(self, request: object) -> Route:
+        """Return who answers ``request``, or raise why nobody does."""
+        request_class: type = type(request)
+        if request_class is type or not isinstance(request, Request):
+            raise NotAnEventError(request)
+        if self._life.state is State.CLOSED:
+            raise ClosedError(self._life.name, "request")
+        self._life.check_takes("request")
+        route = self._routes.get(request_class)
+        if route is None or not route.answering:
+            raise NoResponderError(schema_of(request_class).event_type)
+        return route
+
+    async def _wait(self, pending: Pending, timeout_s: float) -> Any:
+        reply = pending.reply
+        tick = self._deadlines.add(reply, timeout_s)
+        try:
+            answer = await reply
+        finally:
+            self._deadlines.discard(reply, tick)
+        if answer is _TOO_LATE:
+            self._timed_out += 1
+            raise RequestTimeoutError(pending.envelope.metadata.event_type, timeout_s)
+        return answer
+
+    def _look_again(self) -> None:
+        answered = {message: route for message, route in self._routes.items() if route.answering}
+        self._ready = answered if self._life.takes_all else {}
+        self._thread = self._life.thread
+
+
+_TOO_LATE: Final = object()
+
+
+def _end_wait(reply: Any) -> None:
+    reply.set_result(_TOO_LATE)
+
+
+def _check_request_class(given: object) -> None:
+    if given is Request or not (isinstance(given, type) and Request in given.__mro__):
+        raise NotAnEventError(given)
