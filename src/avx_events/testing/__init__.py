@@ -8,25 +8,45 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from avx_events.testing.clock import ManualClock
+    from avx_events.testing.handler_contracts import (
+        BackPressureContract,
+        DeadLetterContract,
+        GracefulStopContract,
+        InProcessContract,
+        KeyOrderContract,
+    )
     from avx_events.testing.mock_bus import MockEventBus
     from avx_events.testing.scenarios import command_scenario, projection_scenario, scenario
     from avx_events.testing.store_contract import DurableStoreContract, StoreContract
+    from avx_events.testing.transport_contract import TransportContract
 
 __all__ = [
+    "BackPressureContract",
+    "DeadLetterContract",
     "DurableStoreContract",
+    "GracefulStopContract",
+    "InProcessContract",
+    "KeyOrderContract",
     "ManualClock",
     "MockEventBus",
     "StoreContract",
+    "TransportContract",
     "command_scenario",
     "projection_scenario",
     "scenario",
 ]
 
 _MODULES: Final = {
+    "BackPressureContract": "handler_contracts",
+    "DeadLetterContract": "handler_contracts",
     "DurableStoreContract": "store_contract",
+    "GracefulStopContract": "handler_contracts",
+    "InProcessContract": "handler_contracts",
+    "KeyOrderContract": "handler_contracts",
     "ManualClock": "clock",
     "MockEventBus": "mock_bus",
     "StoreContract": "store_contract",
+    "TransportContract": "transport_contract",
     "command_scenario": "scenarios",
     "projection_scenario": "scenarios",
     "scenario": "scenarios",
