@@ -40,7 +40,6 @@ class Subscription:
         "is_closed",
         "is_watched",
         "limit",
-        "low",
         "name",
         "overflow",
         "queue",
@@ -61,8 +60,6 @@ class Subscription:
         self.overflow = overflow
         self.queue: deque[AnyEnvelope] = deque()
         self.limit = capacity
-        # Publishers are woken at half full: one wake-up for many events instead of one for each.
-        self.low = capacity // 2
         self.held = 0  # taken from the queue, but waiting behind a key or for a retry: they take up its room
         self.taken = 0
         self.dropped = 0
@@ -113,12 +110,17 @@ class Subscription:
             self.admit_waiting()
 
     def admit_waiting(self) -> None:
-        """Wake the publishers for whom there is room, once the queue is down to its low mark."""
-        if len(self.queue) + self.held <= self.low or self.is_closed:
-            self.is_watched = False
-            room = len(self.gate) if self.is_closed else self.free()
-            for ticket in islice(self.gate, room):
-                ticket.wake()
+        """Wake the publishers for whom there is room, once the queue is half empty.
+
+        One wake-up for many events instead of one for each. Half of the room that those held leave: they may stay for
+        as long as a retry waits, and nobody waits for them beside an empty queue.
+        """
+        most = self.capacity - self.held
+        if most <= 0 or len(self.queue) * 2 > most:
+            return
+        self.is_watched = False
+        for ticket in islice(self.gate, most - len(self.queue)):
+            ticket.wake()
 
     def push(self, envelopes: Sequence[AnyEnvelope]) -> None:
         """Append ``envelopes`` by the overflow policy; ``wait`` and ``raise`` append all: room was checked before."""
@@ -141,7 +143,9 @@ class Subscription:
         self.limit = 0
         for _ in range(len(self.receivers)):
             self.wake()
-        self.admit_waiting()
+        self.is_watched = False
+        for ticket in self.gate:
+            ticket.wake()
 
     def statistics(self) -> SubscriptionStatistics:
         """Return the counts that the queue itself knows."""
