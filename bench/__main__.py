@@ -18,10 +18,12 @@ QUESTIONS: Final = (
     "publish_subscribe",
     "publish_batches",
     "handlers",
+    "request_reply",
+    "topic_matching",
     "import_time",
     "memory",
 )
-ROUNDS: Final = 7
+ROUNDS: Final = 9
 QUICK_ROUNDS: Final = 3
 QUICK_SCALE: Final = 0.05
 
@@ -36,7 +38,8 @@ def main() -> None:
     options = _options()
     comparisons = [comparison for question in options.questions for comparison in comparisons_of(question)]
     packages = [each.package for comparison in comparisons for each in comparison.contenders if each.package]
-    print(*described(packages), sep="\n", flush=True)
+    surroundings = described(packages)
+    print(*surroundings, sep="\n", flush=True)
     if options.quick:
         print("quick: too few and too short rounds to judge by")
     outcomes: list[Outcome] = []
@@ -47,7 +50,7 @@ def main() -> None:
         outcomes.append(outcome)
         print("", table(outcome), sep="\n", flush=True)
     if options.markdown:
-        print("", markdown(outcomes), sep="\n")
+        print("", markdown(outcomes, surroundings), sep="\n")
     judged = [verdict.is_met for outcome in outcomes for verdict in verdicts(outcome)]
     print(f"\n{judged.count(True)} targets ok, {judged.count(False)} fall short, {judged.count(None)} not measured")
 

@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import pkgutil
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial, wraps
 from statistics import median
 from typing import Final, TypeAlias, cast
@@ -145,7 +145,8 @@ def peer(reference: str) -> Opening:
 async def measure(comparison: Comparison, *, rounds: int, scale: float = 1.0) -> Outcome:
     """Run every contender once to warm up, then ``rounds`` times, in an order that turns by one each round.
 
-    The collector is emptied before each round, and on as it is for users while it runs.
+    The collector runs as it does for users, from an empty start in each round; what is there before the first round,
+    all that was imported and set up, it does not look at.
 
     Args:
         comparison: Who and what.
@@ -164,13 +165,29 @@ async def measure(comparison: Comparison, *, rounds: int, scale: float = 1.0) ->
                 runs[contender.name] = await open_contenders.enter_async_context(contender.opening(count))
             except ModuleNotFoundError as exc:
                 missing[contender.name] = str(exc.name)
-        for run in runs.values():
-            await _once(run)
-        figures: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(rounds):
-            for name in _turned(list(runs), number):
-                figures[name].append(await _once(runs[name]))
+        with _frozen():
+            figures = await _figures(runs, rounds)
     return Outcome(comparison, figures, missing)
+
+
+@contextmanager
+def _frozen() -> Generator[None, None, None]:
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+async def _figures(runs: dict[str, Round], rounds: int) -> dict[str, list[float]]:
+    for run in runs.values():
+        await _once(run)
+    figures: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        for name in _turned(list(runs), number):
+            figures[name].append(await _once(runs[name]))
+    return figures
 
 
 async def _once(run: Round) -> float:

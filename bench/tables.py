@@ -30,16 +30,16 @@ def table(outcome: Outcome) -> str:
             ratio = None if contender.name == first else outcome.ratio_to(contender.name)
             spread = (rounded(median(figures)), rounded(min(figures)), rounded(max(figures)))
             lines.append((contender.name, *spread, "" if ratio is None else rounded(ratio)))
-    goals = [("target", "", "", "measured", "")]
-    goals += [
-        (f"  {_goal(verdict.target)}", "", "", _ratio(verdict), _judgement(verdict)) for verdict in verdicts(outcome)
-    ]
-    text = _aligned([*lines, *goals])
+    judged = verdicts(outcome)
+    if judged:
+        lines.append(("target", "", "", "measured", ""))
+    lines += [(f"  {_goal(verdict.target)}", "", "", _ratio(verdict), _judgement(verdict)) for verdict in judged]
+    text = _aligned(lines)
     return "\n".join([comparison.title, "─" * max(len(line) for line in text), *text])
 
 
-def markdown(outcomes: Iterable[Outcome]) -> str:
-    """Return one table for all targets, as the README keeps it."""
+def markdown(outcomes: Iterable[Outcome], surroundings: Iterable[str]) -> str:
+    """Return one table for all targets, as the README keeps it, and what it was measured with."""
     lines = [
         "| what | avx-events | compared with | | ratio | target |",
         "|---|---:|---|---:|---:|---:|",
@@ -54,7 +54,7 @@ def markdown(outcomes: Iterable[Outcome]) -> str:
             name = other if isinstance(other, str) else verdict.target.name
             lines.append(f"| {what} | {first} | {name} | {figure} | {_ratio(verdict)} | {_bound(verdict.target)} |")
             what = first = ""
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Medians of {'; '.join(surroundings)}."])
 
 
 def _median(outcome: Outcome, name: str) -> str:

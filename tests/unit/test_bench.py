@@ -156,9 +156,11 @@ def test_the_readme_keeps_a_line_for_each_target() -> None:
         [2_000], [1_000], Target("theirs", at_least=1.5), Target(500.0, at_least=3, name="the old one")
     )
 
-    assert markdown([outcome]).splitlines()[2:] == [
+    assert markdown([outcome], ["this commit", "that machine"]).splitlines()[2:] == [
         "| count to a thousand | 2,000/s | theirs | 1,000/s | 2.00 | at least 1.5 |",
         "|  |  | the old one | 500/s | 4.00 | at least 3 |",
+        "",
+        "Medians of this commit; that machine.",
     ]
 
 
