@@ -1,30 +1,195 @@
-"""Event-driven Python: one envelope, one delivery contract, any engine."""
+"""Event-driven Python: one envelope, one delivery contract, any engine.
 
-from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
-from avx_events.bus.event_bus import EventBus
-from avx_events.bus.request_reply import RequestReplyBus
-from avx_events.bus.topic_bus import TopicBus
-from avx_events.core.event import Command, Event, Query, Request, UnknownEvent, event
+What is not in ``core`` is loaded when it is first used, so that a program pays for the parts that it has.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from avx_events.core.errors import (
+    AggregateDefinitionError,
+    AvxEventsError,
+    ClosedError,
+    ConcurrencyError,
+    DeadLetterNotFoundError,
+    DecodeError,
+    DeliveryError,
+    DuplicateEventIdError,
+    DuplicateEventTypeError,
+    DuplicateHandlerError,
+    EncodeError,
+    EngineFailedError,
+    EventDefinitionError,
+    EventTooLargeError,
+    HandlerDefinitionError,
+    HandlerTimeoutError,
+    HandlerWaitError,
+    IdempotencyKeyReusedError,
+    InvalidArgumentError,
+    InvalidTopicError,
+    MissingExtraError,
+    NoHandlerError,
+    NoResponderError,
+    NotAnEventError,
+    NotRunningError,
+    NotStartedError,
+    PermanentError,
+    ProjectionDefinitionError,
+    ProjectionFailedError,
+    ProjectionLagError,
+    ProjectionReplacedError,
+    RemoteError,
+    ReplySentError,
+    RequestTimeoutError,
+    ResultNotKeptError,
+    RetryableError,
+    StatementError,
+    StoppedError,
+    StoreSchemaError,
+    StoreUnavailableError,
+    StreamNotFoundError,
+    SubscriptionFullError,
+    TransactionError,
+    UnknownEventTypeError,
+    UnknownSchemeError,
+    UsageError,
+    ValidationError,
+    WrongLoopError,
+)
+from avx_events.core.event import Command, Event, Query, Request, UnknownEvent, event, upcast
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
 
+if TYPE_CHECKING:
+    from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+    from avx_events.bus.deliveries import Delivery
+    from avx_events.bus.event_bus import EventBus
+    from avx_events.bus.request_reply import RequestReplyBus
+    from avx_events.bus.subscriber import Subscriber
+    from avx_events.bus.topic_bus import TopicBus
+    from avx_events.patterns.aggregate import AggregateRoot
+    from avx_events.patterns.cqrs import CommandBus, CommandHandler, QueryBus, QueryHandler
+    from avx_events.patterns.projection import Projection, Projector, handles
+    from avx_events.store.event_store import EventStore
+    from avx_events.store.ports import AppendResult, Connection
+    from avx_events.store.stored_event import StoredEvent
+
 __all__ = [
+    "AggregateDefinitionError",
+    "AggregateRoot",
+    "AppendResult",
+    "AvxEventsError",
+    "ClosedError",
     "Command",
+    "CommandBus",
+    "CommandHandler",
+    "ConcurrencyError",
+    "Connection",
     "DeadLetter",
+    "DeadLetterNotFoundError",
     "DeadLetterQueue",
+    "DecodeError",
+    "Delivery",
+    "DeliveryError",
     "Discard",
+    "DuplicateEventIdError",
+    "DuplicateEventTypeError",
+    "DuplicateHandlerError",
+    "EncodeError",
+    "EngineFailedError",
     "Event",
     "EventBus",
+    "EventDefinitionError",
     "EventEnvelope",
     "EventMetadata",
+    "EventStore",
+    "EventTooLargeError",
+    "HandlerDefinitionError",
+    "HandlerTimeoutError",
+    "HandlerWaitError",
+    "IdempotencyKeyReusedError",
+    "InvalidArgumentError",
+    "InvalidTopicError",
+    "MissingExtraError",
+    "NoHandlerError",
+    "NoResponderError",
+    "NotAnEventError",
+    "NotRunningError",
+    "NotStartedError",
+    "PermanentError",
+    "Projection",
+    "ProjectionDefinitionError",
+    "ProjectionFailedError",
+    "ProjectionLagError",
+    "ProjectionReplacedError",
+    "Projector",
     "Query",
+    "QueryBus",
+    "QueryHandler",
     "Reject",
+    "RemoteError",
+    "ReplySentError",
     "Request",
     "RequestReplyBus",
+    "RequestTimeoutError",
+    "ResultNotKeptError",
     "Retry",
     "RetryAfter",
+    "RetryableError",
+    "StatementError",
+    "StoppedError",
+    "StoreSchemaError",
+    "StoreUnavailableError",
+    "StoredEvent",
+    "StreamNotFoundError",
+    "Subscriber",
+    "SubscriptionFullError",
     "TopicBus",
+    "TransactionError",
     "UnknownEvent",
+    "UnknownEventTypeError",
+    "UnknownSchemeError",
+    "UsageError",
+    "ValidationError",
+    "WrongLoopError",
     "context",
     "event",
+    "handles",
+    "upcast",
 ]
+
+_PLACES: Final = {
+    "AggregateRoot": "avx_events.patterns.aggregate",
+    "AppendResult": "avx_events.store.ports",
+    "CommandBus": "avx_events.patterns.cqrs",
+    "CommandHandler": "avx_events.patterns.cqrs",
+    "Connection": "avx_events.store.ports",
+    "DeadLetter": "avx_events.bus.dead_letters",
+    "DeadLetterQueue": "avx_events.bus.dead_letters",
+    "Delivery": "avx_events.bus.deliveries",
+    "EventBus": "avx_events.bus.event_bus",
+    "EventStore": "avx_events.store.event_store",
+    "Projection": "avx_events.patterns.projection",
+    "Projector": "avx_events.patterns.projection",
+    "QueryBus": "avx_events.patterns.cqrs",
+    "QueryHandler": "avx_events.patterns.cqrs",
+    "RequestReplyBus": "avx_events.bus.request_reply",
+    "StoredEvent": "avx_events.store.stored_event",
+    "Subscriber": "avx_events.bus.subscriber",
+    "TopicBus": "avx_events.bus.topic_bus",
+    "handles": "avx_events.patterns.projection",
+}
+
+
+def __getattr__(name: str) -> object:
+    place = _PLACES.get(name)
+    if place is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    found: object = getattr(import_module(place), name)
+    globals()[name] = found  # the next time it is there
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__
