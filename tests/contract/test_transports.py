@@ -4,12 +4,16 @@ from typing import Any
 
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.event_bus import EventBus
+from avx_events.bus.request_reply import RequestReplyBus
+from avx_events.bus.topic_bus import TopicBus
 from avx_events.testing import (
     BackPressureContract,
     DeadLetterContract,
     GracefulStopContract,
     InProcessContract,
     KeyOrderContract,
+    RequestReplyContract,
+    TopicContract,
     TransportContract,
 )
 
@@ -21,8 +25,16 @@ class TestMemory(
     BackPressureContract,
     GracefulStopContract,
     InProcessContract,
+    TopicContract,
+    RequestReplyContract,
 ):
     """Queues of this process."""
 
     async def connect(self, namespace: str, **options: Any) -> EventBus:
         return EventBus(dead_letter_queue=DeadLetterQueue(), **options)
+
+    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
+        return TopicBus(**options)
+
+    async def connect_requests(self, namespace: str, **options: Any) -> RequestReplyBus:
+        return RequestReplyBus(**options)

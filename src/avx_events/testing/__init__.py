@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         KeyOrderContract,
     )
     from avx_events.testing.mock_bus import MockEventBus
+    from avx_events.testing.request_contract import RequestReplyContract
     from avx_events.testing.scenarios import command_scenario, projection_scenario, scenario
     from avx_events.testing.store_contract import DurableStoreContract, StoreContract
+    from avx_events.testing.topic_contract import TopicContract
     from avx_events.testing.transport_contract import TransportContract
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "KeyOrderContract",
     "ManualClock",
     "MockEventBus",
+    "RequestReplyContract",
     "StoreContract",
+    "TopicContract",
     "TransportContract",
     "command_scenario",
     "projection_scenario",
@@ -45,7 +49,9 @@ _MODULES: Final = {
     "KeyOrderContract": "handler_contracts",
     "ManualClock": "clock",
     "MockEventBus": "mock_bus",
+    "RequestReplyContract": "request_contract",
     "StoreContract": "store_contract",
+    "TopicContract": "topic_contract",
     "TransportContract": "transport_contract",
     "command_scenario": "scenarios",
     "projection_scenario": "scenarios",

@@ -11,7 +11,6 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
 from avx_events.bus.event_bus import EventBus
-from avx_events.bus.topic_bus import TopicBus
 from avx_events.core.event import Event, event
 from avx_events.core.policy import Retry
 
@@ -78,19 +77,12 @@ class BusContract:
 
     async def bus(self, **options: Any) -> EventBus:
         """Return what ``connect`` gives, in a namespace of its own."""
-        return await self.connect(f"avx-contract-{uuid4().hex}", **options)
+        return await self.connect(new_namespace(), **options)
 
 
-class TopicBusContract:
-    """How a contract of topics gets its buses; see ``BusContract``."""
-
-    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
-        """Return a topic bus that was not started; see ``BusContract.connect``."""
-        raise NotImplementedError
-
-    async def topic_bus(self, **options: Any) -> TopicBus:
-        """Return what ``connect_topics`` gives, in a namespace of its own."""
-        return await self.connect_topics(f"avx-contract-{uuid4().hex}", **options)
+def new_namespace() -> str:
+    """Return a name that no other test has."""
+    return f"avx-contract-{uuid4().hex}"
 
 
 def on_its_own_loop(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:

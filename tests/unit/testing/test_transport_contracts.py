@@ -9,8 +9,10 @@ import pytest
 
 from avx_events import Event, EventBus, EventMetadata
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+from avx_events.bus.request_reply import RequestReplyBus
+from avx_events.bus.topic_bus import TopicBus
 from avx_events.core.codec import decode_data, encode_data
-from avx_events.core.errors import ClosedError
+from avx_events.core.errors import ClosedError, NoResponderError
 from avx_events.core.metadata import stamp
 from avx_events.core.tasks import TaskScope
 from avx_events.store.stored_event import is_envelope
@@ -19,6 +21,8 @@ from avx_events.testing import (
     DeadLetterContract,
     GracefulStopContract,
     KeyOrderContract,
+    RequestReplyContract,
+    TopicContract,
     TransportContract,
 )
 from avx_events.testing.bus_contract import BusContract, on_its_own_loop
@@ -137,6 +141,36 @@ class Deaf(EventBus):
             return stamp(event, clock=self._engine.life.clock).metadata
 
 
+class Twofold(TopicBus):
+    """Delivers what is published to its type a second time."""
+
+    async def publish_to(self, topic: str, event: object, *, headers: Mapping[str, str] | None = None) -> EventMetadata:
+        await super().publish(event)
+        return await super().publish_to(topic, event, headers=headers)
+
+
+class Mixed(RequestReplyBus):
+    """Gives a caller the reply of another."""
+
+    __slots__ = ("_last",)
+
+    async def request(self, request: Any, **options: Any) -> Any:
+        reply, last = await super().request(request, **options), getattr(self, "_last", None)
+        self._last = reply
+        return reply if last is None else last
+
+
+class Silent(RequestReplyBus):
+    """Waits for the deadline where nobody answers."""
+
+    async def request(self, request: Any, **options: Any) -> Any:
+        try:
+            return await super().request(request, **options)
+        except NoResponderError:
+            await asyncio.sleep(60)
+
+
+FAILED = (AssertionError, TimeoutError, BaseExceptionGroup, pytest.fail.Exception)
 BROKEN: list[tuple[type[EventBus], type[BusContract], str]] = [
     (Lossy, TransportContract, "test_5000_events_of_50_publishers_reach_every_subscriber_once_and_in_order"),
     (Forgetful, TransportContract, "test_headers_and_context_arrive_as_they_were_sent"),
@@ -157,6 +191,14 @@ BROKEN: list[tuple[type[EventBus], type[BusContract], str]] = [
 ]
 
 
+BROKEN_OTHERS: list[tuple[type[Any], type[Any], str]] = [
+    (Twofold, TopicContract, "test_a_pattern_selects_the_topics_that_it_should_and_no_others"),
+    (Twofold, TopicContract, "test_an_event_that_is_published_without_a_topic_goes_to_its_type"),
+    (Mixed, RequestReplyContract, "test_each_of_100_callers_gets_its_own_replies"),
+    (Silent, RequestReplyContract, "test_without_a_responder_the_requester_is_told_at_once"),
+]
+
+
 def contract_of(bus_class: type[EventBus], contract: type[BusContract]) -> BusContract:
     class Contract(contract):  # type: ignore[misc, valid-type]
         async def connect(self, namespace: str, **options: Any) -> EventBus:
@@ -166,16 +208,36 @@ def contract_of(bus_class: type[EventBus], contract: type[BusContract]) -> BusCo
     return made
 
 
+def be_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avx_events.testing.bus_contract.DEADLINE_S", 0.3)
+    monkeypatch.setattr("avx_events.testing.bus_contract._TASKS_END_WITHIN_S", 0.1)
+
+
 @pytest.mark.parametrize(("bus_class", "contract", "name"), BROKEN)
 def test_a_bus_that_breaks_a_promise_fails_the_test_of_it(
     bus_class: type[EventBus], contract: type[BusContract], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     getattr(contract_of(EventBus, contract), name)()
-    monkeypatch.setattr("avx_events.testing.bus_contract.DEADLINE_S", 0.3)
-    monkeypatch.setattr("avx_events.testing.bus_contract._TASKS_END_WITHIN_S", 0.1)
+    be_impatient(monkeypatch)
 
-    with pytest.raises((AssertionError, TimeoutError, BaseExceptionGroup, pytest.fail.Exception)):
+    with pytest.raises(FAILED):
         getattr(contract_of(bus_class, contract), name)()
+
+
+@pytest.mark.parametrize(("bus_class", "contract", "name"), BROKEN_OTHERS)
+def test_a_bus_of_topics_or_requests_that_breaks_a_promise_does_so_too(
+    bus_class: type[Any], contract: type[Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Contract(contract):  # type: ignore[misc]
+        async def connect_topics(self, namespace: str, **options: Any) -> Any:
+            return bus_class(**options)
+
+        connect_requests = connect_topics
+
+    be_impatient(monkeypatch)
+
+    with pytest.raises(FAILED):
+        getattr(Contract(), name)()
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
