@@ -20,6 +20,8 @@ QUESTIONS: Final = (
     "handlers",
     "request_reply",
     "topic_matching",
+    "store_append",
+    "store_replay",
     "import_time",
     "memory",
 )
