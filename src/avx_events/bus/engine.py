@@ -69,7 +69,6 @@ class Engine:
             on_change=on_change,
             on_refuse=self._admission.close,
         )
-        self._on_change = on_change
         self._runners: dict[str, HandlerRunner] = {}
         self._subscribers: dict[str, Subscriber[Any]] = {}
         self._ended = SubscriptionStatistics()

@@ -17,6 +17,7 @@ from avx_events.bus.endpoints import Endpoint
 from avx_events.bus.error_text import text_of
 from avx_events.bus.handling import current_handling, is_inside_handler_of
 from avx_events.bus.life import Life
+from avx_events.bus.readers import Readers
 from avx_events.core.errors import NoResponderError, RemoteError, ReplySentError, StoppedError
 from avx_events.core.metadata import EventEnvelope, current_message
 
@@ -456,7 +457,7 @@ class Listener(Generic[RequestT, ReplyT]):
         self._counts = counts
         self._on_close = on_close
         self._queue: deque[Pending] = deque()
-        self._readers: deque[asyncio.Future[None]] = deque()
+        self._readers = Readers()
         self._is_closed = False
 
     @property
@@ -478,7 +479,7 @@ class Listener(Generic[RequestT, ReplyT]):
         """Put a request in line; see ``Answering.ask``."""
         pending = Pending(envelope, asyncio.get_running_loop().create_future())
         self._queue.append(pending)
-        self._wake_one()
+        self._readers.wake_one()
         return pending
 
     def __aiter__(self) -> Self:
@@ -493,7 +494,7 @@ class Listener(Generic[RequestT, ReplyT]):
             if self._is_closed:
                 raise StopAsyncIteration
             self._life.look_idle()
-            await self._asked()
+            await self._readers.wait()
 
     async def close(self) -> None:
         """Take no more requests; those not read yet fail with ``NoResponderError``. Harmless when repeated."""
@@ -528,26 +529,7 @@ class Listener(Generic[RequestT, ReplyT]):
         """Let the readers come to the end."""
         self._is_closed = True
         while self._readers:
-            self._wake_one()
+            self._readers.wake_one()
 
     async def finish_stop(self) -> None:
         """Leave what was asked to the reader, who may still answer it."""
-
-    def _wake_one(self) -> None:
-        while self._readers:
-            reader = self._readers.popleft()
-            if not reader.done():
-                reader.set_result(None)
-                return
-
-    async def _asked(self) -> None:
-        reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._readers.append(reader)
-        try:
-            await reader
-        except asyncio.CancelledError:
-            if not reader.cancelled():
-                self._wake_one()  # this reader was chosen and cannot come: pass it on
-            elif reader in self._readers:
-                self._readers.remove(reader)
-            raise

@@ -1,11 +1,11 @@
 """A bounded queue of envelopes between publishers and its readers."""
 
-import asyncio
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final, Protocol, TypeAlias
 
+from avx_events.bus.readers import Readers
 from avx_events.bus.statistics import SubscriptionStatistics
 from avx_events.core.arguments import whole
 from avx_events.core.errors import InvalidArgumentError, WrongLoopError
@@ -63,7 +63,7 @@ class Subscription:
         self.held = 0  # taken from the queue, but waiting behind a key or for a retry: they take up its room
         self.taken = 0
         self.dropped = 0
-        self.receivers: deque[asyncio.Future[None]] = deque()
+        self.receivers = Readers()
         self.gate: deque[Waiting] = deque()
         self.is_watched = False  # a publisher waits to be woken; not the gate itself, or each event would wake it
         self.is_closed = False
@@ -78,28 +78,14 @@ class Subscription:
         Raises:
             WrongLoopError: It waits on an event loop that was closed.
         """
-        receivers = self.receivers
-        while receivers:
-            receiver = receivers.popleft()
-            if not receiver.done():
-                try:
-                    receiver.set_result(None)
-                except RuntimeError as exc:
-                    raise WrongLoopError(f"subscription {self.name!r}", "wake its reader") from exc
-                return
+        try:
+            self.receivers.wake_one()
+        except RuntimeError as exc:
+            raise WrongLoopError(f"subscription {self.name!r}", "wake its reader") from exc
 
     async def wait(self) -> None:
         """Wait until something was appended or the subscription closed; look again, another reader may be faster."""
-        receiver: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.receivers.append(receiver)
-        try:
-            await receiver
-        except asyncio.CancelledError:
-            if not receiver.cancelled():
-                self.wake()  # this reader was chosen and cannot come: pass it on
-            elif receiver in self.receivers:
-                self.receivers.remove(receiver)
-            raise
+        await self.receivers.wait()
 
     def hold(self, change: int) -> None:
         """Count ``change`` more envelopes (or fewer) that left the queue but take up its room."""
