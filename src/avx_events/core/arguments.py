@@ -1,17 +1,23 @@
 """Checks of plain arguments, said in one way everywhere."""
 
 import math
+from typing import TypeGuard
 
 from avx_events.core.errors import InvalidArgumentError
 
 
-def whole(name: str, value: object, *, least: int) -> int:
-    """Return ``value`` if it is a whole number of at least ``least``.
+def is_whole(value: object) -> TypeGuard[int]:
+    """Tell whether ``value`` is a whole number; True and False are none here."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole(name: str, value: object, *, least: int, most: float = math.inf) -> int:
+    """Return ``value`` if it is a whole number of at least ``least``, and not past ``most``, what can be kept of it.
 
     Raises:
         InvalidArgumentError: It is not; True and False are no numbers here.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value) or not least <= value <= most:
         raise InvalidArgumentError(name, value, expected=f"a whole number, {least} or more")
     return value
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
 import msgspec
 
+from avx_events.core.arguments import is_whole
 from avx_events.core.errors import (
     DuplicateEventTypeError,
     EventDefinitionError,
@@ -95,7 +96,7 @@ class EventSchema:
         Raises:
             InvalidArgumentError: There is no such older revision, or it has an upcaster already.
         """
-        if not _is_whole(from_revision) or not 1 <= from_revision < self.revision:
+        if not is_whole(from_revision) or not 1 <= from_revision < self.revision:
             expected = f"a revision before {self.event_type!r}'s own, {self.revision} (set revision= on the class)"
             raise InvalidArgumentError("from_revision", from_revision, expected=expected)
         if from_revision in self.upcasters:
@@ -172,12 +173,8 @@ def _check_event_type(class_name: str, event_type: object) -> str:
         raise EventDefinitionError(class_name, problem) from exc
 
 
-def _is_whole(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
-
-
 def _check_revision(class_name: str, revision: int) -> int:
-    if not _is_whole(revision) or revision < 1:
+    if not is_whole(revision) or revision < 1:
         raise EventDefinitionError(class_name, f"revision must be a whole number, 1 or more, not {revision!r}")
     return revision
 

@@ -5,14 +5,11 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from avx_events.core.arguments import is_whole
 from avx_events.core.errors import InvalidArgumentError
 
 Overflow: TypeAlias = Literal["wait", "drop_oldest", "drop_newest", "raise"]
 OVERFLOWS: tuple[Overflow, ...] = ("wait", "drop_oldest", "drop_newest", "raise")
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object, *, least: float) -> bool:
@@ -44,7 +41,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             InvalidArgumentError: A value is outside its range.
         """
         # Infinity would never end, and neither would NaN, which is not less than 1 either.
-        if not _is_whole(self.attempts) or self.attempts < 1:
+        if not is_whole(self.attempts) or self.attempts < 1:
             expected = "a whole number, 1 or more (the first attempt counts)"
             raise InvalidArgumentError("attempts", self.attempts, expected=expected)
         for name, value in (("initial_s", self.initial_s), ("max_s", self.max_s)):

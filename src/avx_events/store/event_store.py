@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final, Self, cast
 
+from avx_events.core.arguments import whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, InvalidArgumentError, StreamNotFoundError
 from avx_events.core.event import Event
@@ -430,9 +431,7 @@ def _keeps(unknown: object) -> bool:
 
 
 def _whole(name: str, number: object, *, least: int) -> int:
-    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= _GREATEST:
-        raise InvalidArgumentError(name, number, expected=f"a whole number, {least} or more")
-    return number
+    return whole(name, number, least=least, most=_GREATEST)
 
 
 def _whole_or_none(name: str, number: object, *, least: int) -> int | None:
