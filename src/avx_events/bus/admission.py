@@ -1,11 +1,11 @@
 """How envelopes get into several subscriptions at once: into all of them or, if refused or cancelled, into none."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from avx_events.bus.subscription import AnyEnvelope, Subscription
-from avx_events.core.errors import ClosedError, SubscriptionFullError
+from avx_events.core.errors import SubscriptionFullError
 
 _ANY_NUMBER: Final = 1 << 62
 
@@ -60,14 +60,19 @@ class Ticket:
 
 
 class Admission:
-    """The door of a bus."""
+    """The door of a bus.
 
-    __slots__ = ("_tickets", "is_closed")
+    Attributes:
+        admitted: How many envelopes got in through it, whether somebody subscribed or not.
+    """
 
-    def __init__(self) -> None:
-        """Begin open, with nobody waiting."""
+    __slots__ = ("_refusal", "_tickets", "admitted")
+
+    def __init__(self, refusal: Callable[[], Exception]) -> None:
+        """Begin open, with nobody waiting; ``refusal`` is asked what those get who wait when it closes."""
+        self._refusal = refusal
         self._tickets: set[Ticket] = set()
-        self.is_closed = False
+        self.admitted = 0
 
     def offer(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
         """Deliver now.
@@ -79,7 +84,7 @@ class Admission:
             may_be_full = subscription.overflow in {"wait", "raise"} and not subscription.is_closed
             if may_be_full and (subscription.gate or subscription.free() < len(envelopes)):
                 raise SubscriptionFullError(subscription.name, subscription.capacity)
-        _push(subscriptions, envelopes)
+        self._push(subscriptions, envelopes)
 
     def force(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
         """Deliver now, over capacity where others would have to wait: what a handler publishes on its own bus.
@@ -88,7 +93,7 @@ class Admission:
             SubscriptionFullError: One with ``overflow="raise"`` is full; nobody got anything.
         """
         _refuse_if_full(subscriptions, len(envelopes))
-        _push(subscriptions, envelopes)
+        self._push(subscriptions, envelopes)
 
     def take_ticket(self, subscriptions: Sequence[Subscription]) -> Ticket:
         """Return a place behind those who wait already; give it to ``deliver``."""
@@ -122,18 +127,19 @@ class Admission:
         Raises:
             SubscriptionFullError: One with ``overflow="raise"`` is full.
             ClosedError: The bus was closed meanwhile.
+            EngineFailedError: The bus failed meanwhile.
         """
         done = 0
         try:
             while True:
                 if ticket.is_refused:
-                    raise ClosedError("the bus", "publish")
+                    raise self._refusal()
                 room = min(ticket.room(), len(envelopes) - done)
                 if not room:
                     await ticket.wait()
                     continue
                 chunk = envelopes[done : done + _refusable(subscriptions, room)]
-                _push(subscriptions, chunk)
+                self._push(subscriptions, chunk)
                 done += len(chunk)
                 if done == len(envelopes):
                     return
@@ -143,10 +149,15 @@ class Admission:
 
     def close(self) -> None:
         """Refuse everybody who waits."""
-        self.is_closed = True
         for ticket in self._tickets:
             ticket.is_refused = True
             ticket.wake()
+
+    def _push(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
+        for subscription in subscriptions:
+            if not subscription.is_closed:
+                subscription.push(envelopes)
+        self.admitted += len(envelopes)
 
 
 def _refusable(subscriptions: Sequence[Subscription], count: int) -> int:
@@ -159,9 +170,3 @@ def _refuse_if_full(subscriptions: Sequence[Subscription], count: int) -> None:
     for subscription in subscriptions:
         if subscription.overflow == "raise" and not subscription.is_closed and subscription.free() < count:
             raise SubscriptionFullError(subscription.name, subscription.capacity)
-
-
-def _push(subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
-    for subscription in subscriptions:
-        if not subscription.is_closed:
-            subscription.push(envelopes)

@@ -117,9 +117,10 @@ class Delivery(Generic[EventT]):
 
     Attributes:
         task: The task whose block is open.
+        outer: The handler or the other block that the block is inside of.
     """
 
-    __slots__ = ("_deliveries", "_is_used", "_tokens", "_work", "task")
+    __slots__ = ("_deliveries", "_is_used", "_tokens", "_work", "outer", "task")
 
     def __init__(self, work: Work, deliveries: OpenDeliveries) -> None:
         """Give out ``work``; it is settled with ``deliveries``."""
@@ -128,6 +129,7 @@ class Delivery(Generic[EventT]):
         self._is_used = False
         self._tokens: tuple[Token[MessageContext | EventMetadata | None], Token[Handling | None]] | None = None
         self.task: asyncio.Task[Any] | None = None
+        self.outer: Handling | None = None
 
     @property
     def envelope(self) -> EventEnvelope[EventT]:
@@ -166,6 +168,7 @@ class Delivery(Generic[EventT]):
         self._is_used = True
         self._work.attempts += 1
         self.task = asyncio.current_task()
+        self.outer = current_handling.get()
         self._tokens = (current_message.set(self._work.envelope.metadata), current_handling.set(self))
         return self.event
 

@@ -19,7 +19,7 @@ class DeliveringBus:
     __slots__ = ("_engine", "_published")
 
     _engine: Engine
-    _published: int
+    _published: int  # events that found room and were put in line, past the engine's door
 
     @property
     def dead_letter_queue(self) -> DeadLetterQueue:
@@ -97,6 +97,3 @@ class DeliveringBus:
     def statistics(self) -> BusStatistics:
         """Return what was published, delivered, handled, retried, dead-lettered and dropped, and what waits."""
         return self._engine.statistics(self._published)
-
-    def _count(self) -> None:
-        self._published += 1

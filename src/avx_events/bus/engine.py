@@ -61,7 +61,7 @@ class Engine:
         """
         optional("dead_letter_queue", dead_letters, DeadLetterQueue)
         self.dead_letters = dead_letters
-        self._admission = Admission()
+        self._admission = Admission(lambda: self.life.refusal("publish"))
         self.life = Life(
             name,
             drain_timeout_s=drain_timeout_s,
@@ -168,6 +168,7 @@ class Engine:
         Raises:
             SubscriptionFullError: One refuses.
             ClosedError: The bus was closed meanwhile.
+            EngineFailedError: The bus failed meanwhile.
         """
         if is_inside_handler_of(self.life):
             self._admission.force(subscriptions, envelopes)
@@ -186,14 +187,13 @@ class Engine:
             self._admission.offer(subscriptions, envelopes)
 
     def deliver_threadsafe(
-        self, envelope: AnyEnvelope, *, find: Callable[[AnyEnvelope], Sequence[Subscription]], count: Callable[[], None]
+        self, envelope: AnyEnvelope, find: Callable[[AnyEnvelope], Sequence[Subscription]]
     ) -> "Future[EventMetadata]":
         """Deliver from any thread; the future tells when the envelope is in.
 
         Args:
             envelope: What to deliver.
             find: Called on the loop, gives the subscriptions.
-            count: Called on the loop once it is in.
 
         Raises:
             NotStartedError: The bus has no event loop yet.
@@ -204,7 +204,7 @@ class Engine:
             raise NotStartedError(self.life.name, "publish from a thread")
         is_own = is_inside_handler_of(self.life)  # a handler that runs in a thread
         try:
-            self.life.loop.call_soon_threadsafe(partial(self._arrive, envelope, done, find, count, is_own=is_own))
+            self.life.loop.call_soon_threadsafe(partial(self._arrive, envelope, done, find, is_own=is_own))
         except RuntimeError as exc:
             raise ClosedError(self.life.name, "publish") from exc
         return done
@@ -237,14 +237,14 @@ class Engine:
         dispatcher.redrive(claimed, claimed.envelope)
         return True
 
-    def statistics(self, published: int) -> BusStatistics:
-        """Return the counts of the bus."""
+    def statistics(self, in_line: int) -> BusStatistics:
+        """Return the counts of the bus; ``in_line`` is how many events it published past the door."""
         consumers: dict[str, SubscriptionStatistics] = {}
         for name, runner in self._runners.items():
             consumers[name] = runner.statistics()
         for name, subscriber in self._subscribers.items():
             consumers[name] = subscriber.statistics()
-        return total(published, self._ended, consumers)
+        return total(in_line + self._admission.admitted, self._ended, consumers)
 
     def _new_dispatcher(
         self, name: str, *, retry: Retry | None, key: KeyFunction | None, capacity: int, overflow: Overflow
@@ -275,14 +275,15 @@ class Engine:
         envelope: AnyEnvelope,
         done: "Future[EventMetadata]",
         find: Callable[[AnyEnvelope], Sequence[Subscription]],
-        count: Callable[[], None],
         *,
         is_own: bool,
     ) -> None:
         if not done.set_running_or_notify_cancel():
             return
         try:
-            if not is_own:
+            if is_own:
+                self.life.check_lives("publish")
+            else:
                 self.life.check_takes("publish")
             subscriptions = find(envelope)
             if is_own:
@@ -294,7 +295,6 @@ class Engine:
             done.set_exception(exc)
             return
         if is_in or ticket is None:
-            count()
             done.set_result(envelope.metadata)
             return
 
@@ -304,7 +304,6 @@ class Engine:
             except Exception as exc:  # noqa: BLE001 - raised in the thread that waits
                 done.set_exception(exc)
             else:
-                count()
                 done.set_result(envelope.metadata)
 
         task = self.life.tasks.spawn(wait_for_room(), name=f"avx-events {self.life.name}: publish from a thread")

@@ -234,7 +234,7 @@ class EventBus(DeliveringBus):
             if len(queue) >= subscription.limit:
                 _take_back(subscriptions, subscription)
                 await self._engine.deliver(subscriptions, [envelope])
-                break
+                return metadata
             queue.append(envelope)
             if subscription.receivers:
                 subscription.wake()
@@ -285,7 +285,6 @@ class EventBus(DeliveringBus):
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         self._engine.deliver_now(self._subscriptions_of(envelope), [envelope])
-        self._published += 1
         return envelope.metadata
 
     def publish_threadsafe(self, event: object, *, headers: Mapping[str, str] | None = None) -> "Future[EventMetadata]":
@@ -306,7 +305,7 @@ class EventBus(DeliveringBus):
         """
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         refuse_other_messages(envelope)
-        return self._engine.deliver_threadsafe(envelope, find=self._subscriptions_of, count=self._count)
+        return self._engine.deliver_threadsafe(envelope, self._subscriptions_of)
 
     def _add(self, classes: tuple[type, ...], subscription: Subscription) -> None:
         self._classes.append((classes, subscription))
@@ -345,7 +344,6 @@ class EventBus(DeliveringBus):
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
-        self._published += 1
         return envelope.metadata
 
     # The second hot path: bench/publish_batches.py. Events of one class in a row are stamped and delivered together.
@@ -375,10 +373,9 @@ class EventBus(DeliveringBus):
         for subscription in subscriptions:
             if len(subscription.queue) + count > subscription.limit:
                 await self._engine.deliver(subscriptions, envelopes)
-                break
-        else:
-            for subscription in subscriptions:
-                subscription.push(envelopes)
+                return
+        for subscription in subscriptions:
+            subscription.push(envelopes)
         self._published += count
 
 

@@ -37,6 +37,7 @@ class Handling(Protocol):
         owner: The engine of the bus whose events they are.
         item: The event that is being handled; None between two.
         is_waited_for: Whether closing the bus waits for it, so that it cannot close the bus itself.
+        outer: What its code was called by, where that is a handler or delivery block too.
     """
 
     @property
@@ -54,6 +55,11 @@ class Handling(Protocol):
         """Return whether ``close`` waits for it."""
         ...
 
+    @property
+    def outer(self) -> "Handling | None":
+        """Return what it is inside of."""
+        ...
+
 
 current_handling: ContextVar[Handling | None] = ContextVar("avx_current_handling", default=None)
 
@@ -61,7 +67,21 @@ current_handling: ContextVar[Handling | None] = ContextVar("avx_current_handling
 def is_inside_handler_of(owner: object) -> bool:
     """Tell whether the running code was called by a handler or delivery block of ``owner``'s bus."""
     handling = current_handling.get()
-    return handling is not None and handling.owner is owner and handling.item is not None
+    while handling is not None:
+        if handling.owner is owner and handling.item is not None:
+            return True
+        handling = handling.outer
+    return False
+
+
+def is_waited_for_by(owner: object) -> bool:
+    """Tell whether closing ``owner``'s bus would wait for the running code."""
+    handling = current_handling.get()
+    while handling is not None:
+        if handling.owner is owner and handling.item is not None and handling.is_waited_for:
+            return True
+        handling = handling.outer
+    return False
 
 
 class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +125,11 @@ class Worker:
     def is_waited_for(self) -> bool:
         """True: ``close`` lets handlers finish."""
         return True
+
+    @property
+    def outer(self) -> Handling | None:
+        """None: a task of the bus is inside of nothing."""
+        return None
 
     def leave(self) -> None:
         """End the task's part in this bus, whatever it still does."""

@@ -17,7 +17,7 @@ from threading import get_ident
 from typing import Protocol
 
 from avx_events.bus.endpoints import Threads
-from avx_events.bus.handling import current_handling, is_inside_handler_of
+from avx_events.bus.handling import is_inside_handler_of, is_waited_for_by
 from avx_events.core.arguments import seconds
 from avx_events.core.clock import Clock
 from avx_events.core.errors import (
@@ -157,11 +157,22 @@ class Life:
             WrongLoopError: It belongs to another thread or event loop.
         """
         self.bind(action)
-        self.raise_failure()
-        if self.state is State.CLOSED or (self.state is State.CLOSING and not is_inside_handler_of(self)):
+        self.check_lives(action)
+        if self.state is State.CLOSING and not is_inside_handler_of(self):
             raise ClosedError(self.name, action)
         if self.state is State.OPEN and self._waits_for_start():
             raise NotStartedError(self.name, action)
+
+    def check_lives(self, action: str) -> None:
+        """Raise where not even the bus's own handlers can do ``action`` any more.
+
+        Raises:
+            ClosedError: The bus is closed.
+            EngineFailedError: It does nothing any more.
+        """
+        self.raise_failure()
+        if self.state is State.CLOSED:
+            raise ClosedError(self.name, action)
 
     def check_open(self, action: str) -> None:
         """Raise where ``action``, which changes the bus, cannot be done any more.
@@ -291,9 +302,16 @@ class Life:
         if self._failure is not None:
             raise EngineFailedError(self.name, repr(self._failure)) from self._failure
 
+    def refusal(self, action: str) -> Exception:
+        """Return what those get who wait to do ``action`` when nothing is taken any more."""
+        try:
+            self.raise_failure()
+        except EngineFailedError as failed:
+            return failed
+        return ClosedError(self.name, action)
+
     def _refuse_inside(self, action: str) -> None:
-        handling = current_handling.get()
-        if handling is not None and handling.is_waited_for and is_inside_handler_of(self):
+        if is_waited_for_by(self):
             raise HandlerWaitError(self.name, action)
 
     def _waits_for_start(self) -> bool:

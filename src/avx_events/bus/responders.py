@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, cast
 
 from avx_events.bus.endpoints import Endpoint
 from avx_events.bus.error_text import text_of
-from avx_events.bus.handling import current_handling, is_inside_handler_of
+from avx_events.bus.handling import Handling, current_handling, is_inside_handler_of
 from avx_events.bus.life import Life
 from avx_events.bus.readers import Readers
 from avx_events.core.errors import NoResponderError, RemoteError, ReplySentError, StoppedError
@@ -137,6 +137,11 @@ class ResponderWorker:
     def is_waited_for(self) -> bool:
         """True: ``close`` lets responders finish."""
         return True
+
+    @property
+    def outer(self) -> Handling | None:
+        """None: whoever asked may be gone before it is answered."""
+        return None
 
     def __await__(self) -> Generator[Any, Any, EventEnvelope[Any]]:
         """Say that the last request is answered, and wait for the next one."""

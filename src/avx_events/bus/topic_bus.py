@@ -248,7 +248,6 @@ class TopicBus(DeliveringBus):
         """
         envelope = self._stamped(topic, event, headers)
         self._engine.deliver_now(self._trie.match(envelope.topic), [envelope])
-        self._published += 1
         return envelope.metadata
 
     def publish_threadsafe(
@@ -272,7 +271,7 @@ class TopicBus(DeliveringBus):
             check_topic(topic)
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers, topic=topic)
         refuse_other_messages(envelope)
-        return self._engine.deliver_threadsafe(envelope, find=self._subscriptions_of, count=self._count)
+        return self._engine.deliver_threadsafe(envelope, self._subscriptions_of)
 
     def _add(self, patterns: tuple[str, ...], subscription: Subscription) -> None:
         self._patterns[subscription] = patterns
@@ -305,10 +304,9 @@ class TopicBus(DeliveringBus):
         for subscription in subscriptions:
             if len(subscription.queue) >= subscription.limit:
                 await self._engine.deliver(subscriptions, [envelope])
-                break
-        else:
-            for subscription in subscriptions:
-                subscription.push([envelope])
+                return
+        for subscription in subscriptions:
+            subscription.push([envelope])
         self._published += 1
 
 

@@ -13,6 +13,7 @@ from avx_events import Discard, Event, EventEnvelope, EventMetadata, Reject, Ret
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.event_bus import EventBus
 from avx_events.core.errors import (
+    ClosedError,
     DeadLetterNotFoundError,
     DuplicateHandlerError,
     HandlerDefinitionError,
@@ -662,3 +663,31 @@ async def test_a_handler_may_be_added_while_the_bus_runs() -> None:
         await bus.settled()
 
     assert seen == [2]
+
+
+async def test_what_a_thread_publishes_while_the_bus_stops_is_refused() -> None:
+    bus = EventBus(drain_timeout_s=0.01)
+    subscriber = await bus.subscribe(Followed)
+    may_publish, may_end = threading.Event(), asyncio.Event()
+    outcomes: list[BaseException | None] = []
+
+    @bus.on(Handled)
+    def in_thread(event: Handled) -> None:
+        may_publish.wait(5)
+        outcomes.append(bus.publish_threadsafe(Followed(event.key)).exception(5))
+        loop.call_soon_threadsafe(may_end.set)
+
+    @bus.on(Handled)
+    async def stops_when_that_has_published(event: Handled) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            may_publish.set()
+            await may_end.wait()
+
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(5), bus:
+        await bus.publish(Handled("a"))
+
+    assert [type(outcome) for outcome in outcomes] == [ClosedError]
+    assert await subscriber.recv() is None

@@ -9,7 +9,7 @@ import pytest
 from avx_events import Event, Retry, RetryAfter
 from avx_events.bus.event_bus import EventBus
 from avx_events.bus.subscriber import Subscriber
-from avx_events.core.errors import ClosedError, SubscriptionFullError
+from avx_events.core.errors import ClosedError, EngineFailedError, SubscriptionFullError
 from avx_events.testing.clock import ManualClock
 from tests.waiting import until
 
@@ -219,6 +219,19 @@ async def test_publish_many_goes_in_as_there_is_room_however_many_there_are() ->
     assert seen == list(range(50))
 
 
+async def test_publish_many_that_is_cancelled_counts_what_went_in() -> None:
+    bus = EventBus()
+    subscriber = await bus.subscribe(Filled, capacity=3)
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        publish = tasks.create_task(bus.publish_many([Filled("a", number) for number in range(10)]))
+        await until(lambda: waiting(subscriber))
+        publish.cancel()
+
+    assert numbers(await subscriber.recv_many()) == [0, 1, 2]
+    assert bus.statistics().published == bus.statistics().delivered == 3
+
+
 async def test_publish_nowait_that_would_wait_is_refused_and_nobody_gets_it() -> None:
     bus = EventBus()
     other = await bus.subscribe(Filled)
@@ -257,6 +270,37 @@ async def test_drop_newest_keeps_the_oldest_and_counts_the_others() -> None:
 
     assert numbers(await subscriber.recv_many()) == [0, 1, 2]
     assert (subscriber.statistics().dropped, subscriber.statistics().delivered) == (5, 3)
+
+
+async def test_raise_refuses_for_everybody() -> None:
+    bus = EventBus()
+    first = await bus.subscribe(Filled)
+    strict = await bus.subscribe(Filled, capacity=2, overflow="raise", name="strict")
+    await bus.publish_many([Filled("a", number) for number in range(2)])
+
+    with pytest.raises(SubscriptionFullError, match="strict"):
+        await bus.publish(Filled("a", 7))
+    with pytest.raises(SubscriptionFullError, match="strict"):
+        bus.publish_nowait(Filled("a", 8))
+    await strict.recv()
+    with pytest.raises(SubscriptionFullError, match="strict"):
+        await bus.publish_many([Filled("a", 9), Filled("a", 10)])
+
+    assert numbers(await first.recv_many()) == [0, 1, 9]
+    assert numbers(await strict.recv_many()) == [1, 9]
+    assert bus.statistics().published == 3
+
+
+async def test_a_refusal_comes_before_any_wait() -> None:
+    bus = EventBus()
+    await a_full(bus, Filled)
+    await bus.subscribe(Other, capacity=1, overflow="raise")
+    await bus.publish(Other("a"))
+    await bus.subscribe(Filled, Other)
+
+    with pytest.raises(SubscriptionFullError):
+        async with asyncio.timeout(5):
+            await bus.publish(Other("b"))
 
 
 async def test_subscriptions_of_all_policies_get_their_own_from_one_publisher() -> None:
@@ -381,6 +425,28 @@ async def test_a_delivery_block_publishes_on_its_full_bus_without_waiting() -> N
     assert subscriber.statistics().handled == 6
 
 
+async def test_a_handler_that_reads_deliveries_publishes_on_its_own_full_bus_without_waiting() -> None:
+    bus, other = EventBus(), EventBus()
+    work = await other.subscribe(Other)
+    deliveries = work.deliveries()
+    seen: list[int] = []
+
+    @bus.on(Filled, capacity=1)
+    async def spread(event: Filled) -> None:
+        seen.append(event.number)
+        if event.number == 0:
+            async with await anext(deliveries):
+                for number in range(1, 4):
+                    await bus.publish(Filled("a", number))
+
+    await other.publish(Other("a"))
+    async with asyncio.timeout(5), bus:
+        await bus.publish(Filled("a", 0))
+        await bus.settled()
+
+    assert seen == [0, 1, 2, 3]
+
+
 async def test_publishers_get_in_beside_events_that_wait_for_a_retry() -> None:
     clock = ManualClock()
     bus = EventBus(clock=clock)
@@ -429,3 +495,23 @@ async def test_retries_that_take_all_the_room_let_publishers_in_when_one_is_over
         await bus.settled()
 
     assert sorted(seen) == ["bad-0", "bad-1", "good-0", "good-1", "good-2"]
+
+
+async def test_those_who_wait_when_the_bus_fails_are_told_that_it_failed() -> None:
+    bus = EventBus()
+
+    @bus.on(Filled, capacity=1)
+    async def handler(event: Filled) -> None:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5), bus:
+        for number in range(2):
+            await bus.publish(Filled("a", number))
+            await asyncio.sleep(0)
+        async with asyncio.TaskGroup() as tasks:
+            waits = tasks.create_task(outcome(bus.publish(Filled("a", 2))))
+            await until(lambda: bus.statistics().waiting_publishers)
+            (worker,) = [task for task in asyncio.all_tasks() if "handler" in task.get_name()]
+            worker.cancel()
+
+    assert isinstance(waits.result(), EngineFailedError)
