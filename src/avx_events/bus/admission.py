@@ -44,7 +44,7 @@ class Ticket:
         """Wait until somebody says to look again."""
         self._future = asyncio.get_running_loop().create_future()
         for subscription in self._gates:
-            subscription.is_watched = True
+            subscription.watch()
         await self._future
 
     def leave(self) -> None:
@@ -52,7 +52,7 @@ class Ticket:
         for subscription in self._gates:
             subscription.gate.remove(self)
             if subscription.gate:
-                subscription.is_watched = True
+                subscription.watch()
                 if subscription.free() > 0 or subscription.is_closed:
                     subscription.gate[0].wake()
             else:

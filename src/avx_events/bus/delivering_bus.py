@@ -19,7 +19,7 @@ class DeliveringBus:
     __slots__ = ("_engine", "_published")
 
     _engine: Engine
-    _published: int  # events that found room and were put in line, past the engine's door
+    _published: int
 
     @property
     def dead_letter_queue(self) -> DeadLetterQueue:
@@ -96,4 +96,8 @@ class DeliveringBus:
 
     def statistics(self) -> BusStatistics:
         """Return what was published, delivered, handled, retried, dead-lettered and dropped, and what waits."""
-        return self._engine.statistics(self._published)
+        return self._engine.statistics(self._count_in_line())
+
+    def _count_in_line(self) -> int:
+        """Return how many events found room and were put in line, past the engine's door."""
+        return self._published

@@ -109,9 +109,8 @@ class Dispatcher:
         queue, found = subscription.queue, None
         while queue and found is None:
             work = Work(queue.popleft())
-            subscription.taken += 1
             found = work if self._enter_lane(work) else None
-        if subscription.is_watched:
+        if len(queue) <= subscription.wake_at:
             subscription.admit_waiting()
         return found
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
@@ -13,8 +13,8 @@ from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError
-from avx_events.core.event import Command, Event, Query, Request, schema_of, text_of
-from avx_events.core.ids import SUFFIXES, IdBlock
+from avx_events.core.event import Command, Event, EventSchema, Query, Request, schema_of, text_of
+from avx_events.core.ids import IdBlock
 from avx_events.core.metadata import (
     NO_HEADERS,
     EventEnvelope,
@@ -33,13 +33,45 @@ if TYPE_CHECKING:
 EventT = TypeVar("EventT")
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
-Route: TypeAlias = tuple[str, Callable[[Any], object] | None, tuple[Subscription, ...]]
-"""What a publish needs to know of a class: its event type, what gives its aggregate id, and who gets it."""
-
-_IDS_IN_BLOCK: Final = len(SUFFIXES)
 _current_message: Final = current_message.get
 _NOT_PUBLISHED: Final[tuple[type, ...]] = (Request, Command, Query)
 DEFAULT_RETRY: Final = Retry()
+
+
+class Route:
+    """What a publish needs to know of a class, from one change of the bus to the next.
+
+    It counts for all of its subscriptions at once, which leaves nothing to count to who reads from them.
+
+    Attributes:
+        event_type: Of the class.
+        key_field: The field that holds the aggregate id of an event; None where there is no such field.
+        key_of: Gives the aggregate id; None where an event has none.
+        subscriptions: Who gets it.
+        published: How many events were put in line at all of them, past the engine's door.
+    """
+
+    __slots__ = ("event_type", "key_field", "key_of", "published", "subscriptions")
+
+    def __init__(self, schema: EventSchema, subscriptions: Sequence[Subscription]) -> None:
+        """Begin with nothing published."""
+        self.event_type = schema.event_type
+        self.key_field = schema.aggregate_field
+        self.key_of = schema.key_of
+        self.subscriptions = subscriptions
+        self.published = 0
+
+    def begin(self) -> None:
+        """Count for the subscriptions."""
+        for subscription in self.subscriptions:
+            subscription.counters.append(self)
+
+    def end(self) -> int:
+        """Leave it to the subscriptions what was counted, and return it."""
+        for subscription in self.subscriptions:
+            subscription.counters.remove(self)
+            subscription.delivered += self.published
+        return self.published
 
 
 class EventBus(DeliveringBus):
@@ -178,7 +210,9 @@ class EventBus(DeliveringBus):
     # The hot path: bench/publish_subscribe.py. Ids, metadata and queues are done in line, since each call costs as much
     # as what it does; everything out of the ordinary is _publish_unusual's. Headers are no keyword-only argument, which
     # would cost every call a twentieth.
-    async def publish(self, event: object, headers: Mapping[str, str] | None = None) -> EventMetadata:
+    async def publish(  # noqa: C901 - the hot path: no calls
+        self, event: object, headers: Mapping[str, str] | None = None
+    ) -> EventMetadata:
         """Give ``event`` to all who subscribed to its class, and return the metadata it was given.
 
         Waits while one of them with ``overflow="wait"`` is full, first come first served; a handler of this bus never
@@ -197,24 +231,24 @@ class EventBus(DeliveringBus):
             WrongLoopError: It is called from another thread or event loop; see ``publish_threadsafe``.
         """
         try:
-            event_type, key_of, subscriptions = self._routes[type(event)]
+            route = self._routes[type(event)]
         except KeyError:
             return await self._publish_unusual(event, headers)
         if headers is not None or get_ident() != self._thread:
             return await self._publish_unusual(event, headers)
         now_ns = self._time_ns()
         ids = self._ids
-        number = ids.taken
-        if now_ns >= ids.until_ns or number == _IDS_IN_BLOCK:
+        if now_ns >= ids.until_ns:
             ids.renew(now_ns)
-            number = 0
-        ids.taken = number + 1
-        event_id = ids.prefix + SUFFIXES[number]
-        key: Any = ""
-        if key_of is not None:
-            key = key_of(event)
-            if type(key) is not str:
-                key = text_of(key)
+        event_id = next(ids.unused, None) or ids.take(now_ns)
+        event_type = route.event_type
+        field, key = route.key_field, ""
+        if field is not None:
+            key = getattr(event, field)
+        elif route.key_of is not None:
+            key = cast("Any", route.key_of(event))
+        if type(key) is not str:
+            key = text_of(key)
         outer = _current_message()
         if outer is None:
             metadata = EventMetadata(event_id, event_type, key, now_ns // 1000, event_id)
@@ -229,16 +263,16 @@ class EventBus(DeliveringBus):
                 outer.user_id,
             )
         envelope = EventEnvelope(event, metadata, event_type)
-        for subscription in subscriptions:
+        for subscription in route.subscriptions:
             queue = subscription.queue
             if len(queue) >= subscription.limit:
-                _take_back(subscriptions, subscription)
-                await self._engine.deliver(subscriptions, [envelope])
+                _take_back(route.subscriptions, subscription)
+                await self._engine.deliver(route.subscriptions, [envelope])
                 return metadata
             queue.append(envelope)
             if subscription.receivers:
                 subscription.wake()
-        self._published += 1
+        route.published += 1
         return metadata
 
     async def publish_many(
@@ -314,7 +348,11 @@ class EventBus(DeliveringBus):
     def _remove(self, subscription: Subscription) -> None:
         self._classes = [entry for entry in self._classes if entry[1] is not subscription]
 
+    def _count_in_line(self) -> int:
+        return self._published + sum(route.published for route in self._routes.values())
+
     def _forget_routes(self) -> None:
+        self._published += sum(route.end() for route in self._routes.values())
         self._routes = {}
         self._thread = self._engine.life.thread
 
@@ -326,9 +364,10 @@ class EventBus(DeliveringBus):
         schema = schema_of(event_class)
         _refuse_other_class(event_class)
         subscriptions = tuple(item for classes, item in self._classes if issubclass(event_class, classes))
-        route = (schema.event_type, schema.key_of, subscriptions)
+        route = Route(schema, subscriptions)
         if self._engine.life.takes_all:
             self._routes[event_class] = route
+            route.begin()
         return route
 
     def _route_of(self, event: object) -> Route:
@@ -338,7 +377,7 @@ class EventBus(DeliveringBus):
 
     def _subscriptions_of(self, envelope: AnyEnvelope) -> Sequence[Subscription]:
         event: object = envelope.event
-        return self._route(type(event))[2]
+        return self._route(type(event)).subscriptions
 
     async def _publish_unusual(self, event: object, headers: Mapping[str, str] | None) -> EventMetadata:
         self._engine.life.check_takes("publish")
@@ -358,12 +397,19 @@ class EventBus(DeliveringBus):
                 envelopes = [readdressed(envelope, headers=headers, topic=None) for envelope in same]
                 runs += [(self._subscriptions_of(envelope), [envelope]) for envelope in envelopes]
             else:
-                event_type, key_of, subscriptions = self._route_of(same[0])
+                route = self._route_of(same[0])
                 ids = self._ids.take_many(now_ns, len(same))
                 runs.append(
                     (
-                        subscriptions,
-                        stamp_run(same, event_type, key_of, event_ids=ids, timestamp=now_ns // 1000, headers=checked),
+                        route.subscriptions,
+                        stamp_run(
+                            same,
+                            route.event_type,
+                            route.key_of,
+                            event_ids=ids,
+                            timestamp=now_ns // 1000,
+                            headers=checked,
+                        ),
                     )
                 )
         return runs

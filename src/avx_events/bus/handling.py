@@ -241,7 +241,6 @@ class HandlerRunner:
         self.dispatcher.subscription.close()
         queue = self.dispatcher.subscription.queue
         self._left += [*self.dispatcher.take_waiting(), *queue]
-        self.dispatcher.subscription.taken += len(queue)
         queue.clear()
 
     async def finish_stop(self) -> None:
@@ -304,8 +303,7 @@ class HandlerRunner:
                     return
                 continue
             envelope = pop()
-            subscription.taken += 1
-            if subscription.is_watched:
+            if len(queue) <= subscription.wake_at:
                 subscription.admit_waiting()
             worker.item = envelope
             set_message(envelope.metadata)

@@ -73,8 +73,7 @@ class Subscriber(Generic[EventT]):
                 return None
             await subscription.wait()
         envelope = queue.popleft()
-        subscription.taken += 1
-        if subscription.is_watched:
+        if len(queue) <= subscription.wake_at:
             subscription.admit_waiting()
         event: EventT = envelope.event
         return event
@@ -89,8 +88,7 @@ class Subscriber(Generic[EventT]):
                 raise StopAsyncIteration
             await subscription.wait()
         envelope = queue.popleft()
-        subscription.taken += 1
-        if subscription.is_watched:
+        if len(queue) <= subscription.wake_at:
             subscription.admit_waiting()
         event: EventT = envelope.event
         return event
@@ -160,8 +158,7 @@ class Subscriber(Generic[EventT]):
         else:
             pop = queue.popleft
             taken = [pop() for _ in range(limit)]
-        subscription.taken += len(taken)
-        if subscription.is_watched:
+        if len(queue) <= subscription.wake_at:
             subscription.admit_waiting()
         return taken
 

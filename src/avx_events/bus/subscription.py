@@ -16,6 +16,10 @@ AnyEnvelope: TypeAlias = EventEnvelope[Any]
 
 DEFAULT_CAPACITY: Final = 1024
 
+# Of wake_at, below any length of a queue.
+_NOBODY_WAITS: Final = -2
+_NO_ROOM: Final = -1
+
 
 class Waiting(Protocol):
     """A publisher that waits for room."""
@@ -25,26 +29,38 @@ class Waiting(Protocol):
         ...
 
 
+class Counter(Protocol):
+    """What puts events in line at several subscriptions at once, and counts them once for all.
+
+    Attributes:
+        published: How many.
+    """
+
+    published: int
+
+
 class Subscription:
     """The queue of one consumer, which may have several readers.
 
     A publisher may append without asking while ``len(queue) < limit``; ``limit`` is 0 as long as other publishers wait,
-    so that nobody overtakes them. Everything happens on one event loop.
+    so that nobody overtakes them. A reader that leaves no more than ``wake_at`` in the queue calls ``admit_waiting``.
+    Everything happens on one event loop.
     """
 
     __slots__ = (
         "capacity",
+        "counters",
+        "delivered",
         "dropped",
         "gate",
         "held",
         "is_closed",
-        "is_watched",
         "limit",
         "name",
         "overflow",
         "queue",
         "receivers",
-        "taken",
+        "wake_at",
     )
 
     def __init__(self, name: str, *, capacity: int = DEFAULT_CAPACITY, overflow: Overflow = "wait") -> None:
@@ -61,11 +77,12 @@ class Subscription:
         self.queue: deque[AnyEnvelope] = deque()
         self.limit = capacity
         self.held = 0  # taken from the queue, but waiting behind a key or for a retry: they take up its room
-        self.taken = 0
+        self.delivered = 0  # without what the counters count
+        self.counters: list[Counter] = []
         self.dropped = 0
         self.receivers = Readers()
         self.gate: deque[Waiting] = deque()
-        self.is_watched = False  # a publisher waits to be woken; not the gate itself, or each event would wake it
+        self.wake_at = _NOBODY_WAITS  # to be woken; not for the gate itself, or each event would wake it
         self.is_closed = False
 
     def free(self) -> int:
@@ -92,20 +109,24 @@ class Subscription:
         self.held += change
         if not self.gate:
             self.limit = 0 if self.is_closed else max(self.capacity - self.held, 0)
-        elif change < 0 and self.is_watched:
-            self.admit_waiting()
+        elif self.wake_at != _NOBODY_WAITS:
+            self.watch()
+            if len(self.queue) <= self.wake_at:
+                self.admit_waiting()
 
-    def admit_waiting(self) -> None:
-        """Wake the publishers for whom there is room, once the queue is half empty.
+    def watch(self) -> None:
+        """Have publishers woken when the queue is half empty: one wake-up for many events, not one for each.
 
-        One wake-up for many events instead of one for each. Half of the room that those held leave: they may stay for
-        as long as a retry waits, and nobody waits for them beside an empty queue.
+        Half of the room that those held leave: they may stay for as long as a retry waits, and nobody waits for them
+        beside an empty queue.
         """
         most = self.capacity - self.held
-        if most <= 0 or len(self.queue) * 2 > most:
-            return
-        self.is_watched = False
-        for ticket in islice(self.gate, most - len(self.queue)):
+        self.wake_at = most // 2 if most > 0 else _NO_ROOM
+
+    def admit_waiting(self) -> None:
+        """Wake the publishers for whom there is room."""
+        self.wake_at = _NOBODY_WAITS
+        for ticket in islice(self.gate, max(self.free(), 0)):
             ticket.wake()
 
     def push(self, envelopes: Sequence[AnyEnvelope]) -> None:
@@ -116,9 +137,11 @@ class Subscription:
             self.dropped += max(len(envelopes) - room, 0)
             envelopes = envelopes[:room]
         queue.extend(envelopes)
+        self.delivered += len(envelopes)
         if self.overflow == "drop_oldest":
             while queue and self.free() < 0:
                 queue.popleft()
+                self.delivered -= 1
                 self.dropped += 1
         for _ in range(min(len(envelopes), len(self.receivers))):
             self.wake()
@@ -129,7 +152,7 @@ class Subscription:
         self.limit = 0
         for _ in range(len(self.receivers)):
             self.wake()
-        self.is_watched = False
+        self.wake_at = _NOBODY_WAITS
         for ticket in self.gate:
             ticket.wake()
 
@@ -137,7 +160,7 @@ class Subscription:
         """Return the counts that the queue itself knows."""
         queued = len(self.queue) + self.held
         return SubscriptionStatistics(
-            delivered=self.taken + len(self.queue),
+            delivered=self.delivered + sum(counter.published for counter in self.counters),
             dropped=self.dropped,
             queued=queued,
             over_capacity=max(queued - self.capacity, 0),
