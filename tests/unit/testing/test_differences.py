@@ -7,12 +7,19 @@ import pydantic
 import pytest
 
 from avx_events import Event
-from avx_events.testing.differences import difference, one_line
+from avx_events.core.metadata import stamp
+from avx_events.testing import ManualClock
+from avx_events.testing.differences import difference, differing_fields, one_line
 
 
 class Shown(Event):
     key: str
     tags: tuple[str, ...] = ()
+
+
+class Rated(Event):
+    key: str
+    stars: int
 
 
 @dataclass
@@ -77,3 +84,65 @@ def test_a_long_value_takes_several_lines_so_that_its_own_difference_shows() -> 
 
 def test_values_that_print_alike_are_said_to_be_unequal() -> None:
     assert "print alike" in difference([float("nan")], [float("nan")])
+    assert differing_fields([float("nan")], [float("nan")]).splitlines() == [
+        "  they print alike, and are not equal:",
+        "  nan",
+    ]
+
+
+def test_an_event_is_compared_with_the_one_of_its_class_also_where_others_are_missing() -> None:
+    text = difference([Shown("a"), Rated("a", 3)], [Rated("a", 4)])
+
+    assert text.splitlines() == [
+        "- Shown(",
+        "-     key='a',",
+        "-     tags=(),",
+        "- )",
+        "  Rated(",
+        "      key='a',",
+        "-     stars=3,",
+        "+     stars=4,",
+        "  )",
+    ]
+
+
+def test_an_event_too_many_does_not_make_the_others_differ() -> None:
+    text = differing_fields([Shown("a"), Shown("b")], [Rated("a", 1), Shown("a"), Shown("b")])
+
+    assert text.splitlines() == ["+ Rated(", "+     key='a',", "+     stars=1,", "+ )"]
+
+
+def test_the_event_and_the_metadata_of_an_envelope_are_compared_by_their_fields() -> None:
+    envelope = stamp(Rated("a", 3), clock=ManualClock())
+    other = stamp(Rated("a", 4), clock=ManualClock(), headers={"trace": "x"})
+
+    lines = differing_fields([envelope], [other]).splitlines()
+
+    assert lines == [
+        "  EventEnvelope(",
+        "      event=Rated(",
+        "-         stars=3,",
+        "+         stars=4,",
+        "      metadata=EventMetadata(",
+        f"-         event_id={envelope.metadata.event_id!r},",
+        f"+         event_id={other.metadata.event_id!r},",
+        f"-         correlation_id={envelope.metadata.correlation_id!r},",
+        f"+         correlation_id={other.metadata.correlation_id!r},",
+        "-         headers={},",
+        "+         headers={'trace': 'x'},",
+    ]
+
+
+def test_where_a_field_takes_more_lines_than_before_they_are_shown_one_after_the_other() -> None:
+    text = differing_fields([Shown("a", ("x",))], [Shown("a", ("word" * 10,) * 3)])
+
+    assert [line[0] for line in text.splitlines()] == [" ", "-", "+", "+", "+"]
+
+
+@pytest.mark.timeout(10)
+def test_a_thousand_events_that_all_differ_are_compared_in_no_time() -> None:
+    expected = [Rated(f"key-{number}", number) for number in range(1000)]
+
+    lines = differing_fields(expected, [Rated(event.key, event.stars + 1) for event in expected]).splitlines()
+
+    assert len(lines) == 3000
