@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from avx_events.testing.clock import ManualClock
+    from avx_events.testing.faults import Faults
     from avx_events.testing.handler_contracts import (
         BackPressureContract,
         DeadLetterContract,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         KeyOrderContract,
     )
     from avx_events.testing.mock_bus import MockEventBus
+    from avx_events.testing.mock_store import MockEventStore
     from avx_events.testing.request_contract import RequestReplyContract
     from avx_events.testing.scenarios import command_scenario, projection_scenario, scenario
     from avx_events.testing.store_contract import DurableStoreContract, StoreContract
@@ -26,11 +28,13 @@ __all__ = [
     "BackPressureContract",
     "DeadLetterContract",
     "DurableStoreContract",
+    "Faults",
     "GracefulStopContract",
     "InProcessContract",
     "KeyOrderContract",
     "ManualClock",
     "MockEventBus",
+    "MockEventStore",
     "RequestReplyContract",
     "StoreContract",
     "TopicContract",
@@ -44,11 +48,13 @@ _MODULES: Final = {
     "BackPressureContract": "handler_contracts",
     "DeadLetterContract": "handler_contracts",
     "DurableStoreContract": "store_contract",
+    "Faults": "faults",
     "GracefulStopContract": "handler_contracts",
     "InProcessContract": "handler_contracts",
     "KeyOrderContract": "handler_contracts",
     "ManualClock": "clock",
     "MockEventBus": "mock_bus",
+    "MockEventStore": "mock_store",
     "RequestReplyContract": "request_contract",
     "StoreContract": "store_contract",
     "TopicContract": "topic_contract",

@@ -1,18 +1,21 @@
-"""An event bus for tests: the real one, which also remembers what was published on it."""
+"""An event bus for tests: the real one, which also remembers what was published on it, and can be made to fail."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, cast, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, NoReturn, TypeVar, cast, overload
 
 from avx_events.bus.dead_letters import DeadLetterQueue
-from avx_events.bus.event_bus import EventBus
-from avx_events.bus.subscription import Subscription
+from avx_events.bus.event_bus import EventBus, refuse_other_messages
+from avx_events.bus.life import State
+from avx_events.bus.subscription import AnyEnvelope, Subscription
 from avx_events.core.arguments import seconds, whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import NotAnEventError
 from avx_events.core.event import Event, schema_of
-from avx_events.core.metadata import EventEnvelope
+from avx_events.core.metadata import EventEnvelope, EventMetadata, stamp
 from avx_events.testing.differences import one_line
+from avx_events.testing.faults import Faults
 
 EventT = TypeVar("EventT")
 
@@ -27,9 +30,18 @@ class MockEventBus(EventBus):
     remembered of a publish that was refused, or cancelled while it waited for room; what handlers publish is. The
     record is no subscription of yours: statistics do not count it, it never makes a publisher wait, and it holds
     everything until ``clear`` is called.
+
+    Publishes fail where that was planned::
+
+        bus.faults.refuse(SubscriptionFullError("orders", 1024), OrderPlaced)
+
+    Each event is a call of its own, those of ``publish_many`` too. ``publish_threadsafe`` tells through its future.
+
+    Attributes:
+        faults: What is to fail.
     """
 
-    __slots__ = ("_record",)
+    __slots__ = ("_record", "faults")
 
     def __init__(
         self,
@@ -38,12 +50,22 @@ class MockEventBus(EventBus):
         dead_letter_queue: DeadLetterQueue | None = None,
         drain_timeout_s: float = 10.0,
         clock: Clock = SYSTEM_CLOCK,
+        faults: Faults | None = None,
     ) -> None:
-        """Make an open bus on which nothing was published; the arguments are those of ``EventBus``."""
+        """Make an open bus on which nothing was published.
+
+        ``faults`` is a plan to share with others; the rest are the arguments of ``EventBus``.
+        """
         super().__init__(name=name, dead_letter_queue=dead_letter_queue, drain_timeout_s=drain_timeout_s, clock=clock)
+        self.faults = Faults() if faults is None else faults
         self._record = _Record()
         # Every class, also one that is decorated and does not derive from Event.
         self._add((object,), self._record)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether handlers run: from ``start`` until ``close`` is called."""
+        return self._engine.life.state is State.RUNNING
 
     @overload
     def published_events(self) -> list[Any]: ...
@@ -112,6 +134,75 @@ class MockEventBus(EventBus):
             raise AssertionError(self._complaint(classes, count, where, timeout_s)) from None
         return found[:count]
 
+    async def publish(self, event: object, headers: Mapping[str, str] | None = None) -> EventMetadata:
+        """Publish, or fail as planned; see ``EventBus.publish``.
+
+        Raises:
+            AvxEventsError: As there.
+            Exception: What was planned.
+        """
+        if not len(self.faults):
+            return await super().publish(event, headers)
+        envelope = self._acceptable(event, headers)
+        with self.faults.carried_out([_class_of(envelope)]):
+            return await super().publish(envelope)
+
+    async def publish_many(
+        self, events: Iterable[object], *, headers: Mapping[str, str] | None = None
+    ) -> list[EventMetadata]:
+        """Publish in order, up to the first that fails as planned; see ``EventBus.publish_many``.
+
+        Raises:
+            AvxEventsError: As there.
+            Exception: What was planned.
+        """
+        if not len(self.faults):
+            return await super().publish_many(events, headers=headers)
+        self._engine.life.check_takes("publish")
+        runs = self._stamp_runs(events, headers)
+        return [await self.publish(envelope) for _, envelopes in runs for envelope in envelopes]
+
+    def publish_nowait(self, event: object, *, headers: Mapping[str, str] | None = None) -> EventMetadata:
+        """Publish, or fail as planned; see ``EventBus.publish_nowait``.
+
+        Raises:
+            AvxEventsError: As there.
+            Exception: What was planned.
+        """
+        if not len(self.faults):
+            return super().publish_nowait(event, headers=headers)
+        envelope = self._acceptable(event, headers)
+        with self.faults.carried_out([_class_of(envelope)]):
+            return super().publish_nowait(envelope)
+
+    def publish_threadsafe(self, event: object, *, headers: Mapping[str, str] | None = None) -> "Future[EventMetadata]":
+        """Publish from any thread; the future fails as planned. See ``EventBus.publish_threadsafe``.
+
+        Raises:
+            AvxEventsError: As there.
+        """
+        if not len(self.faults):
+            return super().publish_threadsafe(event, headers=headers)
+        envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
+        refuse_other_messages(envelope)
+        fault = self.faults.next_of([_class_of(envelope)])
+        if fault is None:
+            return super().publish_threadsafe(envelope)
+        if fault.is_confirmation_lost:
+            return _unconfirmed(super().publish_threadsafe(envelope), fault.error)
+
+        def refuse(_: AnyEnvelope) -> NoReturn:
+            raise fault.error
+
+        return self._engine.deliver_threadsafe(envelope, find=refuse)
+
+    def _acceptable(self, event: object, headers: Mapping[str, str] | None) -> AnyEnvelope:
+        """Return ``event`` in its envelope, or raise what ``publish`` would, whatever is planned."""
+        self._engine.life.check_takes("publish")
+        envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
+        refuse_other_messages(envelope)
+        return envelope
+
     def _matching(self, classes: tuple[type[EventT], ...], where: Callable[[EventT], bool] | None) -> list[EventT]:
         events = self.published_events(*classes)
         return events if where is None else [event for event in events if where(event)]
@@ -152,6 +243,18 @@ class _Record(Subscription):
         """Wake all that wait: each looks for an event of its own."""
         for _ in range(len(self.receivers)):
             super().wake()
+
+
+def _class_of(envelope: AnyEnvelope) -> type:
+    event: object = envelope.event
+    return type(event)
+
+
+def _unconfirmed(sent: "Future[EventMetadata]", error: Exception) -> "Future[EventMetadata]":
+    """Return a future that fails once ``sent`` is done: of its own error, or of ``error`` although it succeeded."""
+    answer: Future[EventMetadata] = Future()
+    sent.add_done_callback(lambda done: answer.set_exception(done.exception() or error))
+    return answer
 
 
 def _check_class(event_class: object) -> None:
