@@ -236,7 +236,8 @@ class EventBus(DeliveringBus):
             return await self._publish_unusual(event, headers)
         if headers is not None or get_ident() != self._thread:
             return await self._publish_unusual(event, headers)
-        now_ns = self._time_ns()
+        time_ns = self._time_ns  # called in one line with the look-up, it would be looked up as a method
+        now_ns = time_ns()
         ids = self._ids
         if now_ns >= ids.until_ns:
             ids.renew(now_ns)
