@@ -123,6 +123,7 @@ class MockEventBus(EventBus):
             NotAnEventError: One of the classes is no event class.
             InvalidArgumentError: The count or the time is outside its range.
         """
+        __tracebackhide__ = True  # pytest shows the line of the test
         classes = (event_class, *more)
         whole("count", count, least=1)
         seconds("timeout_s", timeout_s)

@@ -8,6 +8,9 @@ from typing import Any, Generic, Self, TypeVar
 from avx_events.store.ports import Connection
 from avx_events.testing.differences import difference, one_line
 
+# pytest shows the line of the test, and not these.
+__tracebackhide__ = True
+
 StateT = TypeVar("StateT")
 OutcomeT = TypeVar("OutcomeT", bound="Outcome")
 
