@@ -1,0 +1,99 @@
+"""Dead letters in the store's own database: what a handler gave up is still there after a restart.
+
+The relay moves its checkpoint past an event once every handler is done with it or has made a dead letter of it. So a
+dead letter must be as durable as the checkpoint, or a kill between the two would lose it. An event is not kept twice:
+the letter has its position in the log.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from avx_events import Connection, DeadLetter, EventStore, InvalidArgumentError, StoredEvent
+
+TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS dead_letters (id TEXT PRIMARY KEY, position INTEGER NOT NULL, letter BLOB NOT NULL)"
+)
+
+_decode = msgspec.json.Decoder(DeadLetter).decode
+
+
+async def prepare(connection: Connection) -> None:
+    """Make the table where it is not there."""
+    await connection.execute(TABLE)
+
+
+class StoredDeadLetters:
+    """A ``DeadLetterStore`` for letters of events that come from the log; give it to ``DeadLetterQueue(store=...)``."""
+
+    def __init__(self, store: EventStore) -> None:
+        """Keep letters in the database of ``store``."""
+        self._store: Final = store
+        # Whoever redrives is in this process, and so is the claim: after a crash all letters are free.
+        self._claimed: set[str] = set()
+
+    async def put(self, letter: DeadLetter) -> None:
+        """Keep ``letter``, or replace the one with its id.
+
+        Raises:
+            InvalidArgumentError: Its event does not come from the log.
+        """
+        stored = letter.envelope
+        if not isinstance(stored, StoredEvent):
+            raise InvalidArgumentError("letter", letter.id, expected="of an event that was published by the relay")
+        content = msgspec.json.encode(msgspec.structs.replace(letter, envelope=None))
+        async with self._store.transaction() as connection:
+            await connection.execute(
+                "INSERT OR REPLACE INTO dead_letters (id, position, letter) VALUES (?, ?, ?)",
+                letter.id,
+                stored.position,
+                content,
+            )
+        self._claimed.discard(letter.id)
+
+    async def get(self, letter_id: str) -> DeadLetter | None:
+        """Return the letter, or None."""
+        row = await self._store.fetch_one("SELECT position, letter FROM dead_letters WHERE id = ?", letter_id)
+        return None if row is None else await self._letter(row)
+
+    async def claim(self, letter_id: str) -> bool:
+        """Mark the letter as being redriven; False where it is already."""
+        if letter_id in self._claimed:
+            return False
+        self._claimed.add(letter_id)
+        return True
+
+    async def release(self, letter_id: str) -> None:
+        """Undo a claim."""
+        self._claimed.discard(letter_id)
+
+    async def select(self, matches: Callable[[DeadLetter], bool], *, limit: int | None) -> list[DeadLetter]:
+        """Return up to ``limit`` letters that match, oldest first."""
+        rows = await self._store.fetch("SELECT position, letter FROM dead_letters ORDER BY id")
+        found: list[DeadLetter] = []
+        for row in rows:
+            letter = await self._letter(row)
+            if matches(letter):
+                found.append(letter)
+            if len(found) == limit:
+                break
+        return found
+
+    async def discard(self, letter_id: str) -> bool:
+        """Forget the letter; False where there is none."""
+        self._claimed.discard(letter_id)
+        async with self._store.transaction() as connection:
+            return await connection.execute("DELETE FROM dead_letters WHERE id = ?", letter_id) > 0
+
+    async def count(self) -> int:
+        """Return how many letters there are."""
+        row = await self._store.fetch_one("SELECT count(*) FROM dead_letters")
+        return 0 if row is None else int(row[0])
+
+    async def _letter(self, row: Sequence[Any]) -> DeadLetter:
+        position, content = row
+        log = self._store.read_all(after=position - 1)
+        stored = await anext(log)
+        await log.aclose()
+        return msgspec.structs.replace(_decode(content), envelope=stored)

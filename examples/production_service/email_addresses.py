@@ -1,0 +1,115 @@
+"""No two users have one e-mail address: decided in the store, by a stream for each address that says who holds it.
+
+A unique index in a read model would decide too late: it learns of a user after the answer was given. An append with an
+expected version is decided at once, so an address is reserved in its own stream before its user takes it. These are two
+appends, and a process may end between them. Then the address is held by somebody who does not have it, and after
+``GRACE`` whoever wants it may have it. That no slow request takes it all the same does not rest on the clock: before
+the reservation passes on, ``EmailClaimDropped`` goes into the stream of its holder, whose own append then finds another
+version than it expects.
+
+| ended after | what is left | what comes of it |
+|---|---|---|
+| the reservation, before the user has the address | a reservation nobody uses | another may take it after ``GRACE`` |
+| the user has a new address, before the old one is released | the same, of the old address | the same |
+"""
+
+import unicodedata
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from avx_events import AggregateRoot, ConcurrencyError, Event, EventStore, StreamNotFoundError, ValidationError
+from examples.production_service.users import User
+
+GRACE: Final = timedelta(seconds=30)
+"""How long a reservation that is not used is nobody else's: longer than any command takes."""
+
+
+class EmailReserved(Event, event_type="shop.email.reserved", aggregate_id="address"):
+    address: str
+    user_id: str
+
+
+class EmailReleased(Event, event_type="shop.email.released", aggregate_id="address"):
+    address: str
+    user_id: str
+
+
+class EmailAddress(AggregateRoot):
+    """An address, and who holds it; its id is the name of its stream."""
+
+    holder_id: str = ""
+
+    def reserve(self, user_id: str) -> None:
+        """Let ``user_id`` hold it; recorded also where it does, so that an older release finds another version."""
+        self.record(EmailReserved(self.id, user_id))
+
+    def release(self) -> None:
+        """Let nobody hold it."""
+        self.record(EmailReleased(self.id, self.holder_id))
+
+    def apply(self, event: Event) -> None:
+        """Change as ``event`` says."""
+        match event:
+            case EmailReserved(user_id=user_id):
+                self.holder_id = user_id
+            case _:
+                self.holder_id = ""
+
+
+class EmailAddresses:
+    """Reserves and releases addresses."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store: Final = store
+
+    async def reserve(self, email: str, *, user_id: str) -> None:
+        """Let ``user_id``, whose aggregate the caller has loaded before, hold ``email``.
+
+        Raises:
+            ValidationError: Another user has it, or is about to.
+            ConcurrencyError: Somebody else was faster; load and decide again.
+        """
+        address = await self.held(email)
+        if address.holder_id not in {"", user_id}:
+            await self._take_from_holder(address, email)
+        address.reserve(user_id)
+        await self._store.save(address)
+
+    async def held(self, email: str) -> EmailAddress:
+        """Return who holds ``email`` now; what ``release`` needs to be told."""
+        return await self._store.load_or_new(EmailAddress, stream_of(email))
+
+    async def release(self, address: EmailAddress) -> None:
+        """Let nobody hold ``address``, which was read before its holder changed to another one.
+
+        Nothing is done where it was reserved since: its holder has come back to it.
+        """
+        address.release()
+        with suppress(ConcurrencyError):
+            await self._store.save(address)
+
+    async def _take_from_holder(self, address: EmailAddress, email: str) -> None:
+        holder = await self._store.load_or_new(User, address.holder_id)
+        if is_same_address(holder.email, email) or await self._is_new(address):
+            message = f"email {email!r} belongs to another user"
+            raise ValidationError(message)
+        holder.drop_claim(email)
+        await self._store.save(holder)
+
+    async def _is_new(self, address: EmailAddress) -> bool:
+        try:
+            before = await self._store.load(EmailAddress, address.id, as_of=datetime.now(UTC) - GRACE)
+        except StreamNotFoundError:
+            return True
+        return before.version != address.version
+
+
+def stream_of(email: str) -> str:
+    """Return the stream of ``email``: the same for all spellings that a person would take for one address."""
+    return f"email-{unicodedata.normalize('NFKC', email).casefold()}"
+
+
+def is_same_address(one: str, other: str) -> bool:
+    """Return whether both are one address."""
+    return stream_of(one) == stream_of(other)

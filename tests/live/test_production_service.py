@@ -1,0 +1,243 @@
+"""The production service as a process: it stops in good order, survives being killed, and says what is wrong."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+from avx_events import EventStore
+from examples.production_service.read_models import ReadModels
+from examples.production_service.users import User, UserCreated
+from examples.production_service.welcome import WelcomeMailSent
+from tests.waiting import until
+
+ROOT: Final = Path(__file__).parents[2]
+CLIENTS: Final = 20
+ACCEPTED_BEFORE_THE_END: Final = 150
+
+
+class Running:
+    """A service that listens, and a client of it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: httpx.AsyncClient, greeting: str) -> None:
+        self.process = process
+        self.client = client
+        self.greeting = greeting
+
+    async def end(self, number: int) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(number)
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+    async def is_ready(self) -> None:
+        """Wait until it says so."""
+        async with asyncio.timeout(10):
+            while (await self.client.get("/ready")).status_code != 200:
+                pass
+
+
+async def spawn(folder: Path, **settings: str) -> asyncio.subprocess.Process:
+    """Start the service in ``folder``, on a free port unless ``settings`` say otherwise."""
+    with (folder / "log").open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "examples.production_service",
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "AVX__HTTP__BIND_ADDR": "127.0.0.1:0", **settings},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+        )
+
+
+@asynccontextmanager
+async def running(folder: Path, **settings: str) -> AsyncGenerator[Running, None]:
+    """Run the service in ``folder``; it is killed at the end of the block if it still runs."""
+    process = await spawn(folder, **settings)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            greeting = (await process.stdout.readuntil(b"Ctrl+C")).decode()
+        base_url = re.findall(r"listening on\s+(http://\S+)", greeting)[0]
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(base_url=base_url, timeout=10, limits=limits) as client:
+            yield Running(process, client, greeting)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def failed_start(folder: Path, **settings: str) -> tuple[int, str]:
+    """Start a service that cannot run; return its exit code and what it said."""
+    process = await spawn(folder, **settings)
+    try:
+        async with asyncio.timeout(20):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode or 0, (folder / "log").read_text()
+
+
+async def register_until_it_ends(service: Running, accepted: dict[str, str], *, name: str) -> None:
+    """Register one user after the other, and remember those that were answered with 201, until nobody answers."""
+    for number in count():
+        email = f"{name}-{number}@example.com"
+        try:
+            answer = await service.client.post("/users", json={"email": email, "name": name})
+        except httpx.TransportError:
+            return
+        if answer.status_code != 201:
+            assert answer.status_code == 503  # it is stopping
+            return
+        accepted[answer.json()["user_id"]] = email
+
+
+async def end_under_load(service: Running, number: int, *, load: str = "load") -> tuple[int, dict[str, str]]:
+    """Send a signal while many clients register users; return the exit code, and the users that were accepted."""
+    accepted: dict[str, str] = {}
+    async with asyncio.timeout(30), asyncio.TaskGroup() as clients:
+        for client in range(CLIENTS):
+            clients.create_task(register_until_it_ends(service, accepted, name=f"{load}-{client}"))
+        await until(lambda: len(accepted) >= ACCEPTED_BEFORE_THE_END)
+        code = await service.end(number)
+    return code, accepted
+
+
+async def users_in(store: EventStore) -> dict[str, str]:
+    """Return the users that the read model has."""
+    found: dict[str, str] = {}
+    after: str | None = None
+    while page := await ReadModels(store).users(after=after, limit=1_000):
+        found |= {user.user_id: user.email for user in page}
+        after = page[-1].user_id
+    return found
+
+
+async def test_the_walk_through_and_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        client = service.client
+        created = await client.post("/users", json={"email": "jane@example.com", "name": "Jane"})
+        user_id = created.json()["user_id"]
+        changed = await client.patch(f"/users/{user_id}", json={"email": "jane@example.org"})
+        ordered = await client.post("/orders", json={"user_id": user_id, "total": 12.5})
+        order_id = ordered.json()["order_id"]
+        refused = await client.post("/users", json={"email": "not an address", "name": "Jane"})
+        code = await service.end(signal.SIGTERM)
+
+    assert (created.status_code, changed.status_code, ordered.status_code, code) == (201, 200, 201, 0)
+    assert (refused.status_code, list(refused.json())) == (422, ["error"])
+    assert (tmp_path / "avx-events.db").exists()
+    async with running(tmp_path) as service:
+        client = service.client
+        await service.is_ready()
+        now = await client.get(f"/users/{user_id}")
+        everybody = await client.get("/users")
+        before = await client.get(f"/users/{user_id}?at_version=1")
+        history = await client.get(f"/users/{user_id}/history")
+        order = await client.get(f"/orders/{order_id}")
+        metrics = await client.get("/metrics")
+        code = await service.end(signal.SIGINT)
+
+    jane = {"user_id": user_id, "email": "jane@example.org", "name": "Jane", "version": 2}
+    assert (now.json(), everybody.json()) == (jane, [jane])
+    assert before.json() == {**jane, "email": "jane@example.com", "version": 1}
+    assert [(event["version"], event["event_type"]) for event in history.json()] == [
+        (1, "shop.user.created"),
+        (2, "shop.user.email_changed"),
+    ]
+    assert order.json() == {"order_id": order_id, "user_id": user_id, "total": 12.5, "version": 1}
+    assert "\navx_relay_lag_events 0\n" in metrics.text
+    assert code == 0
+
+
+async def test_the_greeting_says_where_it_listens_and_what_to_try(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        health = await service.client.get("/health")
+
+        assert (service.process.returncode, health.json()) == (None, {"status": "ok"})
+        assert f"curl {service.client.base_url}/users" in service.greeting
+        assert "sqlite:///avx-events.db" in service.greeting
+
+
+async def test_what_was_accepted_before_a_sigterm_is_there(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        code, accepted = await end_under_load(service, signal.SIGTERM)
+
+    assert code == 0
+    assert "ERROR" not in (tmp_path / "log").read_text()
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/avx-events.db") as store:
+        registered = {user_id: (await store.load(User, user_id)).email for user_id in accepted}
+        in_read_model = await users_in(store)
+    assert registered == accepted
+    assert in_read_model.items() >= accepted.items()
+
+
+async def test_after_a_kill_under_load_nothing_accepted_is_lost_and_all_goes_on(tmp_path: Path) -> None:
+    accepted: dict[str, str] = {}
+    for load in ("first", "second"):
+        async with running(tmp_path) as service:
+            code, more = await end_under_load(service, signal.SIGKILL, load=load)
+        assert code == -signal.SIGKILL
+        accepted |= more
+    async with running(tmp_path) as service:
+        await service.is_ready()
+        shown = {user_id: (await service.client.get(f"/users/{user_id}")).json() for user_id in accepted}
+        code = await service.end(signal.SIGTERM)
+
+    assert {user_id: user["email"] for user_id, user in shown.items()} == accepted
+    assert code == 0
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/avx-events.db") as store:
+        log = [stored async for stored in store.read_all(unknown="keep")]
+        in_read_model = await users_in(store)
+    created = {stored.event.user_id: stored.event.email for stored in log if isinstance(stored.event, UserCreated)}
+    welcomed = {stored.event.user_id: stored.event.email for stored in log if isinstance(stored.event, WelcomeMailSent)}
+    assert in_read_model == created
+    assert welcomed == created
+    versions: dict[str, list[int]] = {}
+    for stored in log:
+        versions.setdefault(stored.stream, []).append(stored.version)
+    assert all(found == list(range(1, len(found) + 1)) for found in versions.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("AVX__HTTP__BIND_ADDR", "8080", "must be HOST:PORT"),
+        ("AVX__HTTP__BIND_ADDR", "127.0.0.1:65536", "must be HOST:PORT"),
+        ("AVX__HTTP__BIND_ADDR", "192.0.2.1:0", "cannot be listened on"),
+        ("AVX_EVENTS__STORE_URL", "avx-events.db", "cannot be used: url must be a URL"),
+        ("AVX_EVENTS__STORE_URL", "mongo://localhost", "cannot be used: no engine for"),
+        ("AVX_EVENTS__STORE_URL", "sqlite:///no/such/folder/events.db", "in a folder that is there"),
+        ("AVX_EVENTS__STORE_URL", "sqlite:///notes.txt", "cannot be opened as an event store"),
+    ],
+)
+async def test_a_setting_that_cannot_be_used_is_one_line_and_exit_code_2(
+    tmp_path: Path, name: str, value: str, problem: str
+) -> None:
+    (tmp_path / "notes.txt").write_text("no database" * 100)
+    code, said = await failed_start(tmp_path, **{name: value})
+
+    assert code == 2
+    assert re.fullmatch(rf"error: {name} [^\n]*{problem}[^\n]*\n", said)
+
+
+async def test_a_port_that_is_taken_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    async with running(tmp_path) as service:
+        folder = tmp_path / "second"
+        folder.mkdir()
+        code, said = await failed_start(folder, AVX__HTTP__BIND_ADDR=f"127.0.0.1:{service.client.base_url.port}")
+
+    assert code == 2
+    assert re.fullmatch(r"error: AVX__HTTP__BIND_ADDR [^\n]*cannot be listened on[^\n]*in use[^\n]*\n", said)
