@@ -75,6 +75,8 @@ async def transactions(store: EventStore) -> None:
         assert_type(await connection.execute("DELETE FROM users"), int)
         assert_type(await connection.fetch("SELECT id FROM users"), list[tuple[Any, ...]])
         assert_type(await connection.fetch_one("SELECT id FROM users"), tuple[Any, ...] | None)
+    assert_type(await store.fetch("SELECT id FROM users WHERE name = ?", "Ada"), list[tuple[Any, ...]])
+    assert_type(await store.fetch_one("SELECT id FROM users"), tuple[Any, ...] | None)
 
 
 def engines(sqlite: SqliteEngine) -> list[StoreEngine]:

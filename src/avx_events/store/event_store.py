@@ -352,6 +352,42 @@ class EventStore:
         """
         return self._engine.transaction()
 
+    async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        """Run one query on the store's own database and return all its rows, each a tuple in the order of its columns.
+
+        For reading the tables of projections and your own, as ``await store.fetch("SELECT email FROM users WHERE id =
+        ?", user_id)``, in the engine's SQL and placeholders. It sees what was committed before the call, and neither
+        waits for writers nor makes them wait; only ``sqlite://`` in memory has a single connection, on which a query
+        takes its turn after an open transaction.
+
+        Args:
+            sql: One query; it cannot write.
+            params: A value for each placeholder.
+
+        Raises:
+            StatementError: The database refused the query, or a parameter.
+            TransactionError: It would write; or it is called inside of a transaction, whose ``connection`` has the
+                same method; or the store is in memory without a database.
+            StoreUnavailableError: It cannot be read now.
+            ClosedError: The store is closed.
+        """
+        return await self._engine.fetch(sql, *params)
+
+    async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
+        """Run one query as ``fetch`` does, and return its first row, or None where it has none.
+
+        Args:
+            sql: One query; it cannot write.
+            params: A value for each placeholder.
+
+        Raises:
+            StatementError: The database refused the query, or a parameter.
+            TransactionError: As for ``fetch``.
+            StoreUnavailableError: It cannot be read now.
+            ClosedError: The store is closed.
+        """
+        return await self._engine.fetch_one(sql, *params)
+
     def statistics(self) -> Mapping[str, int | str]:
         """Return what the store and its engine count, by name.
 

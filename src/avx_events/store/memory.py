@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, TransactionError, WrongLoopError
@@ -16,6 +17,11 @@ from avx_events.store.ports import (
     SnapshotRecord,
 )
 from avx_events.store.repeats import Place, judge
+
+_NO_DATABASE: Final = (
+    "EventStore() in memory has no database for tables of your own; "
+    "use await EventStore.connect('sqlite://') for one in memory"
+)
 
 
 class MemoryEngine:
@@ -101,11 +107,25 @@ class MemoryEngine:
         Raises:
             TransactionError: Always.
         """
-        problem = (
-            "EventStore() in memory has no database for a transaction; "
-            "use await EventStore.connect('sqlite://') for one in memory"
-        )
-        raise TransactionError(problem)
+        raise TransactionError(_NO_DATABASE)
+
+    async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        """Refuse: lists are no database.
+
+        Raises:
+            TransactionError: Always.
+        """
+        del sql, params
+        raise TransactionError(_NO_DATABASE)
+
+    async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
+        """Refuse: lists are no database.
+
+        Raises:
+            TransactionError: Always.
+        """
+        del sql, params
+        raise TransactionError(_NO_DATABASE)
 
     def statistics(self) -> Mapping[str, int | str]:
         """Return ``engine``, ``events``, ``streams`` and ``snapshots``."""

@@ -251,6 +251,30 @@ class StoreEngine(Protocol):
         """
         ...
 
+    async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        """Run one query on what is committed, and return all its rows; SQL and placeholders are the engine's own.
+
+        It sees what was committed before the call, and nothing that is not committed.
+
+        Raises:
+            StatementError: The database refused it.
+            UsageError: It would write, the caller is inside of a transaction, or the engine has no database.
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
+        """Run one query as ``fetch`` does, and return its first row, or None where it has none.
+
+        Raises:
+            StatementError: The database refused it.
+            UsageError: It would write, the caller is inside of a transaction, or the engine has no database.
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The engine is closed.
+        """
+        ...
+
     def statistics(self) -> Mapping[str, int | str]:
         """Return what the engine counts, by name; ``engine`` is its own name."""
         ...

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, WrongLoopError
@@ -16,6 +16,7 @@ from avx_events.storage.sqlite.location import Location, parse
 from avx_events.storage.sqlite.log_writer import LogWriter
 from avx_events.storage.sqlite.readers import Readers
 from avx_events.storage.sqlite.schema import is_prepared, prepare
+from avx_events.storage.sqlite.statements import Answer, all_rows, check_query, first_row, run_query
 from avx_events.storage.sqlite.transaction import refuse_inside, sqlite_transaction, undo
 from avx_events.storage.sqlite.writers import InlineWriter, ThreadWriter, Writer
 from avx_events.store.append_signal import AppendSignal
@@ -39,6 +40,7 @@ _PUT_SNAPSHOT: Final = (
 _GET_SNAPSHOT: Final = (
     "SELECT stream, kind, fingerprint, version, recorded_at, state FROM avx_snapshots WHERE stream = ? AND kind = ?"
 )
+_CONNECTION_READS: Final = "its connection has a fetch() of its own, which sees what the block wrote"
 _GREATEST_VERSION: Final = 2**63 - 1
 _CACHE_KIB: Final = 16_384
 _WAL_RETRY_S: Final = 0.01
@@ -93,9 +95,7 @@ def _use_wal(connection: sqlite3.Connection, location: Location) -> None:
 
 
 def _open_for_reading(location: Location) -> sqlite3.Connection:
-    connection = _open(location, mode="rw")  # a file that was taken away is not made again
-    connection.execute("PRAGMA query_only = ON")
-    return connection
+    return _open(location, mode="rw")  # a file that was taken away is not made again
 
 
 def _open(location: Location, *, mode: str) -> sqlite3.Connection:
@@ -195,6 +195,14 @@ class SqliteEngine:
         self._check("begin a transaction")
         return sqlite_transaction(self._writer, self._url, turn=self._turn)
 
+    async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query on what is committed; see ``StoreEngine.fetch``."""
+        return await self._query(all_rows, sql, params)
+
+    async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
+        """Return the first row of a query on what is committed; see ``StoreEngine.fetch_one``."""
+        return await self._query(first_row, sql, params)
+
     def statistics(self) -> Mapping[str, int | str]:
         """Return ``engine``, ``writer`` (``thread`` or ``inline``) and ``groups`` (commits of appends)."""
         return {"engine": "sqlite", "writer": self._writer.name, "groups": self._log.groups}
@@ -209,6 +217,19 @@ class SqliteEngine:
                 await self._readers.close()
         finally:
             await self._writer.close()
+
+    async def _query(self, answer: Answer[ResultT], sql: str, params: tuple[object, ...]) -> ResultT:
+        self._check("read")
+        refuse_inside(self._writer, "read with store.fetch()", because=_CONNECTION_READS)
+        check_query(sql)
+
+        def query(connection: sqlite3.Connection) -> ResultT:
+            return run_query(connection, answer, sql, params, url=self._url)
+
+        if self._readers is not None:
+            return await self._readers.run(query)
+        async with self._turn:  # in the midst of somebody's transaction it would see what is not committed
+            return await self._run(query)
 
     async def _fetch(self, sql: str, *params: str | int) -> list[RecordTuple]:
         def read(connection: sqlite3.Connection) -> list[RecordTuple]:

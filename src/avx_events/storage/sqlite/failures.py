@@ -33,6 +33,11 @@ def is_about_one_member(exc: sqlite3.Error) -> bool:
     return _code(exc) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CONSTRAINT}
 
 
+def is_refused_write(exc: sqlite3.Error) -> bool:
+    """Return whether ``exc`` says that a statement would write where writing is switched off."""
+    return getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY  # a file that is read-only has more bits
+
+
 def store_error(exc: sqlite3.Error, url: str) -> StoreUnavailableError | StoreSchemaError:
     """Return the error of the store at ``url`` that stands for ``exc``."""
     if _code(exc) in _AWAY:

@@ -2,13 +2,14 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from avx_events.core.errors import TransactionError
-from avx_events.storage.sqlite.failures import statement_error, store_error
+from avx_events.storage.sqlite.failures import store_error
+from avx_events.storage.sqlite.statements import Answer, all_rows, changed_rows, first_row, run
 from avx_events.storage.sqlite.writers import Writer
 
 ResultT = TypeVar("ResultT")
@@ -32,19 +33,17 @@ class SqliteTransaction:
 
     async def execute(self, sql: str, *params: object) -> int:
         """Run one statement and return how many rows it changed; see ``Connection.execute``."""
-        return await self._run(lambda cursor: max(cursor.rowcount, 0), sql, params)
+        return await self._run(changed_rows, sql, params)
 
     async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """Run one query and return its rows; see ``Connection.fetch``."""
-        return await self._run(_all_rows, sql, params)
+        return await self._run(all_rows, sql, params)
 
     async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
         """Run one query and return its first row, or None; see ``Connection.fetch_one``."""
-        return await self._run(_first_row, sql, params)
+        return await self._run(first_row, sql, params)
 
-    async def _run(
-        self, answer: Callable[[sqlite3.Cursor], ResultT], sql: str, parameters: tuple[object, ...]
-    ) -> ResultT:
+    async def _run(self, answer: Answer[ResultT], sql: str, params: tuple[object, ...]) -> ResultT:
         if not self.is_open:
             raise TransactionError(_OVER)
 
@@ -54,32 +53,12 @@ class SqliteTransaction:
                 raise TransactionError(_OVER)
             if not connection.in_transaction:
                 raise TransactionError(_UNDONE)
-            result = answer(_execute(connection, sql, parameters))
+            result = run(connection, answer, sql, params, url=self._url)
             if not connection.in_transaction:
                 raise TransactionError(f"{_ENDED}: {sql!r}")
             return result
 
-        try:
-            return await self._writer.run(work)
-        except sqlite3.Error as exc:
-            raise statement_error(exc, self._url, sql) from exc
-
-
-def _execute(connection: sqlite3.Connection, sql: str, parameters: tuple[Any, ...]) -> sqlite3.Cursor:
-    try:
-        return connection.execute(sql, parameters)
-    except (TypeError, ValueError, OverflowError) as exc:  # no text, or a parameter that SQLite has no type for
-        problem = f"{exc}"
-        raise sqlite3.InterfaceError(problem) from exc
-
-
-def _all_rows(cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
-    return cursor.fetchall()
-
-
-def _first_row(cursor: sqlite3.Cursor) -> tuple[Any, ...] | None:
-    row: tuple[Any, ...] | None = cursor.fetchone()
-    return row
+        return await self._writer.run(work)
 
 
 # The transaction of the running task and of those that it started. An append of theirs would wait for the end of the
@@ -87,15 +66,15 @@ def _first_row(cursor: sqlite3.Cursor) -> tuple[Any, ...] | None:
 _current: ContextVar[SqliteTransaction | None] = ContextVar("avx_sqlite_transaction", default=None)
 
 
-def refuse_inside(writer: Writer, action: str) -> None:
-    """Raise where the caller is inside an open transaction of ``writer``, which what it wants would wait for.
+def refuse_inside(writer: Writer, action: str, *, because: str = "it would wait for itself") -> None:
+    """Raise where the caller is inside of an open transaction of ``writer``, where it cannot do ``action``.
 
     Raises:
         TransactionError: It is.
     """
     current = _current.get()
     if current is not None and current.is_open and current.belongs_to(writer):
-        raise TransactionError(f"cannot {action} inside of 'async with store.transaction()': it would wait for itself")
+        raise TransactionError(f"cannot {action} inside of 'async with store.transaction()': {because}")
 
 
 @asynccontextmanager
