@@ -21,10 +21,10 @@ Test = Callable[..., Awaitable[object]]
 
 _TASKS_ARE_CALLED: Final = "avx-events "
 _MOST_LETTERS: Final = 10_000
-# How long handlers may work on when the test is over. On a manual clock, that nobody moves any more, only those end
-# that are at it.
-_DRAIN_S: Final = 5.0
-_BRIEFLY_S: Final = 0.25
+# How long handlers may work on when the test is over, in real seconds. On a manual clock, which nobody moves any more,
+# only what is at work can still end.
+_PATIENCE_S: Final = 5.0
+_PATIENCE_ON_MANUAL_CLOCK_S: Final = 0.25
 
 
 class WatchedLetters(MemoryDeadLetters):
@@ -81,11 +81,8 @@ class BusWatch:
         self._letters = WatchedLetters()
         self._is_on_manual_clock = clock is not None
         self._left: list[str] = []
-        self.bus = MockEventBus(
-            dead_letter_queue=DeadLetterQueue(store=self._letters),
-            drain_timeout_s=_DRAIN_S if clock is None else _BRIEFLY_S,
-            clock=clock or SYSTEM_CLOCK,
-        )
+        queue = DeadLetterQueue(store=self._letters)
+        self.bus = MockEventBus(dead_letter_queue=queue, clock=clock or SYSTEM_CLOCK)
 
     def around(self, item: pytest.Item) -> Generator[None, object, object]:
         """Run the test at the ``yield``, with the bus if it is asynchronous; fail it if something was left over.
@@ -118,21 +115,21 @@ class BusWatch:
         @functools.wraps(test)
         async def run(*args: Any, **kwargs: Any) -> object:
             __tracebackhide__ = True
-            is_of_a_fixture = self.bus.is_running
+            end = self.bus.settled if self.bus.is_running else self.bus.close  # who started it, a fixture, closes it
             await self.bus.start()
             before = _running()
             try:
                 return await test(*args, **kwargs)
             finally:
-                await (self._settle() if is_of_a_fixture else self.bus.close())
+                await self._await(end)
                 self._left = sorted(_running() - before - set(self.bus.statistics().subscriptions))
 
         return run
 
-    async def _settle(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_BRIEFLY_S if self._is_on_manual_clock else _DRAIN_S):
-                await self.bus.settled()
+    async def _await(self, end: Callable[[], Awaitable[None]]) -> None:
+        with suppress(TimeoutError):  # a close that is cancelled stops everything that still runs
+            async with asyncio.timeout(_PATIENCE_ON_MANUAL_CLOCK_S if self._is_on_manual_clock else _PATIENCE_S):
+                await end()
 
     def _complaints(self, item: pytest.Item) -> list[str]:
         complaints: list[str] = []

@@ -1,8 +1,13 @@
-"""The pytest plugin as its users meet it: each test runs pytest on files of its own, in a process of its own."""
+"""The pytest plugin as its users meet it: each test runs pytest on files of its own."""
 
 import textwrap
+from importlib import import_module
 
 import pytest
+
+# What a project is the first to import is forgotten with it; these are the same for all.
+for module in ("store.event_store", "testing.mock_store", "testing.pytest_plugin"):
+    import_module(f"avx_events.{module}")
 
 pytest_plugins = ["pytester"]
 
@@ -11,11 +16,11 @@ EVENTS = """
     import pytest
     from avx_events import Event, EventBus, EventStore, Retry, StoreUnavailableError
 
-    class UserCreated(Event, aggregate_id="user_id"):
+    class UserCreated(Event, event_type="plugin.user.created", aggregate_id="user_id"):
         user_id: str
         email: str
 
-    class UserDeleted(Event, aggregate_id="user_id"):
+    class UserDeleted(Event, event_type="plugin.user.deleted", aggregate_id="user_id"):
         user_id: str
 """
 
@@ -27,24 +32,32 @@ asyncio_default_fixture_loop_scope = function
 
 
 class Project:
-    """A project of a user: a file of tests, and how it runs them. No other plugins are loaded than those named."""
+    """A project of a user: a file of tests, and how it runs them."""
 
-    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # hypothesis alone takes longer than all the rest
+    def __init__(self, pytester: pytest.Pytester, plugins: pytest.PytestPluginManager) -> None:
         self._pytester = pytester
+        self._plugins = plugins
 
-    def run(self, tests: str, *options: str, settings: str = ASYNCIO, conftest: str = "") -> str:
-        """Return what pytest prints for ``tests``."""
+    def run(
+        self,
+        tests: str,
+        *options: str,
+        settings: str = ASYNCIO,
+        conftest: str = "",
+        runner: str | None = "asyncio",
+    ) -> str:
+        """Return what pytest prints for ``tests``, with ``runner`` as the only plugin besides ours."""
         self._pytester.makeini(f"[pytest]\n{settings}\nfilterwarnings = error\naddopts = --strict-markers\n")
         self._pytester.makeconftest(textwrap.dedent(conftest))
         self._pytester.makepyfile(test_users=textwrap.dedent(EVENTS) + textwrap.dedent(tests))
-        plugins = ["-p", "avx_events", *(["-p", "asyncio"] if "asyncio" in settings else [])]
-        return self._pytester.runpytest_subprocess(*plugins, *options, timeout=30).stdout.str()
+        plugins = [self._plugins.get_plugin(name) for name in ("avx_events", runner) if name]
+        return self._pytester.runpytest_inprocess(*options, plugins=plugins).stdout.str()
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return Project(pytester, monkeypatch)
+def project(pytester: pytest.Pytester, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    return Project(pytester, pytestconfig.pluginmanager)
 
 
 def assert_has(output: str, lines: str) -> None:
@@ -140,26 +153,26 @@ LEFT_RUNNING = "await bus.start()"
 
 
 @pytest.mark.parametrize(
-    ("mark", "options", "settings", "conftest"),
+    ("mark", "runner", "settings", "conftest"),
     [
-        pytest.param("", [], ASYNCIO, "", id="pytest-asyncio, auto"),
+        pytest.param("", "asyncio", ASYNCIO, "", id="pytest-asyncio, auto"),
         pytest.param(
             "@pytest.mark.asyncio(loop_scope='module')",
-            [],
+            "asyncio",
             ASYNCIO.replace("auto", "strict"),
             "",
             id="pytest-asyncio, strict",
         ),
         pytest.param(
             "@pytest.mark.anyio",
-            ["-p", "anyio"],
+            "anyio",
             "",
             "import pytest\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'",
             id="anyio",
         ),
         pytest.param(
             "",
-            [],
+            None,
             "",
             """
             import asyncio, inspect, pytest
@@ -176,11 +189,11 @@ LEFT_RUNNING = "await bus.start()"
     ],
 )
 def test_fixtures_work_with_every_way_of_running_asynchronous_tests(
-    project: Project, mark: str, options: list[str], settings: str, conftest: str
+    project: Project, mark: str, runner: str | None, settings: str, conftest: str
 ) -> None:
     tests = FAIR_TESTS.format(mark=mark, leave_running=LEFT_RUNNING)
 
-    output = project.run(tests, *options, settings=settings, conftest=conftest)
+    output = project.run(tests, settings=settings, conftest=conftest, runner=runner)
 
     assert "8 passed in" in output, output
 
