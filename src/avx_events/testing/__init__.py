@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from avx_events.testing.mock_bus import MockEventBus
     from avx_events.testing.mock_store import MockEventStore
     from avx_events.testing.request_contract import RequestReplyContract
-    from avx_events.testing.scenarios import command_scenario, projection_scenario, scenario
+    from avx_events.testing.scenarios import command_scenario, projection_scenario, read_back, scenario
     from avx_events.testing.store_contract import DurableStoreContract, StoreContract
     from avx_events.testing.topic_contract import TopicContract
     from avx_events.testing.transport_contract import TransportContract
@@ -41,6 +41,7 @@ __all__ = [
     "TransportContract",
     "command_scenario",
     "projection_scenario",
+    "read_back",
     "scenario",
 ]
 
@@ -61,6 +62,7 @@ _MODULES: Final = {
     "TransportContract": "transport_contract",
     "command_scenario": "scenarios",
     "projection_scenario": "scenarios",
+    "read_back": "scenarios",
     "scenario": "scenarios",
 }
 

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, Self, TypeVar
+from textwrap import indent
+from typing import Any, Final, Generic, Self, TypeVar
 
 from avx_events.store.ports import Connection
-from avx_events.testing.differences import difference, one_line
+from avx_events.testing.differences import difference, differing_fields, one_line
 
 # pytest shows the line of the test, and not these.
 __tracebackhide__ = True
+
+_LONGEST_LINE: Final = 100
 
 StateT = TypeVar("StateT")
 OutcomeT = TypeVar("OutcomeT", bound="Outcome")
@@ -130,7 +133,7 @@ class AggregateOutcome(Outcome, Generic[StateT]):
         """
         self.raise_unexpected()
         wrong = [
-            f"  {name} is {_field(self.aggregate, name)}, not {one_line(expected)}"
+            _about_field(self.aggregate, name, expected)
             for name, expected in fields.items()
             if not hasattr(self.aggregate, name) or getattr(self.aggregate, name) != expected
         ]
@@ -239,5 +242,11 @@ def _listed(events: Sequence[object]) -> list[str]:
     return [f"  {one_line(event)}" for event in events]
 
 
-def _field(aggregate: object, name: str) -> str:
-    return one_line(getattr(aggregate, name)) if hasattr(aggregate, name) else "not there"
+def _about_field(aggregate: object, name: str, expected: object) -> str:
+    if not hasattr(aggregate, name):
+        return f"  {name} is not there, {one_line(expected)} expected"
+    actual: object = getattr(aggregate, name)
+    line = f"  {name} is {one_line(actual)}, not {one_line(expected)}"
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return f"  {name} is another one (- expected, + actual):\n{indent(differing_fields([expected], [actual]), '    ')}"

@@ -1,11 +1,14 @@
 """Given, when, then: what happened before, what is done now, and what must come of it."""
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar, cast
 
+import msgspec
+
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.codec import decode_data
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError, ProjectionFailedError
 from avx_events.core.event import Command, schema_of
 from avx_events.core.metadata import EventEnvelope
@@ -82,6 +85,26 @@ def projection_scenario(projection: Projection) -> "ProjectionScenario":
         projection: An instance of its class.
     """
     return ProjectionScenario(projection)
+
+
+def read_back(event_type: str, data: Mapping[str, object], *, revision: int = 1) -> Any:
+    """Return the event that a store reads today from ``data`` as it was once written: a test of upcasters.
+
+    ::
+
+        old = read_back("user.created", {"id": "1", "mail": "a@b.c"}, revision=1)
+        scenario(User).given(old).then_state(email="a@b.c")
+
+    Args:
+        event_type: The type under which it was stored.
+        data: Its fields as they were then, in what JSON has: text, numbers, booleans, None, lists, mappings.
+        revision: The revision of the class that wrote it, from 1.
+
+    Raises:
+        UnknownEventTypeError: No class has the type.
+        DecodeError: What the upcasters make of the data does not fit the class, or one of them is missing.
+    """
+    return decode_data(event_type, msgspec.json.encode(data), revision=revision)
 
 
 class AggregateScenario(Generic[AggregateT]):

@@ -2,15 +2,18 @@
 
 import gc
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from avx_events import Command, Event, EventEnvelope, event
 from avx_events.core.errors import (
     ConcurrencyError,
+    DecodeError,
     InvalidArgumentError,
     NotAnEventError,
     StreamNotFoundError,
+    UnknownEventTypeError,
     ValidationError,
 )
 from avx_events.core.metadata import stamp
@@ -20,7 +23,7 @@ from avx_events.patterns.projection import Projection, handles
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 from avx_events.store.stored_event import StoredEvent
-from avx_events.testing import ManualClock, command_scenario, projection_scenario, scenario
+from avx_events.testing import ManualClock, command_scenario, projection_scenario, read_back, scenario
 
 
 class Opened(Event, event_type="scenario.opened", aggregate_id="account"):
@@ -31,6 +34,16 @@ class Opened(Event, event_type="scenario.opened", aggregate_id="account"):
 class Paid(Event, event_type="scenario.paid", aggregate_id="account"):
     account: str
     amount: int
+
+
+class Listed(Event, event_type="scenario.listed", aggregate_id="account", revision=2):
+    account: str
+    entries: tuple[str, ...]
+
+
+@Listed.upcast(from_revision=1)
+def one_entry_becomes_several(data: dict[str, Any]) -> dict[str, Any]:
+    return {"account": data["account"], "entries": [data["entry"]]}
 
 
 class Noted(Event, event_type="scenario.noted"):
@@ -47,9 +60,12 @@ class Account(AggregateRoot):
     owner: str = ""
     balance: int = 0
     is_frozen: bool = False
+    entries: list[str] = []  # noqa: RUF012 - a mutable default is each instance's own
 
     def apply(self, event: object) -> None:
         match event:
+            case Listed(entries=entries):
+                self.entries.extend(entries)
             case Opened(owner=owner):
                 self.owner = owner
             case Paid(amount=amount):
@@ -173,12 +189,40 @@ def test_what_else_is_not_as_expected_is_said() -> None:
         outcome.then_nothing()
     with pytest.raises(AssertionError, match=r"(?s)result is not the one expected.*- 4\n\+ 3"):
         outcome.then_returns(4)
-    with pytest.raises(AssertionError, match=r"state of Account .*:\n  balance is 3, not 4\n  colour is not there"):
+    with pytest.raises(AssertionError, match=r"balance is 3, not 4\n  colour is not there, 'red' expected"):
         outcome.then_state(balance=4, colour="red", owner="")
     with pytest.raises(AssertionError, match=r"ValueError expected, but nothing was raised; it gave:\n  Paid"):
         outcome.then_raises(ValueError)
     with pytest.raises(AssertionError, match=r"nothing was raised; it gave:\n  the result 0, and no event"):
         scenario(Account).when(lambda account: account.balance).then_raises(ValueError)
+
+
+def test_a_long_value_of_the_state_shows_where_it_differs() -> None:
+    words = [f"word-{number}" for number in range(20)]
+
+    with pytest.raises(AssertionError) as raised:
+        scenario(Account).given(Opened("a", " ".join(words)), Listed("a", (*words, "x"))).then_state(
+            owner=" ".join(words), entries=[*words, "y"]
+        )
+
+    assert str(raised.value).splitlines() == [
+        "the state of Account is not as expected:",
+        "  entries is another one (- expected, + actual):",
+        "    -  'y']",
+        "    +  'x']",
+    ]
+
+
+def test_events_as_they_were_once_written_may_be_given() -> None:
+    old = read_back("scenario.listed", {"account": "a", "entry": "x"}, revision=1)
+
+    assert old == Listed("a", ("x",))
+    scenario(Account).given(old).then_state(entries=["x"])
+    assert read_back("scenario.listed", {"account": "a", "entries": ["x"]}, revision=2) == old
+    with pytest.raises(DecodeError, match="revision 3 is newer"):
+        read_back("scenario.listed", {}, revision=3)
+    with pytest.raises(UnknownEventTypeError):
+        read_back("scenario.forgotten", {})
 
 
 def test_an_error_that_nobody_expects_fails_every_other_check() -> None:
