@@ -2,12 +2,13 @@
 
 import asyncio
 import heapq
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Final
 
-from avx_events.core.arguments import whole
+from avx_events.core.arguments import seconds, whole
 from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.metadata import EPOCH
 
@@ -84,11 +85,13 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Move the clock, and call what becomes due on the way, each at its own time.
 
+        What the callbacks wake up runs when the test waits next, as with ``await bus.settled()``.
+
         Raises:
-            InvalidArgumentError: Time would go back.
+            InvalidArgumentError: Time would go back, or for ever on.
         """
-        if not seconds >= 0:
-            raise InvalidArgumentError("seconds", seconds, expected="a number, 0 or more")
+        if not 0 <= seconds < math.inf:
+            raise InvalidArgumentError("seconds", seconds, expected="a finite number, 0 or more")
         end_ns = self._now_ns + round(seconds * 1e9)
         while self._timers and self._timers[0][0] <= end_ns:
             due_ns, _, timer = heapq.heappop(self._timers)
@@ -103,9 +106,16 @@ class ManualClock:
 
         Raises:
             TimeoutError: They did not within ``timeout_s`` seconds of real time.
+            InvalidArgumentError: The count or the time is outside its range.
         """
+        __tracebackhide__ = True  # pytest shows the line of the test
         whole("count", count, least=1)
-        async with asyncio.timeout(timeout_s):
-            while len(self.pauses_s) < count:
-                self._planned.clear()
-                await self._planned.wait()
+        seconds("timeout_s", timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(self.pauses_s) < count:
+                    self._planned.clear()
+                    await self._planned.wait()
+        except TimeoutError:
+            text = f"{count} expected to wait for the clock within {timeout_s:g} s, {len(self.pauses_s)} do"
+            raise TimeoutError(text) from None
