@@ -12,10 +12,11 @@
 Nothing here knows where the events come from, nor who runs the handler.
 """
 
+import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ KeyFunction = Callable[[Any], Hashable]
 
 # How long a dead letter waits for its queue to take it, after the queue failed.
 _BURIAL_PAUSE_S: Final = 1.0
+# How long a bus that stops waits for the queue to take a dead letter; after that, this one and all others are logged.
+_LAST_BURIAL_S: Final = 2.0
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -56,6 +59,7 @@ class Dispatcher:
         "_clock",
         "_dead_letters",
         "_key",
+        "_queue_hangs",
         "_retry",
         "dead_lettered",
         "discarded",
@@ -92,6 +96,7 @@ class Dispatcher:
         self._key = key
         self._dead_letters = dead_letters
         self._clock = clock
+        self._queue_hangs = False
         self.ready: deque[Work] = deque()
         self.lanes: dict[Hashable, deque[Work] | None] = {}
         self.parked: dict[Work, Timer] = {}
@@ -184,7 +189,7 @@ class Dispatcher:
         return waiting
 
     async def stop(self, left: Iterable[Work | AnyEnvelope]) -> None:
-        """Make dead letters of what is not done, and will not be."""
+        """Make dead letters of what is not done, and will not be; log those that the queue does not take in time."""
         for item in left:
             await self._stop_one(item if isinstance(item, Work) else Work(item))
 
@@ -269,19 +274,31 @@ class Dispatcher:
     async def _stop_one(self, work: Work) -> None:
         letter = work.letter
         if work.burial is None and letter is not None:
-            if self._dead_letters is not None:
-                await self._dead_letters.release(letter.id)  # it is in the queue as it was
+            problem = await self._finally(lambda queue: queue.release(letter.id))  # it is in the queue as it was
+            if problem is not None:
+                log.error("dead letter %s may not be redriven again: %s", letter.id, problem)
             return
-        if work.burial is None:
-            work.burial = self._letter(work, StoppedError(self.name), "stopped")
-        try:
-            if self._dead_letters is None:
-                _log_letter(work.burial, "no dead letter queue")
-            else:
-                await self._dead_letters.add(work.burial)
-        except Exception as exc:  # noqa: BLE001 - nobody is left to try again; the log is the last place
-            _log_letter(work.burial, f"the dead letter queue did not take it: {line_of(exc)}")
+        burial = self._letter(work, StoppedError(self.name), "stopped") if work.burial is None else work.burial
+        problem = await self._finally(lambda queue: queue.add(burial))
+        if problem is not None:
+            _log_letter(burial, problem)
         self.dead_lettered += 1
+
+    async def _finally(self, action: Callable[[DeadLetterQueue], Awaitable[None]]) -> str | None:
+        """Return why the queue did not do ``action``, or None. Nobody is left to try again: the log is the last place."""
+        if self._dead_letters is None:
+            return "no dead letter queue"
+        if self._queue_hangs:
+            return "the dead letter queue did not answer before"
+        try:
+            async with asyncio.timeout(_LAST_BURIAL_S):
+                await action(self._dead_letters)
+        except TimeoutError:
+            self._queue_hangs = True
+            return f"the dead letter queue did not answer within {_LAST_BURIAL_S:g} s"
+        except Exception as exc:  # noqa: BLE001 - it goes into the log, with the letter
+            return f"the dead letter queue failed: {line_of(exc)}"
+        return None
 
     def _letter(self, work: Work, error: BaseException, reason: Reason) -> DeadLetter:
         now, before = self._now(), work.letter

@@ -143,8 +143,7 @@ class Engine:
         self.life.check_open("subscribe")
         self.life.bind("subscribe")
         if name is None:
-            name = f"subscriber-{self._next_number}"
-            self._next_number += 1
+            name = self._free_name()
         dispatcher = self._new_dispatcher(name, retry=retry, key=key, capacity=capacity, overflow=overflow)
 
         def forget(subscriber: Subscriber[Any]) -> None:
@@ -197,11 +196,13 @@ class Engine:
 
         Raises:
             NotStartedError: The bus has no event loop yet.
-            ClosedError: Its event loop is closed.
+            ClosedError: It is closed, or its event loop is.
         """
         done: Future[EventMetadata] = Future()
         if self.life.loop is None:
             raise NotStartedError(self.life.name, "publish from a thread")
+        if self.life.state is State.CLOSED:  # for good; its loop may stand still for ever
+            raise ClosedError(self.life.name, "publish")
         is_own = is_inside_handler_of(self.life)  # a handler that runs in a thread
         try:
             self.life.loop.call_soon_threadsafe(partial(self._arrive, envelope, done, find, is_own=is_own))
@@ -245,6 +246,12 @@ class Engine:
         for name, subscriber in self._subscribers.items():
             consumers[name] = subscriber.statistics()
         return total(in_line + self._admission.admitted, self._ended, consumers)
+
+    def _free_name(self) -> str:
+        while (name := f"subscriber-{self._next_number}") in self._runners or name in self._subscribers:
+            self._next_number += 1
+        self._next_number += 1
+        return name
 
     def _new_dispatcher(
         self, name: str, *, retry: Retry | None, key: KeyFunction | None, capacity: int, overflow: Overflow

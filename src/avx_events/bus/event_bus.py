@@ -336,7 +336,7 @@ class EventBus(DeliveringBus):
             NotAnEventError: It is no event.
             InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
             NotStartedError: The bus was not used on an event loop yet.
-            ClosedError: The event loop of the bus is closed.
+            ClosedError: The bus is closed, or its event loop is.
         """
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         refuse_other_messages(envelope)

@@ -131,6 +131,18 @@ class Worker:
         """None: a task of the bus is inside of nothing."""
         return None
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody wants the task to end, whatever its handler made of that."""
+        return self.task is not None and self.task.cancelling() > 0
+
+    def is_running(self) -> bool:
+        """Tell whether the running code is the task's: not so where a coroutine is closed because its loop is gone."""
+        try:
+            return self.task is not None and asyncio.current_task() is self.task
+        except RuntimeError:
+            return False
+
     def leave(self) -> None:
         """End the task's part in this bus, whatever it still does."""
         self.is_abandoned = True
@@ -255,16 +267,22 @@ class HandlerRunner:
         # An attempt that ended while it was cancelled may have planned another.
         await self.dispatcher.stop([*interrupted, *self.dispatcher.take_waiting(), *self._left])
 
-    def _spawn(self) -> None:
+    def _spawn(self, failed: tuple[Work, HandlerTimeoutError] | None = None) -> None:
         worker = Worker(self._owner)
+        worker.item = None if failed is None else failed[0]
         self._workers.add(worker)
         context = None if self._context is None else self._context.copy()
-        worker.task = self._tasks.spawn(self._work(worker), name=f"avx-events {self.dispatcher.name}", context=context)
+        name = f"avx-events {self.dispatcher.name}"
+        worker.task = self._tasks.spawn(self._work(worker, failed), name=name, context=context)
 
-    async def _work(self, worker: Worker) -> None:
+    async def _work(self, worker: Worker, failed: tuple[Work, HandlerTimeoutError] | None) -> None:
+        """Handle events until stopped; settle first the attempt that ``failed`` and whose own worker is lost."""
         current_handling.set(worker)
         subscription = self.dispatcher.subscription
         try:
+            if failed is not None:
+                await self.dispatcher.fail(*failed)
+                worker.item = None
             while not self._is_over(worker):
                 # One idle worker more than are busy: who else would see an event that comes while all are?
                 if not subscription.receivers and len(self._workers) < self._options.concurrency:
@@ -272,6 +290,8 @@ class HandlerRunner:
                 await self._handle_what_is_there(worker)
                 if not self._is_over(worker):
                     self._on_idle()
+                    if worker.is_cancelled:  # its handler went on all the same
+                        raise asyncio.CancelledError  # noqa: TRY301 - it leaves as it would from the wait
                     await subscription.wait()
         except asyncio.CancelledError:
             if not (self._is_stopping or worker.is_abandoned):
@@ -323,8 +343,8 @@ class HandlerRunner:
             else:
                 if has_deadline:
                     worker.end_lateness()
-                    if worker.is_abandoned:
-                        return
+                if worker.is_abandoned:
+                    return
                 dispatcher.handled += 1
             worker.item = None
 
@@ -358,7 +378,7 @@ class HandlerRunner:
         task = worker.task
         if worker.is_abandoned:
             return
-        if task is None or isinstance(error, GeneratorExit):  # the loop is gone: nothing can be awaited
+        if task is None or not worker.is_running():  # the loop is gone: nothing can be awaited
             raise error
         if worker.end_lateness():
             error = self._too_late(error)
@@ -384,7 +404,10 @@ class HandlerRunner:
         self._watch = None
         now = self._clock.monotonic()
         for worker in [worker for worker in self._workers if worker.deadline <= now]:
-            self._interrupt(worker)
+            if worker.is_running():  # it moves its clock by hand; a task cannot be interrupted from inside
+                worker.deadline = now + (self._options.timeout_s or 0.0)
+            else:
+                self._interrupt(worker)
         next_deadline = min((worker.deadline for worker in self._workers), default=math.inf)
         if next_deadline < math.inf:
             self._watch = self._clock.call_later(max(next_deadline - now, 0.0), self._look_for_late)
@@ -408,6 +431,4 @@ class HandlerRunner:
         self._tasks.release(task)
         work = item if isinstance(item, Work) else Work(item)
         work.attempts = max(work.attempts, 1)
-        error = self._too_late(RuntimeError("the handler swallowed its cancellation"))
-        self._spawn()
-        self._tasks.spawn(self.dispatcher.fail(work, error), name=f"avx-events {self.dispatcher.name}: abandoned")
+        self._spawn((work, self._too_late(RuntimeError("the handler swallowed its cancellation"))))

@@ -88,8 +88,10 @@ class Life:
         "_closed",
         "_context",
         "_drain_timeout_s",
+        "_enders",
         "_failure",
         "_idle",
+        "_is_late",
         "_members",
         "_on_change",
         "_on_refuse",
@@ -137,6 +139,8 @@ class Life:
         self._context: Context | None = None
         self._idle: set[asyncio.Future[None]] = set()
         self._closed: asyncio.Future[None] | None = None
+        self._enders = TaskScope(self.fail)
+        self._is_late = False
         self._failure: BaseException | None = None
 
     # What may be done
@@ -239,6 +243,8 @@ class Life:
     async def close(self) -> None:
         """Refuse what comes from outside, let members finish, then stop everything. Harmless when repeated.
 
+        Where it is cancelled it waits for members no longer, but still stops everything and settles what is left.
+
         Raises:
             HandlerWaitError: A handler of this bus calls it.
             WrongLoopError: It belongs to another event loop.
@@ -257,8 +263,8 @@ class Life:
             if was_running and self._failure is None:
                 await self._drain()
         finally:
-            await self._stop()
-            self._closed.set_result(None)
+            # A task of its own, so that a second cancellation leaves nothing half stopped.
+            await asyncio.shield(self._enders.spawn(self._stop(), name=f"avx-events {self.name}: stop"))
 
     async def settled(self) -> None:
         """Return when no member has anything left to do.
@@ -318,15 +324,21 @@ class Life:
         return any(member.needs_start for member in self._members)
 
     async def _drain(self) -> None:
+        timer = self.clock.call_later(self._drain_timeout_s, self._be_late)
         try:
-            async with asyncio.timeout(self._drain_timeout_s):
-                while not all(member.is_drained() for member in self._members):
-                    self.raise_failure()
-                    await self._until_idle()
-        except TimeoutError:
-            log.warning("%s: handlers did not finish within %g s", self.name, self._drain_timeout_s)
+            while not (self._is_late or all(member.is_drained() for member in self._members)):
+                self.raise_failure()
+                await self._until_idle()
         except EngineFailedError:
             log.warning("%s: failed while it was closing", self.name)
+        finally:
+            timer.cancel()
+        if self._is_late:
+            log.warning("%s: handlers did not finish within %g s", self.name, self._drain_timeout_s)
+
+    def _be_late(self) -> None:
+        self._is_late = True
+        self.look_idle()
 
     async def _stop(self) -> None:
         self.state = State.CLOSED
@@ -334,14 +346,18 @@ class Life:
         members = list(self._members)
         for member in members:
             member.begin_stop()
-        stuck = await self.tasks.cancel()
-        if stuck:
-            names = ", ".join(sorted(task.get_name() for task in stuck))
-            log.error("%s: handlers swallowed their cancellation and still run: %s", self.name, names)
-        for member in members:
-            await member.finish_stop()
-        self.threads.close()
-        self.look_idle()
+        try:
+            stuck = await self.tasks.cancel()
+            if stuck:
+                names = ", ".join(sorted(task.get_name() for task in stuck))
+                log.error("%s: handlers swallowed their cancellation and still run: %s", self.name, names)
+        finally:  # the loop may end, and cancel this too
+            for member in members:
+                await member.finish_stop()
+            self.threads.close()
+            self.look_idle()
+            if self._closed is not None and not self._closed.done():
+                self._closed.set_result(None)
 
     async def _until_idle(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -265,7 +265,7 @@ class TopicBus(DeliveringBus):
             NotAnEventError: It is no event.
             InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
             NotStartedError: The bus was not used on an event loop yet.
-            ClosedError: The event loop of the bus is closed.
+            ClosedError: The bus is closed, or its event loop is.
         """
         if topic is not None:
             check_topic(topic)
