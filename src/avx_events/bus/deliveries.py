@@ -1,12 +1,14 @@
 """Events that a pull subscriber handles in a block: the safety of a handler, in the reader's own task."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from avx_events.bus.dispatcher import Dispatcher
 from avx_events.bus.handling import Handling, current_handling
+from avx_events.bus.statistics import SubscriptionStatistics
 from avx_events.bus.work import Work
 from avx_events.core.errors import DeliveryError
 from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContext, current_message
@@ -21,11 +23,12 @@ class OpenDeliveries:
     """The deliveries of one subscriber that were given out and are not settled.
 
     Attributes:
+        dispatcher: Gives out the events.
         owner: The engine of the bus.
         waiting: How many readers wait for the next one.
     """
 
-    __slots__ = ("_on_idle", "_open", "dispatcher", "owner", "waiting")
+    __slots__ = ("__weakref__", "_on_idle", "_open", "_settling", "dispatcher", "owner", "waiting")
 
     def __init__(self, dispatcher: Dispatcher, *, owner: object, on_idle: Callable[[], None]) -> None:
         """Begin with none; ``on_idle`` is called when one was settled."""
@@ -34,6 +37,7 @@ class OpenDeliveries:
         self.waiting = 0
         self._on_idle = on_idle
         self._open: set[Delivery[Any]] = set()
+        self._settling = 0  # dead letters on their way to or from their queue, in no block
 
     def __len__(self) -> int:
         """Count the open ones."""
@@ -45,7 +49,7 @@ class OpenDeliveries:
         while True:
             work = dispatcher.take()
             if work is not None and work.burial is not None:
-                await self._bury(work)
+                await self._settle(work, dispatcher.bury)
                 continue
             if work is not None:
                 delivery: Delivery[Any] = Delivery(work, self)
@@ -60,12 +64,20 @@ class OpenDeliveries:
             finally:
                 self.waiting -= 1
 
-    async def _bury(self, work: Work) -> None:
+    async def hand_over(self) -> None:
+        """Let a reader without blocks have what is ready; to read it is all that it will do with it."""
+        await self._settle(self.dispatcher.take_ready(), self.dispatcher.put_back)
+
+    async def _settle(self, work: Work, settle: Callable[[Work], Awaitable[None]]) -> None:
+        self._settling += 1
         try:
-            await self.dispatcher.bury(work)
+            await settle(work)
         except BaseException:  # this reader was cancelled: the next one does it
             self.dispatcher.give_back(work)
             raise
+        finally:
+            self._settling -= 1
+            self._on_idle()
 
     async def fail(self, work: Work, error: BaseException) -> None:
         """Settle a failed attempt of ``work``."""
@@ -82,13 +94,13 @@ class OpenDeliveries:
 
     def is_settled(self) -> bool:
         """Tell whether nobody works on an event of this subscriber, or is about to."""
-        return not self._open and (not self.waiting or self.dispatcher.is_empty())
+        return not (self._open or self._settling) and (not self.waiting or self.dispatcher.is_empty())
 
     def is_drained(self) -> bool:
         """Tell whether no block of another task is open and no reader waits for what is there."""
         task = asyncio.current_task()
         return self.is_settled() or not (
-            self.waiting or any(delivery.task not in {None, task} for delivery in self._open)
+            self.waiting or self._settling or any(delivery.task not in {None, task} for delivery in self._open)
         )
 
     @property
@@ -105,7 +117,11 @@ class OpenDeliveries:
 
     async def finish_stop(self) -> None:
         """Make dead letters of what failed and waits for its next attempt; unread events stay for the reader."""
-        await self.dispatcher.stop(self.dispatcher.take_waiting())
+        await self.dispatcher.stop(self.dispatcher.take_failed())
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Return the counts of the subscriber."""
+        return self.dispatcher.statistics(in_flight=len(self._open))
 
 
 class Delivery(Generic[EventT]):
@@ -195,8 +211,11 @@ class Delivery(Generic[EventT]):
             message, handling = self._tokens
             self._tokens = None
             self.task = None
-            current_message.reset(message)
-            current_handling.reset(handling)
+            # A block that ends in another context than it began in, as that of an async generator may, leaves nothing
+            # there to reset.
+            with suppress(ValueError):
+                current_message.reset(message)
+                current_handling.reset(handling)
 
 
 class Deliveries(Generic[EventT]):

@@ -26,7 +26,7 @@ from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, Reason
 from avx_events.bus.error_text import line_of, traceback_of
 from avx_events.bus.statistics import SubscriptionStatistics
 from avx_events.bus.subscription import AnyEnvelope, Subscription
-from avx_events.bus.work import Drop, GiveUp, TryAgain, Work, decide
+from avx_events.bus.work import Drop, TryAgain, Work, decide
 from avx_events.core.clock import Clock, Timer
 from avx_events.core.errors import StoppedError
 from avx_events.core.ids import new_id
@@ -107,10 +107,9 @@ class Dispatcher:
 
     def take(self) -> Work | None:
         """Return what may run next, its key taken; None when there is nothing now."""
-        subscription = self.subscription
         if self.ready:
-            subscription.hold(-1)
-            return self.ready.popleft()
+            return self.take_ready()
+        subscription = self.subscription
         queue, found = subscription.queue, None
         while queue and found is None:
             work = Work(queue.popleft())
@@ -118,6 +117,21 @@ class Dispatcher:
         if len(queue) <= subscription.wake_at:
             subscription.admit_waiting()
         return found
+
+    def take_ready(self) -> Work:
+        """Return the first of ``ready``."""
+        self.subscription.hold(-1)
+        return self.ready.popleft()
+
+    async def put_back(self, work: Work) -> None:
+        """Settle what was ready for a reader that handles no attempts: its event goes to the front of the queue."""
+        if work.burial is not None:
+            await self.bury(work)
+            return
+        if work.letter is not None:
+            await self._resolve(work.letter)
+        self.subscription.queue.appendleft(work.envelope)
+        self.leave_lane(work)
 
     def redrive(self, letter: DeadLetter, envelope: AnyEnvelope) -> None:
         """Put a dead letter's event in line again, whatever the capacity."""
@@ -145,7 +159,9 @@ class Dispatcher:
         if work.first_failed_at is None:
             work.first_failed_at = self._now()
         decision = decide(self._retry, attempts=work.attempts, error=error, jitter=random.random())  # noqa: S311 - spreads load
-        if isinstance(decision, TryAgain):
+        if isinstance(decision, TryAgain) and self.subscription.is_closed:
+            await self._give_up(work, error, "stopped")
+        elif isinstance(decision, TryAgain):
             self.retried += 1
             log.info("%s failed (%s), next attempt in %.3f s", self.name, line_of(error), decision.delay_s)
             self._park(work, decision.delay_s)
@@ -156,7 +172,7 @@ class Dispatcher:
                 await self._resolve(work.letter)
             self.leave_lane(work)
         else:
-            await self._give_up(work, error, decision)
+            await self._give_up(work, error, decision.reason)
 
     async def bury(self, work: Work) -> None:
         """Hand a dead letter to its queue, or to the log where there is none; try again later where that fails."""
@@ -187,6 +203,18 @@ class Dispatcher:
         self.lanes.clear()
         self.subscription.hold(-self.subscription.held)
         return waiting
+
+    def take_failed(self) -> list[Work]:
+        """Return and remove what failed before, and dead letters that were to be redriven; what is new stays."""
+        for timer in self.parked.values():
+            timer.cancel()
+        first = [*self.parked, *_taken_from(self.ready)]
+        behind = [work for lane in self.lanes.values() if lane for work in _taken_from(lane)]
+        self.parked.clear()
+        self.subscription.hold(-len(first) - len(behind))
+        for work in first:
+            self.leave_lane(work)
+        return first + behind
 
     async def stop(self, left: Iterable[Work | AnyEnvelope]) -> None:
         """Make dead letters of what is not done, and will not be; log those that the queue does not take in time."""
@@ -267,8 +295,8 @@ class Dispatcher:
         self.ready.append(work)
         self.subscription.wake()
 
-    async def _give_up(self, work: Work, error: BaseException, decision: GiveUp) -> None:
-        work.burial = self._letter(work, error, decision.reason)
+    async def _give_up(self, work: Work, error: BaseException, reason: Reason) -> None:
+        work.burial = self._letter(work, error, reason)
         await self.bury(work)
 
     async def _stop_one(self, work: Work) -> None:
@@ -285,7 +313,7 @@ class Dispatcher:
         self.dead_lettered += 1
 
     async def _finally(self, action: Callable[[DeadLetterQueue], Awaitable[None]]) -> str | None:
-        """Return why the queue did not do ``action``, or None. Nobody is left to try again: the log is the last place."""
+        """Return why the queue did not do ``action``, or None. Nobody will try again: the log is the last place."""
         if self._dead_letters is None:
             return "no dead letter queue"
         if self._queue_hangs:
@@ -326,6 +354,13 @@ class Dispatcher:
 
     def _now(self) -> datetime:
         return EPOCH + self._clock.time_ns() // 1000 * _MICROSECOND
+
+
+def _taken_from(waiting: deque[Work]) -> list[Work]:
+    failed = [work for work in waiting if work.has_failed]
+    for work in failed:
+        waiting.remove(work)
+    return failed
 
 
 def _log_letter(letter: DeadLetter, why: str) -> None:

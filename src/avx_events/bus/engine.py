@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, finalize
 
 from avx_events.bus.admission import Admission
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
@@ -27,6 +28,7 @@ from avx_events.core.errors import (
 from avx_events.core.policy import ONE_ATTEMPT, Overflow, Retry
 
 if TYPE_CHECKING:
+    from avx_events.bus.deliveries import OpenDeliveries
     from avx_events.core.metadata import EventMetadata
 
 
@@ -71,6 +73,8 @@ class Engine:
         )
         self._runners: dict[str, HandlerRunner] = {}
         self._subscribers: dict[str, Subscriber[Any]] = {}
+        # Those that were closed: while somebody may still read from them, and after that.
+        self._leaving: WeakSet[OpenDeliveries] = WeakSet()
         self._ended = SubscriptionStatistics()
         self._next_number = 1
 
@@ -148,13 +152,12 @@ class Engine:
 
         def forget(subscriber: Subscriber[Any]) -> None:
             del self._subscribers[subscriber.name]
-            self._ended = added(self._ended, lasting(subscriber.statistics()))
             on_close(subscriber.dispatcher.subscription)
-            self.life.remove(subscriber.open_deliveries)
+            self._leaving.add(subscriber.open_deliveries)
+            finalize(subscriber.open_deliveries, self._forget_reader, subscriber.dispatcher).atexit = False
+            self._look_idle()
 
-        subscriber: Subscriber[Any] = Subscriber(
-            dispatcher, owner=self.life, on_idle=self.life.look_idle, on_close=forget
-        )
+        subscriber: Subscriber[Any] = Subscriber(dispatcher, owner=self.life, on_idle=self._look_idle, on_close=forget)
         self._subscribers[name] = subscriber
         self.life.add(subscriber.open_deliveries)
         return subscriber
@@ -245,7 +248,16 @@ class Engine:
             consumers[name] = runner.statistics()
         for name, subscriber in self._subscribers.items():
             consumers[name] = subscriber.statistics()
-        return total(in_line + self._admission.admitted, self._ended, consumers)
+        leaving = [lasting(deliveries.statistics()) for deliveries in self._leaving]
+        return total(in_line + self._admission.admitted, [self._ended, *leaving], consumers)
+
+    def _look_idle(self) -> None:
+        for deliveries in [deliveries for deliveries in self._leaving if not len(deliveries)]:
+            self.life.remove(deliveries)
+        self.life.look_idle()
+
+    def _forget_reader(self, dispatcher: Dispatcher) -> None:
+        self._ended = added(self._ended, lasting(dispatcher.statistics(in_flight=0)))
 
     def _free_name(self) -> str:
         while (name := f"subscriber-{self._next_number}") in self._runners or name in self._subscribers:

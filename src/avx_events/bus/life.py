@@ -217,8 +217,9 @@ class Life:
 
     def remove(self, member: Member) -> None:
         """Forget ``member``, which ended by itself."""
-        self._members.pop(member, None)
-        self._on_change()
+        if member in self._members:
+            del self._members[member]
+            self._on_change()
 
     # Life
 

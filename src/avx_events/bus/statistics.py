@@ -1,6 +1,6 @@
 """What a bus counts, in all and for each of its subscriptions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -48,25 +48,25 @@ class BusStatistics(SubscriptionStatistics, frozen=True, kw_only=True):
 
 
 _COUNTS = SubscriptionStatistics.__struct_fields__
-_LASTING = ("delivered", "handled", "retried", "discarded", "dead_lettered", "dropped")
+_LASTING = ("delivered", "handled", "retried", "discarded", "dead_lettered", "dropped", "in_flight")
 
 
 def lasting(statistics: SubscriptionStatistics) -> SubscriptionStatistics:
-    """Return the counts that stay true when the subscription has ended."""
+    """Return the counts that stay true when the subscription takes no events any more."""
     return SubscriptionStatistics(**{name: getattr(statistics, name) for name in _LASTING})
 
 
 def total(
-    published: int, ended: SubscriptionStatistics, subscriptions: Mapping[str, SubscriptionStatistics]
+    published: int, ended: Iterable[SubscriptionStatistics], subscriptions: Mapping[str, SubscriptionStatistics]
 ) -> BusStatistics:
     """Return the counts of a bus.
 
     Args:
         published: How many events it took.
-        ended: The sums of subscriptions that are there no more.
+        ended: Of subscriptions that are there no more.
         subscriptions: The others, by name.
     """
-    everything = [ended, *subscriptions.values()]
+    everything = [*ended, *subscriptions.values()]
     sums = {name: sum(getattr(statistics, name) for statistics in everything) for name in _COUNTS}
     return BusStatistics(**sums, published=published, subscriptions=dict(subscriptions))
 

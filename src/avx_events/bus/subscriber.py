@@ -69,9 +69,8 @@ class Subscriber(Generic[EventT]):
         """Return the next event, waiting for one; None once the bus is closed and everything queued was read."""
         queue, subscription = self._queue, self._subscription
         while not queue:
-            if subscription.is_closed:
+            if not await self._more():
                 return None
-            await subscription.wait()
         envelope = queue.popleft()
         if len(queue) <= subscription.wake_at:
             subscription.admit_waiting()
@@ -84,9 +83,8 @@ class Subscriber(Generic[EventT]):
     async def __anext__(self) -> EventT:
         queue, subscription = self._queue, self._subscription
         while not queue:
-            if subscription.is_closed:
+            if not await self._more():
                 raise StopAsyncIteration
-            await subscription.wait()
         envelope = queue.popleft()
         if len(queue) <= subscription.wake_at:
             subscription.admit_waiting()
@@ -126,7 +124,7 @@ class Subscriber(Generic[EventT]):
 
     def statistics(self) -> SubscriptionStatistics:
         """Return the counts of this subscriber."""
-        return self._dispatcher.statistics(in_flight=len(self._deliveries))
+        return self._deliveries.statistics()
 
     async def close(self) -> None:
         """Take no more events; what is queued can still be read. Harmless when repeated.
@@ -146,12 +144,21 @@ class Subscriber(Generic[EventT]):
     ) -> None:
         await self.close()
 
+    async def _more(self) -> bool:
+        """Wait for something to read; look again, another reader may be faster. False when nothing will come."""
+        if self._dispatcher.ready:
+            await self._deliveries.hand_over()
+        elif self._subscription.is_closed and self._dispatcher.is_empty():
+            return False
+        else:
+            await self._subscription.wait()
+        return True
+
     async def _take_many(self, limit: int) -> list[EventEnvelope[EventT]]:
         queue, subscription = self._queue, self._subscription
         while not queue:
-            if subscription.is_closed:
+            if not await self._more():
                 return []
-            await subscription.wait()
         if len(queue) <= limit:
             taken = list(queue)
             queue.clear()

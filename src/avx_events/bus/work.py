@@ -38,6 +38,11 @@ class Work:
         self.burial: DeadLetter | None = None
         self.key_error: Exception | None = None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether an attempt failed, this time round or before it became the dead letter that is redriven."""
+        return self.first_failed_at is not None or self.letter is not None
+
     def raise_key_error(self) -> None:
         """Raise what the key function raised, if it did: such an attempt fails before its handler is called."""
         if self.key_error is not None:
