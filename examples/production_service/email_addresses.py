@@ -24,6 +24,8 @@ from examples.production_service.users import User
 GRACE: Final = timedelta(seconds=30)
 """How long a reservation that is not used is nobody else's: longer than any command takes."""
 
+_PREFIX: Final = "email-"
+
 
 class EmailReserved(Event, event_type="shop.email.reserved", aggregate_id="address"):
     address: str
@@ -40,13 +42,18 @@ class EmailAddress(AggregateRoot):
 
     holder_id: str = ""
 
+    @property
+    def address(self) -> str:
+        """The address itself, in the one spelling that stands for all."""
+        return self.id.removeprefix(_PREFIX)
+
     def reserve(self, user_id: str) -> None:
         """Let ``user_id`` hold it; recorded also where it does, so that an older release finds another version."""
-        self.record(EmailReserved(self.id, user_id))
+        self.record(EmailReserved(self.address, user_id))
 
     def release(self) -> None:
         """Let nobody hold it."""
-        self.record(EmailReleased(self.id, self.holder_id))
+        self.record(EmailReleased(self.address, self.holder_id))
 
     def apply(self, event: Event) -> None:
         """Change as ``event`` says."""
@@ -92,7 +99,7 @@ class EmailAddresses:
     async def _take_from_holder(self, address: EmailAddress, email: str) -> None:
         holder = await self._store.load_or_new(User, address.holder_id)
         if is_same_address(holder.email, email) or await self._is_new(address):
-            message = f"email {email!r} belongs to another user"
+            message = f"email {email!r} is taken"
             raise ValidationError(message)
         holder.drop_claim(email)
         await self._store.save(holder)
@@ -107,7 +114,7 @@ class EmailAddresses:
 
 def stream_of(email: str) -> str:
     """Return the stream of ``email``: the same for all spellings that a person would take for one address."""
-    return f"email-{unicodedata.normalize('NFKC', email).casefold()}"
+    return f"{_PREFIX}{unicodedata.normalize('NFKC', email).casefold()}"
 
 
 def is_same_address(one: str, other: str) -> bool:

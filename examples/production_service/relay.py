@@ -10,8 +10,9 @@ done with all events up to it: each succeeded, or became a dead letter, which is
 | after that, before the checkpoint is moved | the same: handlers must recognise what they did |
 | after the checkpoint is moved | it is not published again |
 
-Up to ``BATCH_EVENTS`` positions share one move of the checkpoint. While a handler's retries go on, the batch after
-theirs waits, so retries here end within seconds. One relay for each store: a second one would publish the same again.
+Up to ``BATCH_EVENTS`` positions share one move of the checkpoint; what no handler is given moves it in memory alone.
+While a handler's retries go on, the batch after theirs waits, so retries here end within seconds. One relay for each
+store: a second one would publish the same again.
 """
 
 import asyncio
@@ -22,7 +23,9 @@ from typing import Final, Self
 from avx_events import EventBus, EventStore, Retry, RetryableError
 
 BATCH_EVENTS: Final = 500
-DRAIN_TIMEOUT_S: Final = 5.0
+MOST_UNKEPT_EVENTS: Final = 10_000
+"""Positions that may lie behind the checkpoint though they are done, since no handler was given anything."""
+
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +47,22 @@ class Relay:
         failure: What it stopped at for good, as an event that no class of this process can read; None while it runs.
     """
 
-    def __init__(self, store: EventStore, bus: EventBus) -> None:
-        """Publish the log of ``store`` to ``bus``, which must be running."""
+    def __init__(self, store: EventStore, bus: EventBus, *, drain_timeout_s: float = 5.0) -> None:
+        """Publish the log of ``store`` to ``bus``, which must be running.
+
+        Args:
+            store: Whose log; the checkpoint is in its database.
+            bus: Where to.
+            drain_timeout_s: How long it lets handlers finish their batch when it stops, in seconds.
+        """
         self.position = 0
         self.failure: Exception | None = None
+        self._drain_timeout_s: Final = drain_timeout_s
         self._store: Final = store
         self._bus: Final = bus
         self._tasks: Final = asyncio.TaskGroup()
+        self._kept = 0  # where the checkpoint is
+        self._delivered = 0
         self._is_stopping = False
         self._is_idle: Final = asyncio.Event()
         self._is_idle.set()
@@ -65,16 +77,16 @@ class Relay:
             await connection.execute(_TABLE)
             await connection.execute(_BEGIN)
             row = await connection.fetch_one(_READ)
-        self.position = 0 if row is None else row[0]
+        self.position = self._kept = 0 if row is None else row[0]
         await self._tasks.__aenter__()
         self._task = self._tasks.create_task(self._run(), name="relay")
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Finish the batch that handlers have, for up to ``DRAIN_TIMEOUT_S`` seconds, and stop."""
+        """Let handlers finish the batch that they have, and stop; what they have not finished comes again."""
         self._is_stopping = True
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            async with asyncio.timeout(self._drain_timeout_s):
                 await self._is_idle.wait()
         self._task.cancel()
         await self._tasks.__aexit__(None, None, None)
@@ -107,13 +119,16 @@ class Relay:
             if stored.position < known and stored.position - self.position < BATCH_EVENTS:
                 continue
             await self._bus.settled()
-            await self._move(stored.position)
+            await self._advance(stored.position)
             self._is_idle.set()
             if self._is_stopping:
                 return
             known = await self._store.last_position()
 
-    async def _move(self, position: int) -> None:
-        async with self._store.transaction() as connection:
-            await connection.execute(_MOVE, position)
+    async def _advance(self, position: int) -> None:
+        delivered = self._bus.statistics().delivered
+        if delivered != self._delivered or position - self._kept >= MOST_UNKEPT_EVENTS:
+            async with self._store.transaction() as connection:
+                await connection.execute(_MOVE, position)
+            self._delivered, self._kept = delivered, position
         self.position = position

@@ -21,7 +21,7 @@ from examples.production_service.relay import Relay
 from examples.production_service.welcome import LogMailer, Mailer, send_welcome_mails
 
 READ_MODEL_TIMEOUT_S: Final = 5.0
-DRAIN_TIMEOUT_S: Final = 5.0
+DRAIN_TIMEOUT_S: Final = 5
 
 
 class Service:
@@ -95,7 +95,11 @@ async def running_service(store_url: str, *, mailer: Mailer | None = None) -> As
         queue = DeadLetterQueue(store=StoredDeadLetters(store))
         bus = EventBus(dead_letter_queue=queue, drain_timeout_s=DRAIN_TIMEOUT_S)
         send_welcome_mails(bus, store, LogMailer() if mailer is None else mailer)
-        async with Projector(store, UserDirectory(), OrderBook()) as projector, bus, Relay(store, bus) as relay:
+        async with (
+            Projector(store, UserDirectory(), OrderBook()) as projector,
+            bus,
+            Relay(store, bus, drain_timeout_s=DRAIN_TIMEOUT_S) as relay,
+        ):
             for letter in await queue.list():
                 await bus.republish(letter)
             yield Service(store, bus, projector, relay, caught_up_at=last_position)
