@@ -256,8 +256,9 @@ def _filter(
     since: datetime | None,
     until: datetime | None,
 ) -> Callable[[DeadLetter], bool]:
-    for name, instant in (("since", since), ("until", until)):
-        if instant is not None and instant.tzinfo is None:
+    instants: dict[str, object] = {"since": since, "until": until}
+    for name, instant in instants.items():
+        if instant is not None and not (isinstance(instant, datetime) and instant.tzinfo is not None):
             raise InvalidArgumentError(name, instant, expected="an aware datetime, as datetime.now(UTC)")
 
     def matches(letter: DeadLetter) -> bool:

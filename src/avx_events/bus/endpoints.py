@@ -17,38 +17,35 @@ _MOST_PARAMETERS = 2
 
 
 class Threads:
-    """The threads of one bus, in which plain functions run; made when the first of them is called.
+    """The threads of one bus, in which plain functions run: each function has its own, made when it is first called.
 
-    A thread cannot be interrupted: a function that never returns keeps its thread, and the process, alive.
+    A thread cannot be interrupted: a function that never returns keeps its thread, and the process, alive. No other
+    function waits for that thread.
     """
 
-    __slots__ = ("_executor", "_most")
+    __slots__ = ("_executors",)
 
     def __init__(self) -> None:
         """Begin without threads."""
-        self._most = 0
-        self._executor: ThreadPoolExecutor | None = None
+        self._executors: list[ThreadPoolExecutor] = []
 
-    def reserve(self, count: int) -> None:
-        """Allow ``count`` more of them, so that no handler waits for another's thread."""
-        self._most += count
-        if self._executor is not None:
-            # Grows by itself up to this bound; there is no public way to raise it on one that runs.
-            self._executor.shutdown(wait=False)
-            self._executor = None
+    def endpoint(self, function: Callable[..., Any], *, most: int) -> Endpoint:
+        """Return what calls ``function`` in one of ``most`` threads of its own, with the caller's context."""
+        executor = ThreadPoolExecutor(most, thread_name_prefix=f"avx-events {describe(function)}")
+        self._executors.append(executor)
 
-    async def run(self, function: Callable[..., object], *args: object) -> object:
-        """Return what ``function`` returns, called in a thread with the caller's context."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(max(self._most, 1), thread_name_prefix="avx-events handler")
-        call = partial(copy_context().run, function, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        async def in_thread(*args: object) -> object:
+            call = partial(copy_context().run, _call, function, *args)
+            result = await asyncio.get_running_loop().run_in_executor(executor, call)
+            # A plain function may still have made a coroutine, as a decorator without async def does.
+            return await result if inspect.isawaitable(result) else result
+
+        return in_thread
 
     def close(self) -> None:
         """Let the threads end; one whose function does not return is left to itself."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def endpoint_for(function: Callable[..., Any], threads: Threads, *, most: int) -> tuple[Endpoint, bool]:
@@ -65,14 +62,14 @@ def endpoint_for(function: Callable[..., Any], threads: Threads, *, most: int) -
     takes_envelope = _takes_envelope(function)
     if is_async(function):
         return function, takes_envelope
-    threads.reserve(most)
+    return threads.endpoint(function, most=most), takes_envelope
 
-    async def in_thread(*args: object) -> object:
-        result = await threads.run(function, *args)
-        # A plain function may still have made a coroutine, as a decorator without async def does.
-        return await result if inspect.isawaitable(result) else result
 
-    return in_thread, takes_envelope
+def _call(function: Callable[..., object], *args: object) -> object:
+    try:
+        return function(*args)
+    except StopIteration as exc:  # no future takes it: whoever waits would wait for ever
+        raise RuntimeError(f"{describe(function)} raised StopIteration") from exc
 
 
 def _takes_envelope(function: Callable[..., object]) -> bool:

@@ -149,6 +149,7 @@ class Engine:
         if name is None:
             name = self._free_name()
         dispatcher = self._new_dispatcher(name, retry=retry, key=key, capacity=capacity, overflow=overflow)
+        dispatcher.subscription.receivers.loop = self.life.loop
 
         def forget(subscriber: Subscriber[Any]) -> None:
             del self._subscribers[subscriber.name]

@@ -81,7 +81,7 @@ class EventBus(DeliveringBus):
     ``async with bus:``. A bus belongs to the event loop that first uses it.
     """
 
-    __slots__ = ("_classes", "_ids", "_routes", "_thread", "_time_ns")
+    __slots__ = ("_classes", "_ids", "_routes", "_time_ns", "_whereabouts")
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class EventBus(DeliveringBus):
         self._ids = IdBlock()
         self._time_ns = clock.time_ns
         self._published = 0
-        self._thread = 0
+        self._whereabouts = self._engine.life.whereabouts
 
     async def subscribe(
         self,
@@ -234,7 +234,7 @@ class EventBus(DeliveringBus):
             route = self._routes[type(event)]
         except KeyError:
             return await self._publish_unusual(event, headers)
-        if headers is not None or get_ident() != self._thread:
+        if headers is not None or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             return await self._publish_unusual(event, headers)
         time_ns = self._time_ns  # called in one line with the look-up, it would be looked up as a method
         now_ns = time_ns()
@@ -355,7 +355,7 @@ class EventBus(DeliveringBus):
     def _forget_routes(self) -> None:
         self._published += sum(route.end() for route in self._routes.values())
         self._routes = {}
-        self._thread = self._engine.life.thread
+        self._whereabouts = self._engine.life.whereabouts
 
     def _route(self, event_class: type) -> Route:
         """Return the route of a class that may be published now; it need not be asked for again until things change."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from enum import Enum
 from threading import get_ident
-from typing import Protocol
+from typing import Protocol, cast
 
 from avx_events.bus.endpoints import Threads
 from avx_events.bus.handling import is_inside_handler_of, is_waited_for_by
@@ -31,6 +31,36 @@ from avx_events.core.metadata import current_message
 from avx_events.core.tasks import TaskScope
 
 log = logging.getLogger("avx_events")
+
+
+class Whereabouts(Protocol):
+    """Tells a hot path in one look-up whether it runs where it should; an event loop, mostly.
+
+    Attributes:
+        _thread_id: The id of the thread in which the loop of the bus runs now. It is the running thread's just where
+            that loop is the running one: a thread runs one loop at a time.
+    """
+
+    @property
+    def _thread_id(self) -> int | None: ...
+
+
+class Nowhere:
+    """Where a bus is that no event loop has used yet."""
+
+    _thread_id = None
+
+
+class AskedLoop:
+    """An event loop that does not say where it runs, as asyncio's own does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ask ``loop``."""
+        self._loop = loop
+
+    @property
+    def _thread_id(self) -> int | None:
+        return get_ident() if self._loop is asyncio._get_running_loop() else None  # noqa: SLF001 - None where none runs
 
 
 class State(Enum):
@@ -78,8 +108,8 @@ class Life:
         name: What errors and logs call the bus.
         clock: Time.
         state: Where the bus is in its life.
-        thread: The id of the loop's thread; 0 until there is one.
         loop: The event loop; None until there is one.
+        whereabouts: The same, for hot paths.
         tasks: Owns everything that runs.
         threads: Where plain functions run.
     """
@@ -100,8 +130,8 @@ class Life:
         "name",
         "state",
         "tasks",
-        "thread",
         "threads",
+        "whereabouts",
     )
 
     def __init__(
@@ -128,8 +158,8 @@ class Life:
         self.name = name
         self.clock = clock
         self.state = State.OPEN
-        self.thread = 0
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.whereabouts: Whereabouts = Nowhere()
         self.tasks = TaskScope(self.fail)
         self.threads = Threads()
         self._drain_timeout_s = seconds("drain_timeout_s", drain_timeout_s)
@@ -201,7 +231,8 @@ class Life:
         except RuntimeError:
             raise WrongLoopError(self.name, action) from None
         if self.loop is None:
-            self.loop, self.thread = loop, get_ident()
+            self.loop = loop
+            self.whereabouts = cast("Whereabouts", loop) if hasattr(loop, "_thread_id") else AskedLoop(loop)
             self._on_change()
         elif self.loop is not loop:
             raise WrongLoopError(self.name, action)

@@ -113,9 +113,9 @@ class RequestReplyBus:
         "_requested",
         "_responders",
         "_routes",
-        "_thread",
         "_time_ns",
         "_timed_out",
+        "_whereabouts",
     )
 
     def __init__(
@@ -132,10 +132,10 @@ class RequestReplyBus:
             InvalidArgumentError: The timeout is no number of seconds above 0.
         """
         self._ready: dict[type, Route] = {}
-        self._thread = 0
         self._life = Life(
             name, drain_timeout_s=drain_timeout_s, clock=clock, on_change=self._look_again, on_refuse=self._look_again
         )
+        self._whereabouts = self._life.whereabouts
         self._routes: dict[type, Route] = {}
         self._responders: dict[str, Responder] = {}
         self._counts = ReplyCounts()
@@ -258,7 +258,7 @@ class RequestReplyBus:
             WrongLoopError: It is called from another thread or event loop.
         """
         route = self._ready.get(type(request))
-        if route is None or get_ident() != self._thread:
+        if route is None or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             route = self._find(request)
         if timeout_s is not DEFAULT_TIMEOUT_S:
             seconds("timeout_s", timeout_s)
@@ -344,7 +344,7 @@ class RequestReplyBus:
     def _look_again(self) -> None:
         answered = {message: route for message, route in self._routes.items() if route.answering}
         self._ready = answered if self._life.takes_all else {}
-        self._thread = self._life.thread
+        self._whereabouts = self._life.whereabouts
 
 
 _TOO_LATE: Final = object()

@@ -462,7 +462,8 @@ class Listener(Generic[RequestT, ReplyT]):
         self._counts = counts
         self._on_close = on_close
         self._queue: deque[Pending] = deque()
-        self._readers = Readers()
+        self._readers = Readers(f"the listener of {name}")
+        self._readers.loop = life.loop
         self._is_closed = False
 
     @property

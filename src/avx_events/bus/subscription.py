@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from avx_events.bus.readers import Readers
 from avx_events.bus.statistics import SubscriptionStatistics
 from avx_events.core.arguments import whole
-from avx_events.core.errors import InvalidArgumentError, WrongLoopError
+from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.policy import OVERFLOWS, Overflow
 
@@ -80,7 +80,7 @@ class Subscription:
         self.delivered = 0  # without what the counters count
         self.counters: list[Counter] = []
         self.dropped = 0
-        self.receivers = Readers()
+        self.receivers = Readers(f"subscription {name!r}")
         self.gate: deque[Waiting] = deque()
         self.wake_at = _NOBODY_WAITS  # to be woken; not for the gate itself, or each event would wake it
         self.is_closed = False
@@ -95,13 +95,14 @@ class Subscription:
         Raises:
             WrongLoopError: It waits on an event loop that was closed.
         """
-        try:
-            self.receivers.wake_one()
-        except RuntimeError as exc:
-            raise WrongLoopError(f"subscription {self.name!r}", "wake its reader") from exc
+        self.receivers.wake_one()
 
     async def wait(self) -> None:
-        """Wait until something was appended or the subscription closed; look again, another reader may be faster."""
+        """Wait until something was appended or the subscription closed; look again, another reader may be faster.
+
+        Raises:
+            WrongLoopError: The subscription belongs to another event loop.
+        """
         await self.receivers.wait()
 
     def hold(self, change: int) -> None:

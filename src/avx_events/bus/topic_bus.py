@@ -33,7 +33,7 @@ class TopicBus(DeliveringBus):
     select a topic receives its events in publish order, each once. In everything else it is as ``EventBus``.
     """
 
-    __slots__ = ("_ids", "_is_ready", "_patterns", "_thread", "_trie")
+    __slots__ = ("_ids", "_is_ready", "_patterns", "_trie", "_whereabouts")
 
     def __init__(
         self,
@@ -55,7 +55,6 @@ class TopicBus(DeliveringBus):
             InvalidArgumentError: The timeout is no number of seconds above 0, or the queue is none.
         """
         self._is_ready = False
-        self._thread = 0
         self._engine = Engine(
             name,
             dead_letters=dead_letter_queue,
@@ -63,6 +62,7 @@ class TopicBus(DeliveringBus):
             clock=clock,
             on_change=self._look_again,
         )
+        self._whereabouts = self._engine.life.whereabouts
         self._trie: TopicTrie[Subscription] = TopicTrie()
         self._patterns: dict[Subscription, tuple[str, ...]] = {}
         self._ids = IdBlock()
@@ -284,13 +284,13 @@ class TopicBus(DeliveringBus):
 
     def _look_again(self) -> None:
         self._is_ready = self._engine.life.takes_all
-        self._thread = self._engine.life.thread
+        self._whereabouts = self._engine.life.whereabouts
 
     def _subscriptions_of(self, envelope: AnyEnvelope) -> Sequence[Subscription]:
         return self._trie.match(envelope.topic)
 
     def _stamped(self, topic: str | None, event: object, headers: Mapping[str, str] | None) -> AnyEnvelope:
-        if not self._is_ready or get_ident() != self._thread:
+        if not self._is_ready or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             self._engine.life.check_takes("publish")
         if topic is not None:
             self._trie.match(topic)  # which remembers what it has seen, unlike a check
