@@ -84,6 +84,14 @@ def is_waited_for_by(owner: object) -> bool:
     return False
 
 
+def is_current(task: asyncio.Task[None]) -> bool:
+    """Tell whether the running code is that of ``task``; a coroutine that is closed because its loop is gone is not."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False
+
+
 class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a handler is run.
 
@@ -135,13 +143,6 @@ class Worker:
     def is_cancelled(self) -> bool:
         """Whether somebody wants the task to end, whatever its handler made of that."""
         return self.task is not None and self.task.cancelling() > 0
-
-    def is_running(self) -> bool:
-        """Tell whether the running code is the task's: not so where a coroutine is closed because its loop is gone."""
-        try:
-            return self.task is not None and asyncio.current_task() is self.task
-        except RuntimeError:
-            return False
 
     def leave(self) -> None:
         """End the task's part in this bus, whatever it still does."""
@@ -378,7 +379,7 @@ class HandlerRunner:
         task = worker.task
         if worker.is_abandoned:
             return
-        if task is None or not worker.is_running():  # the loop is gone: nothing can be awaited
+        if task is None or not is_current(task):  # the loop is gone: nothing can be awaited
             raise error
         if worker.end_lateness():
             error = self._too_late(error)
@@ -404,7 +405,7 @@ class HandlerRunner:
         self._watch = None
         now = self._clock.monotonic()
         for worker in [worker for worker in self._workers if worker.deadline <= now]:
-            if worker.is_running():  # it moves its clock by hand; a task cannot be interrupted from inside
+            if worker.task is not None and is_current(worker.task):  # it moves its clock itself
                 worker.deadline = now + (self._options.timeout_s or 0.0)
             else:
                 self._interrupt(worker)

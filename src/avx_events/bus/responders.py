@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, cast
 
 from avx_events.bus.endpoints import Endpoint
 from avx_events.bus.error_text import text_of
-from avx_events.bus.handling import Handling, current_handling, is_inside_handler_of
+from avx_events.bus.handling import Handling, current_handling, is_current, is_inside_handler_of
 from avx_events.bus.life import Life
 from avx_events.bus.readers import Readers
 from avx_events.core.errors import NoResponderError, RemoteError, ReplySentError, StoppedError
@@ -328,8 +328,6 @@ class Responder:
         for worker in self._workers:
             if worker.pending is not None:
                 self._stop(worker.pending)
-            if worker.task.done():
-                worker.end()
 
     def _may_grow(self) -> bool:
         # A responder that asks its own bus would wait for itself if all were busy, so it is answered in any case.
@@ -340,8 +338,21 @@ class Responder:
         worker = ResponderWorker(self._life, context)
         worker.serve(self._serve(worker))
         worker.task = self._life.tasks.spawn(self._work(worker), name=f"avx-events {self.name}", context=context)
+        worker.task.add_done_callback(lambda _: self._ended(worker))
         self._workers.add(worker)
         return worker
+
+    def _ended(self, worker: ResponderWorker) -> None:
+        """Answer for a worker whose task was cancelled, before its first turn or by somebody else than the bus."""
+        if worker not in self._workers:
+            return
+        self._workers.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        if worker.pending is not None:
+            self._stop(worker.pending)
+        worker.end()
+        self._life.look_idle()
 
     # Runs in the requester's turn or in the worker's task; see ResponderWorker.
     async def _serve(self, worker: ResponderWorker) -> None:
@@ -354,9 +365,9 @@ class Responder:
                     worker.reply = await endpoint(envelope.event, envelope)
                 else:
                     worker.reply = await endpoint(envelope.event)
-            except GeneratorExit:  # the loop is gone
-                raise
-            except BaseException as exc:  # noqa: BLE001 - the handler boundary
+            except BaseException as exc:
+                if isinstance(exc, GeneratorExit) and not is_current(worker.task):  # the loop is gone
+                    raise
                 worker.reply = self._outcome_of(exc, worker)
 
     def _outcome_of(self, error: BaseException, worker: ResponderWorker) -> Failure:
