@@ -27,7 +27,7 @@ from examples.production_service.ids import NotFoundError, id_for, key_of
 from examples.production_service.orders import Order, OrderPlaced
 from examples.production_service.users import User, UserCreated, load_user
 
-COMMAND_TIMEOUT_S: Final = 10.0
+COMMAND_TIMEOUT_S: Final = 5.0
 
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 _LONGEST_EMAIL: Final = 254  # RFC 5321, section 4.5.3.1.3, less the angle brackets
@@ -122,7 +122,8 @@ class ChangeEmailHandler(CommandHandler[ChangeEmail, Accepted]):
         result = await self._store.save(user)
         if is_other:
             await self._addresses.release(old)
-        return Accepted(user.id, result.position)
+        # Where nothing happened, what happened before is what a read model must know.
+        return Accepted(user.id, result.position or await self._store.last_position())
 
 
 class PlaceOrderHandler(CommandHandler[PlaceOrder, Accepted]):

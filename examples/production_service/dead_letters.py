@@ -1,8 +1,8 @@
 """Dead letters in the store's own database: what a handler gave up is still there after a restart.
 
 The relay moves its checkpoint past an event once every handler is done with it or has made a dead letter of it. So a
-dead letter must be as durable as the checkpoint, or a kill between the two would lose it. An event is not kept twice:
-the letter has its position in the log.
+dead letter must be as durable as the checkpoint, or a kill after both would lose it. The event is not kept twice: a
+letter has its place in the log.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,18 +10,29 @@ from typing import Any, Final
 
 import msgspec
 
-from avx_events import Connection, DeadLetter, EventStore, InvalidArgumentError, StoredEvent
+from avx_events import Connection, DeadLetter, EventBus, EventStore, InvalidArgumentError, StoredEvent
 
-TABLE: Final = (
-    "CREATE TABLE IF NOT EXISTS dead_letters (id TEXT PRIMARY KEY, position INTEGER NOT NULL, letter BLOB NOT NULL)"
+_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS dead_letters"
+    " (id TEXT PRIMARY KEY, stream TEXT NOT NULL, version INTEGER NOT NULL, letter BLOB NOT NULL)"
 )
+_PUT: Final = "INSERT OR REPLACE INTO dead_letters (id, stream, version, letter) VALUES (?, ?, ?, ?)"
+_SELECT: Final = "SELECT stream, version, letter FROM dead_letters"
 
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(DeadLetter).decode
 
 
-async def prepare(connection: Connection) -> None:
+async def prepare_table(connection: Connection) -> None:
     """Make the table where it is not there."""
-    await connection.execute(TABLE)
+    await connection.execute(_TABLE)
+
+
+async def give_back_dead_letters(bus: EventBus) -> None:
+    """Give each letter back to its handler, once; one of a handler that there is no more stays where it is."""
+    for handler in bus.statistics().subscriptions:
+        for letter in await bus.dead_letter_queue.list(handler=handler):
+            await bus.republish(letter)
 
 
 class StoredDeadLetters:
@@ -31,7 +42,7 @@ class StoredDeadLetters:
         """Keep letters in the database of ``store``."""
         self._store: Final = store
         # Whoever redrives is in this process, and so is the claim: after a crash all letters are free.
-        self._claimed: set[str] = set()
+        self._claimed: Final[set[str]] = set()
 
     async def put(self, letter: DeadLetter) -> None:
         """Keep ``letter``, or replace the one with its id.
@@ -41,20 +52,15 @@ class StoredDeadLetters:
         """
         stored = letter.envelope
         if not isinstance(stored, StoredEvent):
-            raise InvalidArgumentError("letter", letter.id, expected="of an event that was published by the relay")
-        content = msgspec.json.encode(msgspec.structs.replace(letter, envelope=None))
+            raise InvalidArgumentError("letter", letter.id, expected="of an event that the relay published")
+        content = _encode(msgspec.structs.replace(letter, envelope=None))
         async with self._store.transaction() as connection:
-            await connection.execute(
-                "INSERT OR REPLACE INTO dead_letters (id, position, letter) VALUES (?, ?, ?)",
-                letter.id,
-                stored.position,
-                content,
-            )
+            await connection.execute(_PUT, letter.id, stored.stream, stored.version, content)
         self._claimed.discard(letter.id)
 
     async def get(self, letter_id: str) -> DeadLetter | None:
         """Return the letter, or None."""
-        row = await self._store.fetch_one("SELECT position, letter FROM dead_letters WHERE id = ?", letter_id)
+        row = await self._store.fetch_one(f"{_SELECT} WHERE id = ?", letter_id)
         return None if row is None else await self._letter(row)
 
     async def claim(self, letter_id: str) -> bool:
@@ -70,14 +76,13 @@ class StoredDeadLetters:
 
     async def select(self, matches: Callable[[DeadLetter], bool], *, limit: int | None) -> list[DeadLetter]:
         """Return up to ``limit`` letters that match, oldest first."""
-        rows = await self._store.fetch("SELECT position, letter FROM dead_letters ORDER BY id")
         found: list[DeadLetter] = []
-        for row in rows:
+        for row in await self._store.fetch(f"{_SELECT} ORDER BY id"):  # an id begins with the time it was made at
+            if len(found) == limit:
+                break
             letter = await self._letter(row)
             if matches(letter):
                 found.append(letter)
-            if len(found) == limit:
-                break
         return found
 
     async def discard(self, letter_id: str) -> bool:
@@ -92,8 +97,7 @@ class StoredDeadLetters:
         return 0 if row is None else int(row[0])
 
     async def _letter(self, row: Sequence[Any]) -> DeadLetter:
-        position, content = row
-        log = self._store.read_all(after=position - 1)
-        stored = await anext(log)
-        await log.aclose()
+        stream, version, content = row
+        events = self._store.read_stream(stream, after=version - 1, until_version=version, unknown="keep")
+        (stored,) = [stored async for stored in events]
         return msgspec.structs.replace(_decode(content), envelope=stored)

@@ -13,9 +13,8 @@ from avx_events import (
     ProjectionLagError,
     Projector,
 )
-from examples.production_service import dead_letters
 from examples.production_service.commands import Accepted, command_bus
-from examples.production_service.dead_letters import StoredDeadLetters
+from examples.production_service.dead_letters import StoredDeadLetters, give_back_dead_letters, prepare_table
 from examples.production_service.read_models import OrderBook, ReadModels, UserDirectory
 from examples.production_service.relay import Relay
 from examples.production_service.welcome import LogMailer, Mailer, send_welcome_mails
@@ -90,16 +89,16 @@ async def running_service(store_url: str, *, mailer: Mailer | None = None) -> As
     """
     async with await EventStore.connect(store_url) as store:
         async with store.transaction() as connection:
-            await dead_letters.prepare(connection)
+            await prepare_table(connection)
         last_position = await store.last_position()
-        queue = DeadLetterQueue(store=StoredDeadLetters(store))
-        bus = EventBus(dead_letter_queue=queue, drain_timeout_s=DRAIN_TIMEOUT_S)
+        bus = EventBus(
+            dead_letter_queue=DeadLetterQueue(store=StoredDeadLetters(store)), drain_timeout_s=DRAIN_TIMEOUT_S
+        )
         send_welcome_mails(bus, store, LogMailer() if mailer is None else mailer)
         async with (
             Projector(store, UserDirectory(), OrderBook()) as projector,
             bus,
             Relay(store, bus, drain_timeout_s=DRAIN_TIMEOUT_S) as relay,
         ):
-            for letter in await queue.list():
-                await bus.republish(letter)
+            await give_back_dead_letters(bus)
             yield Service(store, bus, projector, relay, caught_up_at=last_position)

@@ -4,7 +4,17 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
-from avx_events import EventBus, EventEnvelope, EventStore, StoredEvent
+from avx_events import (
+    DeadLetterQueue,
+    EventBus,
+    EventEnvelope,
+    EventStore,
+    Reject,
+    StoredEvent,
+    SubscriptionFullError,
+)
+from avx_events.testing import MockEventBus
+from examples.production_service.dead_letters import StoredDeadLetters, prepare_table
 from examples.production_service.relay import Relay
 from examples.production_service.users import UserCreated
 from tests.examples.production_service.serving import create_user, relayed, serving
@@ -63,6 +73,41 @@ async def test_a_dead_letter_outlives_the_process_and_is_given_back_at_the_next_
     assert letter.envelope is not None
     assert letter.envelope.event == UserCreated(user_id, "jane@example.com", "Jane")
     assert (post.sent, left) == (["jane@example.com"], 0)
+
+
+async def test_a_letter_of_a_handler_that_there_is_no_more_stays_where_it_is(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    async with await EventStore.connect(url) as store:
+        async with store.transaction() as connection:
+            await prepare_table(connection)
+        await store.append("user-1", UserCreated("user-1", "jane@example.com", "Jane"))
+        queue = DeadLetterQueue(store=StoredDeadLetters(store))
+        async with EventBus(dead_letter_queue=queue) as bus:
+
+            @bus.on(UserCreated, name="retired")
+            async def refuse(user: UserCreated) -> None:
+                raise Reject(user.user_id)
+
+            async with Relay(store, bus) as relay:
+                await until(lambda: relay.position == 1)
+
+    async with serving(url) as (_, service):
+        await relayed(service)
+        letters = await service.bus.dead_letter_queue.list()
+
+    assert [(letter.handler, letter.reason) for letter in letters] == [("retired", "rejected")]
+
+
+async def test_a_relay_goes_on_after_trouble_that_passes() -> None:
+    bus = MockEventBus()
+    bus.faults.refuse(SubscriptionFullError("mail", 1), UserCreated, after=1)
+    users = [UserCreated("user-1", f"{number}@example.com", "Jane") for number in range(3)]
+    async with await EventStore.connect("sqlite://") as store, bus:
+        await store.append("user-1", users)
+        async with Relay(store, bus) as relay:
+            await until(lambda: relay.position == 3)
+
+    assert bus.published_events(UserCreated) == [users[0], *users]  # the first once more: it was not done
 
 
 async def test_what_was_appended_while_no_relay_ran_is_published_by_the_next_one() -> None:
