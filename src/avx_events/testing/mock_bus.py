@@ -159,9 +159,18 @@ class MockEventBus(EventBus):
         """
         if not len(self.faults):
             return await super().publish_many(events, headers=headers)
-        self._engine.life.check_takes("publish")
-        runs = self._stamp_runs(events, headers)
-        return [await self.publish(envelope) for _, envelopes in runs for envelope in envelopes]
+        try:
+            listed = list(events)
+        except TypeError:
+            return await super().publish_many(events, headers=headers)  # which says what is wrong
+        classes = [_class_of(self._acceptable(event, headers)) for event in listed]
+        for number, event_class in enumerate(classes):
+            fault = self.faults.next_of([event_class])
+            if fault is not None:
+                done = number + 1 if fault.is_confirmation_lost else number
+                await super().publish_many(listed[:done], headers=headers)
+                raise fault.error
+        return await super().publish_many(listed, headers=headers)
 
     def publish_nowait(self, event: object, *, headers: Mapping[str, str] | None = None) -> EventMetadata:
         """Publish, or fail as planned; see ``EventBus.publish_nowait``.

@@ -1,6 +1,6 @@
 """An event store for tests: the real one, which can be made to fail."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
@@ -61,13 +61,23 @@ class _FaultyEngine:
         self._engine = engine
         self._faults = faults
 
-    async def append(
+    # As that of an engine may, it accepts what it is given when it is called, and not when it is awaited.
+    def append(
         self, stream: str, records: Sequence[NewRecordTuple], *, expected_version: int | None = None
-    ) -> AppendResult:
-        if len(self._faults):
-            await self._engine.version_of(stream)  # a closed store says so, whatever is planned
-        with self._faults.carried_out([class_for(record[1]) or UnknownEvent for record in records]):
-            return await self._engine.append(stream, records, expected_version=expected_version)
+    ) -> Awaitable[AppendResult]:
+        fault = self._faults.next_of([class_for(record[1]) or UnknownEvent for record in records])
+        if fault is not None and not fault.is_confirmation_lost:
+            return self._refused(stream, fault.error)
+        accepted = self._engine.append(stream, records, expected_version=expected_version)
+        return accepted if fault is None else self._unconfirmed(accepted, fault.error)
+
+    async def _refused(self, stream: str, error: Exception) -> AppendResult:
+        await self._engine.version_of(stream)  # a closed store says so, whatever was planned
+        raise error
+
+    async def _unconfirmed(self, accepted: Awaitable[AppendResult], error: Exception) -> AppendResult:
+        await accepted
+        raise error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

@@ -165,6 +165,17 @@ async def test_each_event_of_many_is_a_call_and_those_before_the_one_that_fails_
     assert [metadata.aggregate_id for metadata in await bus.publish_many([Placed("d"), Placed("e")])] == ["d", "e"]
 
 
+async def test_of_many_events_the_one_whose_confirmation_is_lost_is_the_last_that_was_published() -> None:
+    bus = MockEventBus()
+    bus.faults.lose_confirmation(TimeoutError(), Paid)
+
+    with pytest.raises(TimeoutError):
+        await bus.publish_many(iter([Placed("a"), Paid(), Placed("b")]))
+
+    assert bus.published_events() == [Placed("a"), Paid()]
+    assert len({envelope.metadata.timestamp for envelope in bus.published_envelopes()}) == 1
+
+
 async def test_publishing_without_waiting_fails_as_planned() -> None:
     bus = MockEventBus()
     bus.faults.refuse(AWAY, Placed)
@@ -260,10 +271,10 @@ async def test_a_wrong_append_is_refused_for_what_is_wrong_and_uses_no_fault_up(
         await store.append("s", ["text"])
     with pytest.raises(InvalidArgumentError):
         await store.append("", Placed("a"))
+    assert len(store.faults) == 1
     await store.close()
     with pytest.raises(ClosedError):
         await store.append("s", Placed("a"))
-    assert len(store.faults) == 1
 
 
 async def test_the_store_that_fails_is_the_real_one_on_any_engine() -> None:
