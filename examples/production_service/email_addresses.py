@@ -112,11 +112,16 @@ class EmailAddresses:
         return before.version != address.version
 
 
+def spelling_for_all(email: str) -> str:
+    """Return the one spelling of ``email`` that stands for all that a person would take for the same address."""
+    return unicodedata.normalize("NFKC", email).casefold()
+
+
 def stream_of(email: str) -> str:
-    """Return the stream of ``email``: the same for all spellings that a person would take for one address."""
-    return f"{_PREFIX}{unicodedata.normalize('NFKC', email).casefold()}"
+    """Return the stream of ``email``, the same for all its spellings."""
+    return f"{_PREFIX}{spelling_for_all(email)}"
 
 
 def is_same_address(one: str, other: str) -> bool:
     """Return whether both are one address."""
-    return stream_of(one) == stream_of(other)
+    return spelling_for_all(one) == spelling_for_all(other)

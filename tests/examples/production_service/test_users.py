@@ -57,6 +57,7 @@ async def test_another_spelling_of_the_own_address_may_be_taken(client: httpx.As
         ({"email": " jane@example.com", "name": "Jane"}, "email must be an address"),
         ({"email": "jane\x00@example.com", "name": "Jane"}, "email must be an address"),
         ({"email": f"{'j' * 250}@example.com", "name": "Jane"}, "email must be an address"),
+        ({"email": "\ufdfa" * 240 + "@example.com", "name": "Jane"}, "email must be an address"),
         ({"email": "jane@example.com", "name": " "}, "name must be 1 to 200"),
         ({"email": "jane@example.com", "name": "J" * 201}, "name must be 1 to 200"),
         ({"email": "jane@example.com", "name": "Jane\nDoe"}, "name must be 1 to 200"),
