@@ -30,10 +30,14 @@ class Ticket:
 
     def room(self) -> int:
         """Return how many events all gates would take now from this ticket; 0 while it is not its turn."""
-        open_gates = [subscription for subscription in self._gates if not subscription.is_closed]
-        if any(subscription.gate[0] is not self for subscription in open_gates):
-            return 0
-        return max(min((subscription.free() for subscription in open_gates), default=_ANY_NUMBER), 0)
+        least = _ANY_NUMBER
+        for subscription in self._gates:
+            if subscription.is_closed:
+                continue
+            if subscription.gate[0] is not self:
+                return 0
+            least = min(least, subscription.free())
+        return max(least, 0)
 
     def wake(self) -> None:
         """Let the publisher look again."""
@@ -129,20 +133,19 @@ class Admission:
             ClosedError: The bus was closed meanwhile.
             EngineFailedError: The bus failed meanwhile.
         """
-        done = 0
+        left = envelopes
         try:
-            while True:
-                if ticket.is_refused:
-                    raise self._refusal()
-                room = min(ticket.room(), len(envelopes) - done)
+            while not ticket.is_refused:
+                room = ticket.room()
                 if not room:
                     await ticket.wait()
                     continue
-                chunk = envelopes[done : done + _refusable(subscriptions, room)]
-                self._push(subscriptions, chunk)
-                done += len(chunk)
-                if done == len(envelopes):
+                room = _refusable(subscriptions, min(room, len(left)))
+                self._push(subscriptions, left[:room])
+                left = left[room:]
+                if not left:
                     return
+            raise self._refusal()
         finally:
             self._tickets.discard(ticket)
             ticket.leave()
@@ -162,8 +165,11 @@ class Admission:
 
 def _refusable(subscriptions: Sequence[Subscription], count: int) -> int:
     """Return how many of ``count`` the refusing subscriptions take at least; an error when it is none."""
-    _refuse_if_full(subscriptions, 1)
-    return min([count, *(item.free() for item in subscriptions if item.overflow == "raise" and not item.is_closed)])
+    for subscription in subscriptions:
+        if subscription.overflow == "raise" and not subscription.is_closed:
+            _refuse_if_full([subscription], 1)
+            count = min(count, subscription.free())
+    return count
 
 
 def _refuse_if_full(subscriptions: Sequence[Subscription], count: int) -> None:

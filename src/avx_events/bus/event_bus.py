@@ -1,9 +1,9 @@
 """The event bus: typed events to everybody who subscribed to their class."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
@@ -19,6 +19,7 @@ from avx_events.core.metadata import (
     NO_HEADERS,
     EventEnvelope,
     EventMetadata,
+    all_of,
     checked_headers,
     current_message,
     readdressed,
@@ -72,6 +73,14 @@ class Route:
             subscription.counters.remove(self)
             subscription.delivered += self.published
         return self.published
+
+
+class _Run(NamedTuple):
+    """Events of one class, stamped, and who gets them."""
+
+    subscriptions: Sequence[Subscription]
+    metadata: list[EventMetadata]
+    envelopes: list[AnyEnvelope]
 
 
 class EventBus(DeliveringBus):
@@ -296,11 +305,13 @@ class EventBus(DeliveringBus):
             ClosedError: The bus is closed.
             WrongLoopError: It is called from another thread or event loop.
         """
-        self._engine.life.check_takes("publish")
+        # Routes are there only while everything may be published.
+        if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
-        for subscriptions, envelopes in runs:
-            await self._deliver_run(subscriptions, envelopes)
-        return [envelope.metadata for _, envelopes in runs for envelope in envelopes]
+        for run in runs:
+            await self._deliver_run(run.subscriptions, run.envelopes)
+        return runs[0].metadata if len(runs) == 1 else list(chain.from_iterable(run.metadata for run in runs))
 
     def publish_nowait(self, event: object, *, headers: Mapping[str, str] | None = None) -> EventMetadata:
         """Publish from synchronous code on the loop's own thread.
@@ -387,32 +398,25 @@ class EventBus(DeliveringBus):
         return envelope.metadata
 
     # The second hot path: bench/publish_batches.py. Events of one class in a row are stamped and delivered together.
-    def _stamp_runs(
-        self, events: Iterable[Any], headers: Mapping[str, str] | None
-    ) -> list[tuple[Sequence[Subscription], list[AnyEnvelope]]]:
+    def _stamp_runs(self, events: Iterable[Any], headers: Mapping[str, str] | None) -> list[_Run]:
         checked = NO_HEADERS if headers is None else checked_headers(headers)
         now_ns = self._time_ns()
-        runs: list[tuple[Sequence[Subscription], list[AnyEnvelope]]] = []
+        runs: list[_Run] = []
         for same in _runs_of_one_class(events):
             if isinstance(same[0], EventEnvelope):
                 envelopes = [readdressed(envelope, headers=headers, topic=None) for envelope in same]
-                runs += [(self._subscriptions_of(envelope), [envelope]) for envelope in envelopes]
+                runs += [_Run(self._subscriptions_of(one), [one.metadata], [one]) for one in envelopes]
             else:
                 route = self._route_of(same[0])
-                ids = self._ids.take_many(now_ns, len(same))
-                runs.append(
-                    (
-                        route.subscriptions,
-                        stamp_run(
-                            same,
-                            route.event_type,
-                            route.key_of,
-                            event_ids=ids,
-                            timestamp=now_ns // 1000,
-                            headers=checked,
-                        ),
-                    )
+                metadata, envelopes = stamp_run(
+                    same,
+                    route.event_type,
+                    route.key_of,
+                    event_ids=self._ids.take_many(now_ns, len(same)),
+                    timestamp=now_ns // 1000,
+                    headers=checked,
                 )
+                runs.append(_Run(route.subscriptions, metadata, envelopes))
         return runs
 
     async def _deliver_run(self, subscriptions: Sequence[Subscription], envelopes: list[AnyEnvelope]) -> None:
@@ -457,10 +461,10 @@ def _refuse_other_class(event_class: type) -> None:
 
 def _runs_of_one_class(events: Iterable[Any]) -> list[list[Any]]:
     try:
-        listed = list(events)
+        listed: list[Any] = events if isinstance(events, list) else list(events)
     except TypeError as exc:
         raise InvalidArgumentError("events", events, expected="several events, as a list") from exc
-    if len(set(map(type, listed))) == 1:
+    if listed and all_of(type(listed[0]), listed):
         return [listed]
     return [list(run) for _, run in groupby(listed, type)]
 

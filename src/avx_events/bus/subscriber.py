@@ -88,8 +88,13 @@ class Subscriber(Generic[EventT]):
 
     async def recv_envelope(self) -> EventEnvelope[EventT] | None:
         """Return the next event in its envelope, waiting for one; None as for ``recv``."""
-        taken = await self._take_many(1)
-        return taken[0] if taken else None
+        while not self._queue:
+            if not await self._more():
+                return None
+        envelope = self._queue.popleft()
+        if len(self._queue) <= self._subscription.wake_at:
+            self._subscription.admit_waiting()
+        return envelope
 
     async def recv_many(self, limit: int = 100) -> list[EventT]:
         """Wait for one event, and return it with what is there behind it, oldest first.
@@ -104,7 +109,19 @@ class Subscriber(Generic[EventT]):
             InvalidArgumentError: The limit is below 1.
         """
         whole("limit", limit, least=1)
-        return [envelope.event for envelope in await self._take_many(limit)]
+        queue, subscription = self._queue, self._subscription
+        while not queue:
+            if not await self._more():
+                return []
+        if len(queue) <= limit:
+            events: list[EventT] = [envelope.event for envelope in queue]
+            queue.clear()
+        else:
+            pop = queue.popleft
+            events = [pop().event for _ in range(limit)]
+        if len(queue) <= subscription.wake_at:
+            subscription.admit_waiting()
+        return events
 
     def envelopes(self) -> "Envelopes[EventT]":
         """Return an async iterator over the envelopes; it ends as that over the events does."""
@@ -148,21 +165,6 @@ class Subscriber(Generic[EventT]):
         else:
             await self._subscription.wait()
         return True
-
-    async def _take_many(self, limit: int) -> list[EventEnvelope[EventT]]:
-        queue, subscription = self._queue, self._subscription
-        while not queue:
-            if not await self._more():
-                return []
-        if len(queue) <= limit:
-            taken = list(queue)
-            queue.clear()
-        else:
-            pop = queue.popleft
-            taken = [pop() for _ in range(limit)]
-        if len(queue) <= subscription.wake_at:
-            subscription.admit_waiting()
-        return taken
 
 
 class Envelopes(Generic[EventT]):

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
+from operator import countOf
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import msgspec
@@ -212,7 +213,7 @@ def stamp_run(
     event_ids: Sequence[str],
     timestamp: int,
     headers: Mapping[str, str] = NO_HEADERS,
-) -> list[EventEnvelope[Any]]:
+) -> tuple[list[EventMetadata], list[EventEnvelope[Any]]]:
     """Put events of one class into envelopes as ``stamp`` does each; what is the same for all is done once.
 
     Args:
@@ -222,30 +223,40 @@ def stamp_run(
         event_ids: An id for each.
         timestamp: Of all of them, in Unix microseconds.
         headers: Of all of them; unchangeable.
+
+    Returns:
+        The metadata, and the envelopes that hold it.
     """
     keys: Sequence[Any] = [""] * len(events) if key_of is None else list(map(key_of, events))
-    if set(map(type, keys)) != {str}:
+    if not all_of(str, keys):
         keys = list(map(text_of, keys))
     same_type = repeat(event_type)
     outer = current_message.get()
     if outer is None and headers is NO_HEADERS:
-        stamped = map(EventMetadata, event_ids, same_type, keys, repeat(timestamp), event_ids)
+        stamped = list(map(EventMetadata, event_ids, same_type, keys, repeat(timestamp), event_ids))
     else:
         inherited = outer or MessageContext()
         correlation_id = inherited.correlation_id
         correlation_ids = event_ids if correlation_id is None else repeat(correlation_id)
-        stamped = map(
-            EventMetadata,
-            event_ids,
-            same_type,
-            keys,
-            repeat(timestamp),
-            correlation_ids,
-            repeat(inherited.event_id),
-            repeat(inherited.user_id),
-            repeat(headers),
+        stamped = list(
+            map(
+                EventMetadata,
+                event_ids,
+                same_type,
+                keys,
+                repeat(timestamp),
+                correlation_ids,
+                repeat(inherited.event_id),
+                repeat(inherited.user_id),
+                repeat(headers),
+            )
         )
-    return list(map(EventEnvelope, events, stamped, same_type))
+    return stamped, list(map(EventEnvelope, events, stamped, same_type))
+
+
+def all_of(kind: type, values: Sequence[object]) -> bool:
+    """Tell whether each of ``values`` is of ``kind`` and not of a class derived from it, faster than a loop does."""
+    return countOf(map(type, values), kind) == len(values)
 
 
 def readdressed(
