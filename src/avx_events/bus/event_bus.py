@@ -461,10 +461,10 @@ def _refuse_other_class(event_class: type) -> None:
 
 def _runs_of_one_class(events: Iterable[Any]) -> list[list[Any]]:
     try:
-        listed: list[Any] = events if isinstance(events, list) else list(events)
+        listed: list[object] = cast("list[object]", events) if isinstance(events, list) else list(events)
     except TypeError as exc:
         raise InvalidArgumentError("events", events, expected="several events, as a list") from exc
-    if listed and all_of(type(listed[0]), listed):
+    if listed and all_of(cast("type", type(listed[0])), listed):
         return [listed]
     return [list(run) for _, run in groupby(listed, type)]
 

@@ -52,7 +52,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         retry: How often an event that fails is tried, and after which pauses.
         batch_events: The most events in one transaction.
-        timeout_s: The longest that one transaction may take, in seconds.
+        timeout_s: The longest that one transaction may take, in seconds of real time: a clock cannot hurry a database.
     """
 
     retry: Retry

@@ -60,7 +60,8 @@ class Projector:
             projections: At least one, each with a name of its own.
             retry: How often an event that fails is tried, and after which pauses.
             batch_events: The most events in one transaction, 1 or more.
-            timeout_s: The longest that the handlers of one transaction may take, in seconds, before it is undone.
+            timeout_s: The longest that the handlers of one transaction may take, in seconds of real time, before it is
+                undone: no clock hurries a database.
             clock: Measures pauses.
 
         Raises:
