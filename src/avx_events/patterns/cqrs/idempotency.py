@@ -73,7 +73,7 @@ def idempotency_key(
     Args:
         store: Keeps the results in its database; in memory if not given.
         key: Returns a command's key, text of up to 255 characters, or None.
-        timeout_s: How long one attempt may take, in seconds of real time; it does not end a handler that runs in a thread.
+        timeout_s: How long one attempt may take, in seconds of real time; a handler in a thread is not ended by it.
         expires_s: How long a result is kept, in seconds.
         clock: Tells when that is over.
 
