@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, WrongLoopError
+from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
 from avx_events.storage.sqlite.location import Location, parse
 from avx_events.storage.sqlite.log_writer import LogWriter
@@ -127,6 +128,7 @@ class SqliteEngine:
         # A database in memory belongs to its connection: others would see another one.
         self._readers = None if location.path is None else Readers(lambda: _open_for_reading(location), url)
         self._turn = asyncio.Lock()
+        self._brief = BriefStatements()
         self._is_closed = False
 
     def append(
@@ -193,7 +195,7 @@ class SqliteEngine:
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Return a transaction on the database; see ``StoreEngine.transaction``."""
         self._check("begin a transaction")
-        return sqlite_transaction(self._writer, self._url, turn=self._turn)
+        return sqlite_transaction(self._writer, self._brief, self._url, turn=self._turn)
 
     async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on what is committed; see ``StoreEngine.fetch``."""

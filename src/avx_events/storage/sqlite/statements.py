@@ -38,6 +38,15 @@ def first_row(cursor: sqlite3.Cursor) -> tuple[Any, ...] | None:
     return row
 
 
+def execute(connection: sqlite3.Connection, sql: str, params: tuple[Any, ...]) -> sqlite3.Cursor:
+    """Execute ``sql``; everything that is wrong with it or its parameters is a ``sqlite3.Error``."""
+    try:
+        return connection.execute(sql, params)
+    except (TypeError, ValueError, OverflowError) as exc:  # no text, or a parameter that SQLite has no type for
+        problem = f"{exc}"
+        raise sqlite3.InterfaceError(problem) from exc
+
+
 def run(
     connection: sqlite3.Connection, answer: Answer[ResultT], sql: str, params: tuple[object, ...], *, url: str
 ) -> ResultT:
@@ -49,7 +58,7 @@ def run(
         StoreSchemaError: The database is damaged.
     """
     try:
-        return answer(_execute(connection, sql, params))
+        return answer(execute(connection, sql, params))
     except sqlite3.Error as exc:
         raise statement_error(exc, url, sql) from exc
 
@@ -77,18 +86,10 @@ def run_query(
     """
     connection.execute("PRAGMA query_only = ON")
     try:
-        return answer(_execute(connection, sql, params))
+        return answer(execute(connection, sql, params))
     except sqlite3.Error as exc:
         if is_refused_write(exc):
             raise TransactionError(f"{_ONLY_READS}: {sql!r}") from exc
         raise statement_error(exc, url, sql) from exc
     finally:
         connection.execute("PRAGMA query_only = OFF")
-
-
-def _execute(connection: sqlite3.Connection, sql: str, params: tuple[Any, ...]) -> sqlite3.Cursor:
-    try:
-        return connection.execute(sql, params)
-    except (TypeError, ValueError, OverflowError) as exc:  # no text, or a parameter that SQLite has no type for
-        problem = f"{exc}"
-        raise sqlite3.InterfaceError(problem) from exc

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from avx_events.core.errors import TransactionError
+from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
 from avx_events.storage.sqlite.statements import Answer, all_rows, changed_rows, first_row, run
 from avx_events.storage.sqlite.writers import Writer
@@ -17,14 +18,22 @@ ResultT = TypeVar("ResultT")
 _OVER: Final = "the transaction is over; use its connection only inside of 'async with store.transaction()'"
 _UNDONE: Final = "an earlier statement failed and the database undid the whole transaction; nothing was written"
 _ENDED: Final = "a statement ended the transaction; leave COMMIT and ROLLBACK to its block"
+# The longest that statements run on the loop one after the other, in seconds, before it has a turn.
+_BREATH_S: Final = 0.001
 
 
 class SqliteTransaction:
-    """The connection inside one transaction; statements run in the order they are awaited in."""
+    """The connection inside one transaction; statements run in the order they are awaited in.
 
-    def __init__(self, writer: Writer, url: str) -> None:
+    Those that are brief run on the loop itself: to be handed to a thread and back costs twenty times what they take.
+    """
+
+    def __init__(self, writer: Writer, brief: BriefStatements, url: str) -> None:
         self._writer = writer
+        self._brief = brief
         self._url = url
+        self._loop = asyncio.get_running_loop()
+        self._breathes_at = self._loop.time() + _BREATH_S
         self.is_open = True
 
     def belongs_to(self, writer: Writer) -> bool:
@@ -44,21 +53,33 @@ class SqliteTransaction:
         return await self._run(first_row, sql, params)
 
     async def _run(self, answer: Answer[ResultT], sql: str, params: tuple[object, ...]) -> ResultT:
-        if not self.is_open:
-            raise TransactionError(_OVER)
+        await self._breathe()
+        if sql in self._brief and self._writer.is_at_rest:
+            return self._writer.run_here(lambda connection: self._result(connection, answer, sql, params))
 
         def work(connection: sqlite3.Connection) -> ResultT:
-            # Looked at again on the writer: the block may have ended while this waited there.
-            if not self.is_open:
-                raise TransactionError(_OVER)
-            if not connection.in_transaction:
-                raise TransactionError(_UNDONE)
-            result = run(connection, answer, sql, params, url=self._url)
-            if not connection.in_transaction:
-                raise TransactionError(f"{_ENDED}: {sql!r}")
+            result = self._result(connection, answer, sql, params)
+            self._brief.has_run(connection, sql, params)
             return result
 
         return await self._writer.run(work)
+
+    async def _breathe(self) -> None:
+        if self._loop.time() > self._breathes_at:
+            await asyncio.sleep(0)
+            self._breathes_at = self._loop.time() + _BREATH_S
+
+    def _result(
+        self, connection: sqlite3.Connection, answer: Answer[ResultT], sql: str, params: tuple[object, ...]
+    ) -> ResultT:
+        if not self.is_open:
+            raise TransactionError(_OVER)
+        if not connection.in_transaction:
+            raise TransactionError(_UNDONE)
+        result = run(connection, answer, sql, params, url=self._url)
+        if not connection.in_transaction:
+            raise TransactionError(f"{_ENDED}: {sql!r}")
+        return result
 
 
 # The transaction of the running task and of those that it started. An append of theirs would wait for the end of the
@@ -79,7 +100,7 @@ def refuse_inside(writer: Writer, action: str, *, because: str = "it would wait 
 
 @asynccontextmanager
 async def sqlite_transaction(
-    writer: Writer, url: str, *, turn: asyncio.Lock
+    writer: Writer, brief: BriefStatements, url: str, *, turn: asyncio.Lock
 ) -> AsyncGenerator[SqliteTransaction, None]:
     """Open a transaction on ``writer``'s connection when it is this caller's ``turn``.
 
@@ -90,8 +111,8 @@ async def sqlite_transaction(
     """
     refuse_inside(writer, "begin a transaction")
     async with turn:
-        current = SqliteTransaction(writer, url)
-        await _begin(current, writer, url)
+        current = SqliteTransaction(writer, brief, url)
+        await _begin(current, writer, brief, url)
         token = _current.set(current)
         try:
             yield current
@@ -110,18 +131,19 @@ def undo(writer: Writer) -> None:
     writer.post(lambda connection: _end(connection, writer))
 
 
-async def _begin(current: SqliteTransaction, writer: Writer, url: str) -> None:
+async def _begin(current: SqliteTransaction, writer: Writer, brief: BriefStatements, url: str) -> None:
     def begin(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         writer.hold()
+        brief.begin(connection)
 
     try:
         await writer.run(begin)
-    except sqlite3.Error as exc:
-        raise store_error(exc, url) from exc
-    except BaseException:  # cancelled: it may be begun all the same, and nobody would end it
+    except BaseException as exc:  # cancelled, say: it may be begun all the same, and nobody would end it
         current.is_open = False
         undo(writer)
+        if isinstance(exc, sqlite3.Error):
+            raise store_error(exc, url) from exc
         raise
 
 

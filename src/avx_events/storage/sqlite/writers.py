@@ -52,6 +52,15 @@ class Writer(Protocol):
         """Do ``work`` as ``run`` does; nobody waits for it, and it must not raise."""
         ...
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether groups are held, and all other work is done: the connection is free for ``run_here``."""
+        ...
+
+    def run_here(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work``, which is quickly done, on the loop, and return what it returns; only while ``is_at_rest``."""
+        ...
+
     def hold(self) -> None:
         """Write no groups for now; called by work, on the writer."""
         ...
@@ -77,7 +86,8 @@ class ThreadWriter:
         self._log = log
         self._announce = announce
         self._appends: deque[Waiting] = deque()
-        self._work: deque[Callable[[], None]] = deque()
+        self._work: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
+        self._unfinished = 0
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_asleep = False
         self._is_wake_due = False
@@ -100,28 +110,20 @@ class ThreadWriter:
         """Do ``work`` on the thread; see ``Writer.run``."""
         if self._is_closing:
             raise ClosedError("the event store", "use its database")
-        done: asyncio.Future[ResultT] = self._loop.create_future()
-
-        def do() -> None:
-            try:
-                result = work(self._connection)
-            except BaseException as exc:  # noqa: BLE001 - raised where the work is awaited
-                self._tell(_fail, done, exc)
-            else:
-                self._tell(_succeed, done, result)
-
-        self._work.append(do)
-        self._wake()
-        return await done
+        return await self._hand_over(work)
 
     def post(self, work: Work[object]) -> None:
         """Do ``work`` on the thread; see ``Writer.post``."""
+        self._hand_over(work)
 
-        def do() -> None:
-            work(self._connection)
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the thread leaves the connection alone; see ``Writer.is_at_rest``."""
+        return self._is_held and not self._unfinished and not self._is_closing
 
-        self._work.append(do)
-        self._wake()
+    def run_here(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work`` on the loop; see ``Writer.run_here``."""
+        return work(self._connection)
 
     def hold(self) -> None:
         """Write no groups for now."""
@@ -137,6 +139,13 @@ class ThreadWriter:
         self._wake()
         await asyncio.to_thread(self._thread.join)
 
+    def _hand_over(self, work: Work[ResultT]) -> "asyncio.Future[ResultT]":
+        done: asyncio.Future[ResultT] = self._loop.create_future()
+        self._unfinished += 1
+        self._work.append((work, done))
+        self._wake()
+        return done
+
     def _wake(self) -> None:
         # A token too many wakes the thread once in vain, one too few would leave it asleep for ever.
         self._is_asleep = self._is_wake_due = False
@@ -146,7 +155,7 @@ class ThreadWriter:
         try:
             while not self._is_done():
                 if self._work:
-                    self._work.popleft()()
+                    self._do_work()
                 elif self._appends and not self._is_held:
                     self._write_group()
                 else:
@@ -163,6 +172,19 @@ class ThreadWriter:
             self._is_asleep = False
             return
         self._wakeups.get()
+
+    def _do_work(self) -> None:
+        work, done = self._work.popleft()
+        try:
+            result = work(self._connection)
+        except BaseException as exc:  # noqa: BLE001 - raised where the work is awaited
+            self._tell(self._finish, _fail, done, exc)
+        else:
+            self._tell(self._finish, _succeed, done, result)
+
+    def _finish(self, tell: Callable[..., object], done: "asyncio.Future[Any]", outcome: object) -> None:
+        self._unfinished -= 1
+        tell(done, outcome)
 
     def _write_group(self) -> None:
         futures, members = _next_group(self._appends)
@@ -206,6 +228,15 @@ class InlineWriter:
         """Do ``work`` at once; see ``Writer.post``."""
         if not self._is_closed:
             work(self._connection)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether a transaction is open; see ``Writer.is_at_rest``."""
+        return self._is_held and not self._is_closed
+
+    def run_here(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work`` at once; see ``Writer.run_here``."""
+        return work(self._connection)
 
     def hold(self) -> None:
         """Write no groups for now."""
