@@ -2,7 +2,7 @@
 
 import logging
 
-from avx_events.core.metadata import current_context
+from avx_events import current_context
 
 
 def configure_logs() -> None:

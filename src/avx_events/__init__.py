@@ -57,7 +57,7 @@ from avx_events.core.errors import (
     WrongLoopError,
 )
 from avx_events.core.event import Command, Event, Query, Request, UnknownEvent, event, upcast
-from avx_events.core.metadata import EventEnvelope, EventMetadata, context
+from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContext, context, current_context
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ __all__ = [
     "IdempotencyKeyReusedError",
     "InvalidArgumentError",
     "InvalidTopicError",
+    "MessageContext",
     "MissingExtraError",
     "NoHandlerError",
     "NoResponderError",
@@ -153,6 +154,7 @@ __all__ = [
     "ValidationError",
     "WrongLoopError",
     "context",
+    "current_context",
     "event",
     "handles",
     "upcast",
