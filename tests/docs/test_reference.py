@@ -125,7 +125,7 @@ def _summary(value: object) -> str:
 
 
 def test_the_page_of_all_names_says_what_the_docstrings_say() -> None:
-    assert PAGE.read_text("utf-8") == reference()
+    assert PAGE.read_text("utf-8") == reference(), "write it again: python -m tests.docs.test_reference"
 
 
 def test_every_everyday_name_has_its_place_on_the_page() -> None:
