@@ -65,10 +65,21 @@ if TYPE_CHECKING:
     from avx_events.bus.deliveries import Delivery
     from avx_events.bus.event_bus import EventBus
     from avx_events.bus.request_reply import RequestReplyBus
+    from avx_events.bus.responders import Listener, Reply
     from avx_events.bus.subscriber import Subscriber
     from avx_events.bus.topic_bus import TopicBus
     from avx_events.patterns.aggregate import AggregateRoot
-    from avx_events.patterns.cqrs import CommandBus, CommandHandler, QueryBus, QueryHandler
+    from avx_events.patterns.cqrs import (
+        CommandBus,
+        CommandHandler,
+        QueryBus,
+        QueryHandler,
+        idempotency_key,
+        log_dispatch,
+        retry_on_conflict,
+        time_dispatch,
+        validate,
+    )
     from avx_events.patterns.projection import Projection, Projector, handles
     from avx_events.store.event_store import EventStore
     from avx_events.store.ports import AppendResult, Connection
@@ -110,6 +121,7 @@ __all__ = [
     "IdempotencyKeyReusedError",
     "InvalidArgumentError",
     "InvalidTopicError",
+    "Listener",
     "MessageContext",
     "MissingExtraError",
     "NoHandlerError",
@@ -129,6 +141,7 @@ __all__ = [
     "QueryHandler",
     "Reject",
     "RemoteError",
+    "Reply",
     "ReplySentError",
     "Request",
     "RequestReplyBus",
@@ -157,7 +170,12 @@ __all__ = [
     "current_context",
     "event",
     "handles",
+    "idempotency_key",
+    "log_dispatch",
+    "retry_on_conflict",
+    "time_dispatch",
     "upcast",
+    "validate",
 ]
 
 _PLACES: Final = {
@@ -171,15 +189,22 @@ _PLACES: Final = {
     "Delivery": "avx_events.bus.deliveries",
     "EventBus": "avx_events.bus.event_bus",
     "EventStore": "avx_events.store.event_store",
+    "Listener": "avx_events.bus.responders",
     "Projection": "avx_events.patterns.projection",
     "Projector": "avx_events.patterns.projection",
     "QueryBus": "avx_events.patterns.cqrs",
     "QueryHandler": "avx_events.patterns.cqrs",
+    "Reply": "avx_events.bus.responders",
     "RequestReplyBus": "avx_events.bus.request_reply",
     "StoredEvent": "avx_events.store.stored_event",
     "Subscriber": "avx_events.bus.subscriber",
     "TopicBus": "avx_events.bus.topic_bus",
     "handles": "avx_events.patterns.projection",
+    "idempotency_key": "avx_events.patterns.cqrs",
+    "log_dispatch": "avx_events.patterns.cqrs",
+    "retry_on_conflict": "avx_events.patterns.cqrs",
+    "time_dispatch": "avx_events.patterns.cqrs",
+    "validate": "avx_events.patterns.cqrs",
 }
 
 

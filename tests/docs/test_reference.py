@@ -20,19 +20,46 @@ says the rest: what the arguments mean, and every error. This page is made of th
 # Headings in the order of the page, and where their names come from.
 PLACES: Final = {
     "Messages": ("core.event", "core.metadata"),
-    "Buses": ("bus.event_bus", "bus.topic_bus", "bus.request_reply", "bus.subscriber", "bus.deliveries"),
+    "Buses": (
+        "bus.event_bus",
+        "bus.topic_bus",
+        "bus.request_reply",
+        "bus.responders",
+        "bus.subscriber",
+        "bus.deliveries",
+    ),
     "Failed attempts": ("core.policy", "bus.dead_letters"),
     "Store": ("store.event_store", "store.stored_event", "store.ports", "patterns.aggregate"),
-    "Commands and queries": ("patterns.cqrs.buses", "patterns.cqrs.handlers"),
+    "Commands and queries": (
+        "patterns.cqrs.buses",
+        "patterns.cqrs.handlers",
+        "patterns.cqrs.middleware",
+        "patterns.cqrs.idempotency",
+    ),
     "Read models": ("patterns.projection.projection", "patterns.projection.projector"),
 }
 BRANCHES: Final = (avx_events.UsageError, avx_events.RetryableError, avx_events.PermanentError)
 
 SHOWN_DEFAULTS: Final = (bool, int, float, str, type(None))
 # Nobody else makes these, so how is of no interest.
-MADE_BY_US: Final = (avx_events.Connection, avx_events.Delivery, avx_events.Subscriber)
+MADE_BY_US: Final = (
+    avx_events.Connection,
+    avx_events.Delivery,
+    avx_events.Listener,
+    avx_events.Reply,
+    avx_events.Subscriber,
+)
 # Public for other modules of the package, not for its users.
 OURS: Final = {
+    "Listener.ask",
+    "Listener.begin_stop",
+    "Listener.finish_stop",
+    "Listener.is_drained",
+    "Listener.is_settled",
+    "Listener.load",
+    "Listener.needs_start",
+    "Listener.start",
+    "Listener.waiting",
     "add",
     "claim",
     "dispatcher",
@@ -97,7 +124,7 @@ def _public(value: type) -> list[str]:
     """Return the public names of a class, those of its own first, in the order in which they are written."""
     ours = [base for base in value.__mro__ if base.__module__.startswith("avx_events")]
     names = dict.fromkeys(name for base in ours for name in vars(base) if not name.startswith("_"))
-    return [name for name in names if name not in OURS]
+    return [name for name in names if not {name, f"{value.__name__}.{name}"} & OURS]
 
 
 def _signature(function: Callable[..., Any]) -> str:

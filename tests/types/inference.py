@@ -8,6 +8,8 @@ from typing import Any, TypeVar, assert_type
 
 import msgspec
 
+from avx_events.bus.event_bus import EventBus
+from avx_events.bus.request_reply import RequestReplyBus
 from avx_events.core.clock import SYSTEM_CLOCK
 from avx_events.core.codec import encode_data
 from avx_events.core.event import Command, Event, Query, Request
@@ -135,6 +137,39 @@ def upcasting() -> None:
         return {**data, "by": ""}
 
     assert_type(add_by({}), dict[str, Any])
+
+
+def handlers(bus: EventBus, requests: RequestReplyBus) -> None:
+    """A handler takes the events that it is registered for, and a responder gives what is asked for."""
+
+    @bus.on(UserCreated)
+    async def greet(event: UserCreated) -> None: ...
+
+    @bus.on(UserInvited, concurrency=2)
+    def count(event: UserCreated, envelope: EventEnvelope[UserInvited]) -> int:
+        return len(event.email + envelope.event.by)
+
+    @bus.on(UserCreated, UserInvited)
+    async def follow(event: UserCreated | UserInvited) -> None: ...
+
+    async def place(event: CreateUser) -> None: ...
+
+    bus.on(UserCreated)(place)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    @requests.respond(GetUser)
+    async def get_user(request: GetUser) -> UserView:
+        return UserView(request.user_id)
+
+    @requests.respond(GetUser)
+    def get_user_in_thread(request: GetUser, envelope: EventEnvelope[GetUser]) -> UserView:
+        return UserView(request.user_id + envelope.topic)
+
+    async def name_of(request: GetUser) -> str:
+        return request.user_id
+
+    requests.respond(GetUser)(name_of)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert_type(count(UserInvited("1", "a@b.c"), received(UserInvited)), int)
+    _: tuple[object, ...] = (greet, follow, get_user, get_user_in_thread)
 
 
 def others() -> None:

@@ -49,6 +49,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
     redrives: int = 0
 
+    @property
+    def event(self) -> Any:
+        """The event; None where the bytes could not be decoded."""
+        return None if self.envelope is None else self.envelope.event
+
 
 class DeadLetterStore(Protocol):
     """Keeps dead letters. All calls are safe to repeat."""

@@ -163,11 +163,17 @@ class Dispatcher:
             await self._give_up(work, error, "stopped")
         elif isinstance(decision, TryAgain):
             self.retried += 1
-            log.info("%s failed (%s), next attempt in %.3f s", self.name, line_of(error), decision.delay_s)
+            log.info(
+                "%s failed on %s (%s), next attempt in %.3f s",
+                self.name,
+                _described(work.envelope),
+                line_of(error),
+                decision.delay_s,
+            )
             self._park(work, decision.delay_s)
         elif isinstance(decision, Drop):
             self.discarded += 1
-            log.info("%s dropped %s: %s", self.name, work.envelope.metadata.event_id, line_of(error))
+            log.info("%s dropped %s: %s", self.name, _described(work.envelope), line_of(error))
             if work.letter is not None:
                 await self._resolve(work.letter)
             self.leave_lane(work)
@@ -188,7 +194,7 @@ class Dispatcher:
                 log.error("the dead letter queue did not take %s: %s", letter.id, line_of(exc))  # noqa: TRY400
                 self._park(work, _BURIAL_PAUSE_S)
                 return
-            log.warning("%s gave up %s: %s", self.name, letter.id, letter.error)
+            log.warning("%s gave up %s: %s", self.name, _described(work.envelope), letter.error)
         self.dead_lettered += 1
         self.leave_lane(work)
 
@@ -361,6 +367,13 @@ def _taken_from(waiting: deque[Work]) -> list[Work]:
     for work in failed:
         waiting.remove(work)
     return failed
+
+
+def _described(envelope: AnyEnvelope) -> str:
+    """Return what a line of the log calls an event: its type, its key, its id."""
+    metadata = envelope.metadata
+    key = f" {metadata.aggregate_id!r}" if metadata.aggregate_id else ""
+    return f"{metadata.event_type}{key} ({metadata.event_id})"
 
 
 def _log_letter(letter: DeadLetter, why: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast, overload
 
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 EventT = TypeVar("EventT")
+ResultT = TypeVar("ResultT")
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 _current_message: Final = current_message.get
@@ -73,6 +74,18 @@ class Route:
             subscription.counters.remove(self)
             subscription.delivered += self.published
         return self.published
+
+
+class HandlerDecorator(Protocol[EventT]):
+    """What ``bus.on`` gives for one event class: type checkers see that the function takes its events."""
+
+    @overload
+    def __call__(self, function: Callable[[EventT], ResultT], /) -> Callable[[EventT], ResultT]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[EventT, EventEnvelope[EventT]], ResultT], /
+    ) -> Callable[[EventT, EventEnvelope[EventT]], ResultT]: ...
 
 
 class _Run(NamedTuple):
@@ -161,6 +174,22 @@ class EventBus(DeliveringBus):
         self._add(classes, subscriber.dispatcher.subscription)
         return subscriber
 
+    @overload
+    def on(
+        self,
+        event_class: type[EventT],
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = DEFAULT_RETRY,
+        concurrency: int = 1,
+        timeout_s: float | None = None,
+        key: KeyFunction | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        overflow: Overflow = "wait",
+    ) -> HandlerDecorator[EventT]: ...
+
+    @overload
     def on(
         self,
         *event_classes: type,
@@ -171,7 +200,19 @@ class EventBus(DeliveringBus):
         key: KeyFunction | None = None,
         capacity: int = DEFAULT_CAPACITY,
         overflow: Overflow = "wait",
-    ) -> Callable[[HandlerT], HandlerT]:
+    ) -> Callable[[HandlerT], HandlerT]: ...
+
+    def on(
+        self,
+        *event_classes: type,
+        name: str | None = None,
+        retry: Retry | None = DEFAULT_RETRY,
+        concurrency: int = 1,
+        timeout_s: float | None = None,
+        key: KeyFunction | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        overflow: Overflow = "wait",
+    ) -> Any:
         """Decorate a handler of ``event_classes``: ``async def``, or ``def``, which runs in a thread.
 
         It takes the event, and its envelope if it has a second parameter. What it raises is a failed attempt:

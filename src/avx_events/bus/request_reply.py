@@ -1,9 +1,9 @@
 """Requests and their replies: a question to one of those who answer it, with a deadline."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload
 
 import msgspec
 
@@ -28,7 +28,7 @@ from avx_events.core.metadata import stamp, stamp_one
 
 ReplyT = TypeVar("ReplyT")
 RequestT = TypeVar("RequestT", bound=Request[Any])
-ResponderT = TypeVar("ResponderT", bound=Callable[..., Any])
+ParametersT = ParamSpec("ParametersT")
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 DEFAULT_CONCURRENCY: Final = 64
@@ -95,6 +95,18 @@ class Route:
 
     def _look_for_only(self) -> None:
         self.only = self.answering[0] if len(self.answering) == 1 else None
+
+
+class ResponderDecorator(Protocol[ReplyT]):
+    """What ``bus.respond`` gives: type checkers see that the function returns what the requests ask for."""
+
+    @overload
+    def __call__(
+        self, function: Callable[ParametersT, Coroutine[Any, Any, ReplyT]], /
+    ) -> Callable[ParametersT, Coroutine[Any, Any, ReplyT]]: ...
+
+    @overload
+    def __call__(self, function: Callable[ParametersT, ReplyT], /) -> Callable[ParametersT, ReplyT]: ...
 
 
 class RequestReplyBus:
@@ -177,8 +189,8 @@ class RequestReplyBus:
         await self.close()
 
     def respond(
-        self, request_class: type[Request[Any]], *, name: str | None = None, concurrency: int = DEFAULT_CONCURRENCY
-    ) -> Callable[[ResponderT], ResponderT]:
+        self, request_class: type[Request[ReplyT]], *, name: str | None = None, concurrency: int = DEFAULT_CONCURRENCY
+    ) -> ResponderDecorator[ReplyT]:
         """Decorate a responder of ``request_class``: ``async def``, or ``def``, which runs in a thread.
 
         It takes the request, and its envelope if it has a second parameter, and returns the reply. What it raises
@@ -200,7 +212,7 @@ class RequestReplyBus:
         """
         _check_request_class(request_class)
 
-        def register(function: ResponderT) -> ResponderT:
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self._add_responder(request_class, function, name, whole("concurrency", concurrency, least=1))
             return function
 

@@ -253,8 +253,8 @@ class SubscriptionFullError(RetryableError):
     def __init__(self, subscription: str, capacity: int) -> None:
         """Name the subscription and how many events it holds at most."""
         super().__init__(
-            f"subscription {subscription!r} holds {capacity} events, its capacity; "
-            f"read faster, raise capacity=, or await publish()"
+            f"subscription {subscription!r} is full, its capacity is {capacity}; "
+            f"read faster, give it more capacity=, or let publishers wait: await publish() and overflow='wait'"
         )
         self.subscription, self.capacity = subscription, capacity
 

@@ -600,7 +600,7 @@ async def test_settled_waits_for_what_handlers_publish_because_of_an_event() -> 
 async def test_a_name_belongs_to_one_consumer_of_a_bus() -> None:
     bus = a_bus()
 
-    async def handler(event: Handled) -> None:
+    async def handler(event: Event) -> None:
         pass
 
     bus.on(Handled)(handler)

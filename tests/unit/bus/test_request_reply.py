@@ -475,12 +475,15 @@ async def test_options_outside_their_range_are_refused() -> None:
     async def answer(request: Question) -> Answer:
         return Answer("x")
 
+    async def total(request: Sum) -> int:
+        return 3
+
     with pytest.raises(InvalidArgumentError, match="concurrency"):
-        bus.respond(Sum, concurrency=0)(answer)
+        bus.respond(Sum, concurrency=0)(total)
     with pytest.raises(InvalidArgumentError, match="name"):
-        bus.respond(Sum, name="")(answer)
+        bus.respond(Sum, name="")(total)
     with pytest.raises(DuplicateHandlerError, match="taken"):
-        bus.respond(Sum, name="taken")(answer)
+        bus.respond(Sum, name="taken")(total)
     with pytest.raises(HandlerDefinitionError):
         bus.respond(Sum)(lambda: 3)
     async with bus:

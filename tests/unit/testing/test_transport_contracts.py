@@ -1,7 +1,7 @@
 """The contracts of transports can be failed: a bus that breaks a promise is found out by the test of that promise."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -72,7 +72,7 @@ class Patient(EventBus):
         options.update(drain_timeout_s=0.01)
         super().__init__(**options)
 
-    def on(self, *event_classes: type, **options: Any) -> Callable[[Any], Any]:
+    def on(self, *event_classes: type, **options: Any) -> Any:
         def register(function: Any) -> Any:
             async def for_ever(event: Event) -> None:
                 is_done = False
@@ -106,7 +106,7 @@ class Unbounded(EventBus):
         options.update(capacity=1_000_000)
         return await super().subscribe(*event_classes, **options)
 
-    def on(self, *event_classes: type, **options: Any) -> Callable[[Any], Any]:
+    def on(self, *event_classes: type, **options: Any) -> Any:
         options.update(capacity=1_000_000)
         return super().on(*event_classes, **options)
 
@@ -114,7 +114,7 @@ class Unbounded(EventBus):
 class Unordered(EventBus):
     """Does not keep keys apart."""
 
-    def on(self, *event_classes: type, **options: Any) -> Callable[[Any], Any]:
+    def on(self, *event_classes: type, **options: Any) -> Any:
         options.update(key=self._none)
         return super().on(*event_classes, **options)
 

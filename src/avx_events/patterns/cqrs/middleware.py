@@ -53,21 +53,21 @@ def log_dispatch(logger: logging.Logger = LOGGER, *, clock: Clock = SYSTEM_CLOCK
 
         def line(level: int, ending: str, *args: object, **options: Any) -> None:
             elapsed_ms = (clock.monotonic() - started_at) * 1000
-            text = f"%s %s {ending} after %.1f ms"
-            logger.log(level, text, metadata.event_type, metadata.event_id, *args, elapsed_ms, **options)
+            text = f"%s %s {ending}"
+            logger.log(level, text, metadata.event_type, metadata.event_id, elapsed_ms, *args, **options)
 
         try:
             result = await call_next(envelope)
         except asyncio.CancelledError:
-            line(logging.INFO, "was cancelled")
+            line(logging.INFO, "was cancelled after %.1f ms")
             raise
         except AvxEventsError as exc:
-            line(logging.WARNING, "failed of %s: %s", type(exc).__name__, exc)
+            line(logging.WARNING, "failed after %.1f ms: %s: %s", type(exc).__name__, exc)
             raise
         except BaseException as exc:
-            line(logging.ERROR, "failed of %s", type(exc).__name__, exc_info=True)
+            line(logging.ERROR, "failed after %.1f ms: %s", type(exc).__name__, exc_info=True)
             raise
-        line(logging.INFO, "is done")
+        line(logging.INFO, "is done after %.1f ms")
         return result
 
     return log_it

@@ -113,9 +113,9 @@ async def test_a_result_is_logged_with_its_type_and_its_time(caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("error", "level", "ending", "tracebacks"),
     [
-        (ValidationError("Name required"), logging.WARNING, "failed of ValidationError: Name required", 0),
-        (KeyError("lost"), logging.ERROR, "failed of KeyError", 1),
-        (SystemExit(3), logging.ERROR, "failed of SystemExit", 1),
+        (ValidationError("Name required"), logging.WARNING, "ms: ValidationError: Name required", 0),
+        (KeyError("lost"), logging.ERROR, "ms: KeyError", 1),
+        (SystemExit(3), logging.ERROR, "ms: SystemExit", 1),
         (asyncio.CancelledError(), logging.INFO, "was cancelled", 0),
     ],
 )
