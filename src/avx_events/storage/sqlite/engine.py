@@ -206,8 +206,16 @@ class SqliteEngine:
         return await self._query(first_row, sql, params)
 
     def statistics(self) -> Mapping[str, int | str]:
-        """Return ``engine``, ``writer`` (``thread`` or ``inline``) and ``groups`` (commits of appends)."""
-        return {"engine": "sqlite", "writer": self._writer.name, "groups": self._log.groups}
+        """Return ``engine``, ``writer`` (``thread`` or ``inline``), ``groups`` (commits of appends), ``standstills``.
+
+        The last is how often the loop, busy as it was, stood still for some milliseconds to let the thread get on.
+        """
+        return {
+            "engine": "sqlite",
+            "writer": self._writer.name,
+            "groups": self._log.groups,
+            "standstills": self._writer.standstills,
+        }
 
     async def close(self) -> None:
         """Write what waits, undo a transaction that is open, close all connections. Harmless when repeated."""

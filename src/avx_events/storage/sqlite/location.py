@@ -20,7 +20,8 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: The file, absolute; None for a database in memory.
-        writer: What runs the writes: ``thread``, ``inline`` (on the loop itself), or ``auto``.
+        writer: What runs the writes: a ``thread``; ``inline``, the loop itself, faster where it may stand still while
+            the disk works; or ``auto``, which is the thread.
         busy_timeout_s: How long a call waits for the lock of another process, in seconds. With an inline writer the
             loop itself waits.
         poll_s: How often a subscription looks for other processes' appends, in seconds.

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from avx_events.core.errors import ClosedError
 from avx_events.storage.sqlite.log_writer import LogWriter, Member, Outcome
+from avx_events.storage.sqlite.starvation import StarvationGuard
 from avx_events.store.ports import AppendResult, NewRecordTuple
 
 ResultT = TypeVar("ResultT")
@@ -35,6 +36,11 @@ class Writer(Protocol):
     @property
     def name(self) -> str:
         """``"thread"`` or ``"inline"``."""
+        ...
+
+    @property
+    def standstills(self) -> int:
+        """How often the loop stood still for a moment, so that the thread got on; see ``StarvationGuard``."""
         ...
 
     def submit(self, waiting: Waiting) -> None:
@@ -75,7 +81,7 @@ class Writer(Protocol):
 
 
 class ThreadWriter:
-    """A thread that writes. The loop never waits for the disk."""
+    """A thread that writes. The loop never waits for the disk, but to let the thread get on where it is busy."""
 
     name = "thread"
 
@@ -93,9 +99,15 @@ class ThreadWriter:
         self._is_wake_due = False
         self._is_held = False
         self._is_closing = False
+        self._guard = StarvationGuard(self._loop, is_at_rest=lambda: self._is_asleep)
         # A daemon: a process whose main thread ends without closing the store must be able to end.
         self._thread = threading.Thread(target=self._run, name="avx-events sqlite writer", daemon=True)
         self._thread.start()
+
+    @property
+    def standstills(self) -> int:
+        """How often the loop stood still for the thread."""
+        return self._guard.standstills
 
     def submit(self, waiting: Waiting) -> None:
         """Write an append with the next group; see ``Writer.submit``."""
@@ -150,6 +162,7 @@ class ThreadWriter:
         # A token too many wakes the thread once in vain, one too few would leave it asleep for ever.
         self._is_asleep = self._is_wake_due = False
         self._wakeups.put(None)
+        self._guard.handed_over()
 
     def _run(self) -> None:
         try:
@@ -162,6 +175,7 @@ class ThreadWriter:
                     self._sleep()
         finally:
             self._connection.close()
+            self._is_asleep = True
 
     def _is_done(self) -> bool:
         return self._is_closing and not self._work and not self._appends
@@ -193,6 +207,7 @@ class ThreadWriter:
     def _tell(self, callback: Callable[..., object], *args: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *args)
+            self._guard.progress()
         except RuntimeError:  # the loop was closed before the store: nobody waits any more, so stop
             self._is_closing = True
 
@@ -201,6 +216,7 @@ class InlineWriter:
     """Writes on the loop itself: no thread to win the GIL, but the loop stands still while the disk works."""
 
     name = "inline"
+    standstills = 0  # for a thread: it has none
 
     def __init__(self, connection: sqlite3.Connection, log: LogWriter, *, announce: Announce) -> None:
         """Write for the running loop; ``announce`` is called with each new last position."""
