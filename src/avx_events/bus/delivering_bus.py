@@ -6,7 +6,7 @@ from typing import Self
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.engine import Engine
 from avx_events.bus.statistics import BusStatistics
-from avx_events.core.errors import InvalidArgumentError
+from avx_events.core.errors import NoDeadLetterQueueError
 
 
 class DeliveringBus:
@@ -26,11 +26,11 @@ class DeliveringBus:
         """The queue that the bus was given.
 
         Raises:
-            InvalidArgumentError: It was given none.
+            NoDeadLetterQueueError: It was given none.
         """
         queue = self._engine.dead_letters
         if queue is None:
-            raise InvalidArgumentError("dead_letter_queue", None, expected="given to the bus: dead letters are logged")
+            raise NoDeadLetterQueueError(self._engine.life.name)
         return queue
 
     async def start(self) -> None:
@@ -87,7 +87,8 @@ class DeliveringBus:
 
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
-            NoHandlerError: The bus has no handler of its name, or no dead letter queue.
+            NoHandlerError: The bus has no handler of its name.
+            NoDeadLetterQueueError: The bus has no dead letter queue.
             InvalidArgumentError: Its bytes could not be decoded: there is no event to handle.
             NotStartedError: The bus was not started.
             ClosedError: The bus is closed.

@@ -22,6 +22,7 @@ from avx_events.core.errors import (
     ClosedError,
     DuplicateHandlerError,
     InvalidArgumentError,
+    NoDeadLetterQueueError,
     NoHandlerError,
     NotStartedError,
 )
@@ -221,14 +222,15 @@ class Engine:
 
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
-            NoHandlerError: The bus has no such handler, or no dead letter queue.
+            NoHandlerError: The bus has no such handler.
+            NoDeadLetterQueueError: It has no dead letter queue.
             InvalidArgumentError: Its bytes could not be decoded: there is no event to handle.
             NotStartedError: Nobody runs the handlers.
             ClosedError: The bus is closed.
         """
         self.life.check_takes("redrive")
         if self.dead_letters is None:
-            raise NoHandlerError("dead letters: the bus has no dead_letter_queue")
+            raise NoDeadLetterQueueError(self.life.name)
         current = await self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
         dispatcher = self._dispatcher_of(current.handler)
         if current.envelope is None:
@@ -271,7 +273,7 @@ class Engine:
     ) -> Dispatcher:
         text("name", name)
         if name in self._runners or name in self._subscribers:
-            raise DuplicateHandlerError(f"the name {name!r}", existing="another of this bus", new="a second one")
+            raise DuplicateHandlerError(f"the name {name!r}", existing="another consumer of this bus", new="this one")
         optional("retry", retry, Retry)
         if key is not None and not callable(key):
             raise InvalidArgumentError("key", key, expected="a function from an event to its key")

@@ -37,6 +37,11 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 _current_message: Final = current_message.get
 _NOT_PUBLISHED: Final[tuple[type, ...]] = (Request, Command, Query)
+_ANSWERED_BY_ONE: Final = (
+    "is a request, a command or a query, which one handler answers; "
+    "give it to RequestReplyBus.request(), CommandBus.dispatch() or QueryBus.ask()"
+)
+_NO_CLASS: Final = "is no event class; give the class of the events, as UserCreated; TopicBus takes patterns"
 DEFAULT_RETRY: Final = Retry()
 
 
@@ -478,7 +483,7 @@ def _checked_classes(event_classes: tuple[Any, ...]) -> tuple[type, ...]:
         if event_class is Event:
             continue
         if not isinstance(event_class, type):
-            raise NotAnEventError(event_class)
+            raise NotAnEventError(event_class, problem=_NO_CLASS)
         schema_of(event_class)
         _refuse_other_class(event_class)
     return cast("tuple[type, ...]", event_classes)
@@ -497,7 +502,7 @@ def refuse_other_messages(envelope: AnyEnvelope) -> None:
 def _refuse_other_class(event_class: type) -> None:
     value: object = event_class
     if issubclass(event_class, _NOT_PUBLISHED):
-        raise NotAnEventError(value)
+        raise NotAnEventError(value, problem=_ANSWERED_BY_ONE)
 
 
 def _runs_of_one_class(events: Iterable[Any]) -> list[list[Any]]:

@@ -308,7 +308,7 @@ class RequestReplyBus:
             raise InvalidArgumentError("responder", function, expected="a function")
         name = describe(function) if name is None else text("name", name)
         if name in self._responders:
-            raise DuplicateHandlerError(f"the name {name!r}", existing="another responder of this bus", new=name)
+            raise DuplicateHandlerError(f"the name {name!r}", existing="another responder of this bus", new="this one")
         endpoint, takes_envelope = endpoint_for(function, self._life.threads, most=concurrency)
         responder = Responder(
             name,
@@ -331,8 +331,8 @@ class RequestReplyBus:
     def _find(self, request: object) -> Route:
         """Return who answers ``request``, or raise why nobody does."""
         request_class: type = type(request)
-        if request_class is type or not isinstance(request, Request):
-            raise NotAnEventError(request)
+        if not isinstance(request, Request):
+            raise NotAnEventError(request, problem=None if isinstance(request, type) else _NO_REQUEST)
         if self._life.state is State.CLOSED:
             raise ClosedError(self._life.name, "request")
         self._life.check_takes("request")
@@ -360,6 +360,7 @@ class RequestReplyBus:
 
 
 _TOO_LATE: Final = object()
+_NO_REQUEST: Final = "is no request; derive the class from Request[...], of what it asks for"
 
 
 def _end_wait(reply: Any) -> None:
@@ -368,4 +369,4 @@ def _end_wait(reply: Any) -> None:
 
 def _check_request_class(given: object) -> None:
     if given is Request or not (isinstance(given, type) and Request in given.__mro__):
-        raise NotAnEventError(given)
+        raise NotAnEventError(given, problem=_NO_REQUEST)

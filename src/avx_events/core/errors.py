@@ -41,22 +41,19 @@ class InvalidArgumentError(UsageError, ValueError):
 
 
 class NotAnEventError(UsageError, TypeError):
-    """A class that is neither an ``Event`` nor decorated with ``@event``, or a class where an instance is wanted."""
+    """A class that is neither an ``Event`` nor decorated with ``@event``, or a message of another kind than wanted."""
 
-    def __init__(self, value: object) -> None:
-        """Name the class of ``value``, or ``value`` itself if it is one."""
-        super().__init__(_why_no_event(value))
-        self.value = value
+    def __init__(self, value: object, *, problem: str | None = None) -> None:
+        """Name the class of ``value``, or ``value`` itself if it is one, and what is wrong with it."""
+        name = value.__qualname__ if isinstance(value, type) else f"{type(value).__qualname__} object"
+        super().__init__(f"{name} {problem or _why_no_event(value)}")
+        self.value, self.problem = value, problem
 
 
 def _why_no_event(value: object) -> str:
-    if not isinstance(value, type):
-        name = f"{type(value).__qualname__} object"
-    elif "__avx_schema__" in value.__dict__:
-        return f"{value.__qualname__} is a class; give an instance of it, {value.__name__}(...)"
-    else:
-        name = value.__qualname__
-    return f"{name} is no event; derive the class from Event or decorate it with @event('its.type')"
+    if isinstance(value, type) and "__avx_schema__" in value.__dict__:
+        return f"is a class; give an instance of it, {value.__name__}(...)"
+    return "is no event; derive the class from Event or decorate it with @event('its.type')"
 
 
 class EventDefinitionError(UsageError, TypeError):
@@ -210,8 +207,19 @@ class DuplicateHandlerError(UsageError):
 
     def __init__(self, wanted: str, *, existing: str, new: str) -> None:
         """``existing`` already handles ``wanted``; ``new`` cannot."""
-        super().__init__(f"{wanted} is already handled by {existing}; {new} cannot handle it too, rename one")
+        super().__init__(f"{wanted} belongs to {existing} already; {new} cannot have it too")
         self.wanted, self.existing, self.new = wanted, existing, new
+
+
+class NoDeadLetterQueueError(UsageError):
+    """Dead letters are asked for of a bus that logs them."""
+
+    def __init__(self, what: str) -> None:
+        """Name the bus."""
+        super().__init__(
+            f"{what} has no dead letter queue, it logs dead letters; give it dead_letter_queue= when it is made"
+        )
+        self.what = what
 
 
 class MissingExtraError(UsageError, ImportError):

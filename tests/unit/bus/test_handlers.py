@@ -18,6 +18,7 @@ from avx_events.core.errors import (
     DuplicateHandlerError,
     HandlerDefinitionError,
     InvalidArgumentError,
+    NoDeadLetterQueueError,
     NoHandlerError,
 )
 from avx_events.testing.clock import ManualClock
@@ -498,7 +499,7 @@ async def test_a_letter_of_nobody_cannot_be_redriven() -> None:
 
     with pytest.raises(NoHandlerError, match="gone"):
         await other.republish(letter)
-    with pytest.raises(NoHandlerError, match="no dead_letter_queue"):
+    with pytest.raises(NoDeadLetterQueueError, match="event bus has no dead letter queue"):
         await EventBus().republish(letter)
     assert await other.dead_letter_queue.count() == 1
 
@@ -549,7 +550,7 @@ async def test_without_a_queue_what_fails_for_good_is_logged_with_everything(cap
 
     for text in ("mail", "RuntimeError: no server", metadata.event_id, "number=5", "raise RuntimeError"):
         assert text in caplog.text
-    with pytest.raises(InvalidArgumentError, match="dead letters are logged"):
+    with pytest.raises(NoDeadLetterQueueError, match="logs dead letters"):
         _ = bus.dead_letter_queue
 
 

@@ -27,6 +27,7 @@ from avx_events.core.errors import (
     InvalidArgumentError,
     InvalidTopicError,
     MissingExtraError,
+    NoDeadLetterQueueError,
     NoHandlerError,
     NoResponderError,
     NotAnEventError,
@@ -59,8 +60,10 @@ from avx_events.core.errors import (
 # An error of each class, its branch, the built-in error it also is, and what its message must name.
 CASES: list[tuple[AvxEventsError, type[AvxEventsError], type[Exception], list[str]]] = [
     (InvalidArgumentError("capacity", 0, expected="1 or more"), UsageError, ValueError, ["capacity", "0", "1 or more"]),
+    (NoDeadLetterQueueError("event bus"), UsageError, Exception, ["event bus", "dead_letter_queue="]),
     (NotAnEventError(3), UsageError, TypeError, ["int object", "@event"]),
     (NotAnEventError(int), UsageError, TypeError, ["int is no event"]),
+    (NotAnEventError(3, problem="is no request"), UsageError, TypeError, ["int object is no request"]),
     (EventDefinitionError("Odd", "is odd"), UsageError, TypeError, ["Odd", "is odd"]),
     (AggregateDefinitionError("Odd", "is odd"), UsageError, TypeError, ["Odd", "is odd"]),
     (HandlerDefinitionError("create_user", "is odd"), UsageError, TypeError, ["create_user", "is odd"]),
@@ -74,7 +77,7 @@ CASES: list[tuple[AvxEventsError, type[AvxEventsError], type[Exception], list[st
     (WrongLoopError("bus 'x'", "publish"), UsageError, Exception, ["bus 'x'", "publish", "publish_threadsafe"]),
     (NoHandlerError("CreateUser", known=["b", "a"]), UsageError, Exception, ["CreateUser", "a, b"]),
     (NoHandlerError("CreateUser"), UsageError, Exception, ["CreateUser", "none"]),
-    (DuplicateHandlerError("C", existing="f", new="g"), UsageError, Exception, ["C", "by f", "g cannot"]),
+    (DuplicateHandlerError("C", existing="f", new="g"), UsageError, Exception, ["C", "belongs to f", "g cannot"]),
     (MissingExtraError("RedisEventBus", "redis"), UsageError, ImportError, ["pip install 'avx-events[redis]'"]),
     (UnknownSchemeError("x://a", installed=["b", "a"]), UsageError, ValueError, ["'x://a'", "a://, b://"]),
     (UnknownSchemeError("x://a", installed=[], extra="x"), UsageError, ValueError, ["none", "'avx-events[x]'"]),

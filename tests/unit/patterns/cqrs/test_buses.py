@@ -259,7 +259,7 @@ async def test_a_second_handler_is_refused_and_the_first_stays() -> None:
     commands = CommandBus()
     commands.register(Create())
 
-    with pytest.raises(DuplicateHandlerError, match=r"CreateUser is already handled by Create\.handle; .*create_too"):
+    with pytest.raises(DuplicateHandlerError, match=r"CreateUser belongs to Create\.handle already; .*create_too"):
 
         @commands.handler
         async def create_too(command: CreateUser) -> str:
