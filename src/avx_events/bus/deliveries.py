@@ -28,7 +28,7 @@ class OpenDeliveries:
         waiting: How many readers wait for the next one.
     """
 
-    __slots__ = ("__weakref__", "_on_idle", "_open", "_settling", "dispatcher", "owner", "waiting")
+    __slots__ = ("__weakref__", "_left", "_on_idle", "_open", "_settling", "dispatcher", "owner", "waiting")
 
     def __init__(self, dispatcher: Dispatcher, *, owner: object, on_idle: Callable[[], None]) -> None:
         """Begin with none; ``on_idle`` is called when one was settled."""
@@ -38,10 +38,12 @@ class OpenDeliveries:
         self._on_idle = on_idle
         self._open: set[Delivery[Any]] = set()
         self._settling = 0  # dead letters on their way to or from their queue, in no block
+        self._left: list[Work] = []  # to be made dead letters of, for good
 
-    def __len__(self) -> int:
-        """Count the open ones."""
-        return len(self._open)
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing will come to an end here any more, unless somebody reads on."""
+        return not (self._open or self._settling or self._left)
 
     async def next(self) -> "Delivery[Any] | None":
         """Return the next delivery, waiting for one; None once the subscription is closed and nothing is left."""
@@ -117,7 +119,15 @@ class OpenDeliveries:
 
     async def finish_stop(self) -> None:
         """Make dead letters of what failed and waits for its next attempt; unread events stay for the reader."""
-        await self.dispatcher.stop(self.dispatcher.take_failed())
+        self._left += self.dispatcher.take_failed()
+        while self._left:
+            work = self._left.pop(0)
+            try:
+                await self.dispatcher.stop([work])
+            except BaseException:  # cancelled: whoever closes it next goes on
+                self._left.insert(0, work)
+                raise
+        self._on_idle()
 
     def statistics(self) -> SubscriptionStatistics:
         """Return the counts of the subscriber."""
@@ -136,13 +146,14 @@ class Delivery(Generic[EventT]):
         outer: The handler or the other block that the block is inside of.
     """
 
-    __slots__ = ("_deliveries", "_is_used", "_tokens", "_work", "outer", "task")
+    __slots__ = ("_attempt", "_deliveries", "_is_used", "_tokens", "_work", "outer", "task")
 
     def __init__(self, work: Work, deliveries: OpenDeliveries) -> None:
         """Give out ``work``; it is settled with ``deliveries``."""
         self._work = work
         self._deliveries = deliveries
         self._is_used = False
+        self._attempt = 0
         self._tokens: tuple[Token[MessageContext | EventMetadata | None], Token[Handling | None]] | None = None
         self.task: asyncio.Task[Any] | None = None
         self.outer: Handling | None = None
@@ -160,8 +171,8 @@ class Delivery(Generic[EventT]):
 
     @property
     def attempt(self) -> int:
-        """Which attempt the block is, counted from 1."""
-        return self._work.attempts if self.item is not None else self._work.attempts + 1
+        """Which attempt the block is, or was, counted from 1."""
+        return self._attempt or self._work.attempts + 1
 
     @property
     def owner(self) -> object:
@@ -183,6 +194,7 @@ class Delivery(Generic[EventT]):
             raise DeliveryError(self._deliveries.dispatcher.name, self._work.envelope.metadata.event_id)
         self._is_used = True
         self._work.attempts += 1
+        self._attempt = self._work.attempts
         self.task = asyncio.current_task()
         self.outer = current_handling.get()
         self._tokens = (current_message.set(self._work.envelope.metadata), current_handling.set(self))

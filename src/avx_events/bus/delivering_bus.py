@@ -70,7 +70,7 @@ class DeliveringBus:
         Delivery blocks that are open are waited for, pull subscribers that nobody reads are not.
 
         Raises:
-            HandlerWaitError: A handler of this bus calls it.
+            HandlerWaitError: A handler or delivery block of this bus calls it.
             NotStartedError: There are handlers that nobody runs.
             EngineFailedError: The bus delivers nothing any more.
             WrongLoopError: The bus belongs to another event loop.

@@ -312,7 +312,9 @@ class Dispatcher:
             if problem is not None:
                 log.error("dead letter %s may not be redriven again: %s", letter.id, problem)
             return
-        burial = self._letter(work, StoppedError(self.name), "stopped") if work.burial is None else work.burial
+        if work.burial is None:
+            work.burial = self._letter(work, StoppedError(self.name), "stopped")
+        burial = work.burial
         problem = await self._finally(lambda queue: queue.add(burial))
         if problem is not None:
             _log_letter(burial, problem)

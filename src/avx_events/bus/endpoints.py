@@ -68,8 +68,8 @@ def endpoint_for(function: Callable[..., Any], threads: Threads, *, most: int) -
 def _call(function: Callable[..., object], *args: object) -> object:
     try:
         return function(*args)
-    except StopIteration as exc:  # no future takes it: whoever waits would wait for ever
-        raise RuntimeError(f"{describe(function)} raised StopIteration") from exc
+    except (StopIteration, GeneratorExit) as exc:  # no future can hand them to a coroutine
+        raise RuntimeError(f"{describe(function)} raised {type(exc).__name__}") from exc
 
 
 def _takes_envelope(function: Callable[..., object]) -> bool:

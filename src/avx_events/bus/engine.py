@@ -1,5 +1,6 @@
 """What buses of events share: handlers and subscribers, the door to their queues, and dead letters."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -220,6 +221,8 @@ class Engine:
     async def redrive(self, letter: DeadLetter | str) -> bool:
         """Give a dead letter back to the handler that failed; False where it is being redriven already.
 
+        Cancelled before it is in line, it leaves the letter as it was.
+
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
             NoHandlerError: The bus has no such handler.
@@ -235,14 +238,12 @@ class Engine:
         dispatcher = self._dispatcher_of(current.handler)
         if current.envelope is None:
             raise InvalidArgumentError("letter", current.id, expected="one with an envelope, this one is undecodable")
-        claimed = await self.dead_letters.claim(current.id)
-        if claimed is None or claimed.envelope is None:
-            return False
-        if self.life.state is State.CLOSED:
-            await self.dead_letters.release(claimed.id)
-            raise ClosedError(self.life.name, "redrive")
-        dispatcher.redrive(claimed, claimed.envelope)
-        return True
+        # A task of its own: cancelled while the claim comes back, nobody would know whose it is.
+        outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        claiming = self._claim(self.dead_letters, dispatcher, current.id, outcome)
+        task = self.life.tasks.spawn(claiming, name=f"avx-events {self.life.name}: redrive")
+        task.add_done_callback(lambda _: _refuse(outcome, self.life.name, "redrive"))
+        return await outcome
 
     def statistics(self, in_line: int) -> BusStatistics:
         """Return the counts of the bus; ``in_line`` is how many events it published past the door."""
@@ -255,7 +256,7 @@ class Engine:
         return total(in_line + self._admission.admitted, [self._ended, *leaving], consumers)
 
     def _look_idle(self) -> None:
-        for deliveries in [deliveries for deliveries in self._leaving if not len(deliveries)]:
+        for deliveries in [deliveries for deliveries in self._leaving if deliveries.is_done]:
             self.life.remove(deliveries)
         self.life.look_idle()
 
@@ -284,6 +285,23 @@ class Engine:
             dead_letters=self.dead_letters,
             clock=self.life.clock,
         )
+
+    async def _claim(
+        self, queue: DeadLetterQueue, dispatcher: Dispatcher, letter_id: str, outcome: "asyncio.Future[bool]"
+    ) -> None:
+        try:
+            claimed = await queue.claim(letter_id)
+            if claimed is not None and (outcome.cancelled() or self.life.state is State.CLOSED):
+                await queue.release(letter_id)
+                return
+        except Exception as exc:  # noqa: BLE001 - raised where it was called
+            if not outcome.done():
+                outcome.set_exception(exc)
+            return
+        if claimed is not None and claimed.envelope is not None:
+            dispatcher.redrive(claimed, claimed.envelope)
+        if not outcome.done():
+            outcome.set_result(claimed is not None)
 
     def _dispatcher_of(self, name: str) -> Dispatcher:
         if name in self._runners:
@@ -329,9 +347,10 @@ class Engine:
                 done.set_result(envelope.metadata)
 
         task = self.life.tasks.spawn(wait_for_room(), name=f"avx-events {self.life.name}: publish from a thread")
-        task.add_done_callback(lambda _: _refuse(done, self.life.name))
+        task.add_done_callback(lambda _: _refuse(done, self.life.name, "publish"))
 
 
-def _refuse(done: "Future[EventMetadata]", what: str) -> None:
+def _refuse(done: "Future[Any] | asyncio.Future[Any]", what: str, action: str) -> None:
+    """Tell who waits for ``done`` that the bus was closed, if nobody told anything else."""
     if not done.done():
-        done.set_exception(ClosedError(what, "publish"))
+        done.set_exception(ClosedError(what, action))

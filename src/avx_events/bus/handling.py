@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -84,7 +84,7 @@ def is_waited_for_by(owner: object) -> bool:
     return False
 
 
-def is_current(task: asyncio.Task[None]) -> bool:
+def is_current(task: asyncio.Task[Any]) -> bool:
     """Tell whether the running code is that of ``task``; a coroutine that is closed because its loop is gone is not."""
     try:
         return asyncio.current_task() is task
@@ -111,19 +111,21 @@ class Worker:
 
     Attributes:
         owner: The engine of the bus.
-        task: The task; None until it was spawned.
+        task: The task; None until its first turn.
+        cancelling: Tells how often somebody wanted the task to end, whatever its handler made of that.
         item: What is being handled, or what was being handled when the task was cancelled.
         deadline: When the attempt must be over, in the clock's monotonic seconds.
         grace: Runs out when an attempt that was cancelled for being late does not end; None for others.
         is_abandoned: The handler swallowed its cancellation; what it still does is of no interest any more.
     """
 
-    __slots__ = ("deadline", "grace", "is_abandoned", "item", "owner", "task")
+    __slots__ = ("cancelling", "deadline", "grace", "is_abandoned", "item", "owner", "task")
 
     def __init__(self, owner: object) -> None:
         """Begin idle."""
         self.owner = owner
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.cancelling: Callable[[], int] = int
         self.item: AnyEnvelope | Work | None = None
         self.deadline = math.inf
         self.grace: Timer | None = None
@@ -139,10 +141,12 @@ class Worker:
         """None: a task of the bus is inside of nothing."""
         return None
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether somebody wants the task to end, whatever its handler made of that."""
-        return self.task is not None and self.task.cancelling() > 0
+    def enter(self) -> None:
+        """Be the running task."""
+        self.task = asyncio.current_task()
+        if self.task is not None:
+            self.cancelling = self.task.cancelling
+        current_handling.set(self)
 
     def leave(self) -> None:
         """End the task's part in this bus, whatever it still does."""
@@ -274,11 +278,11 @@ class HandlerRunner:
         self._workers.add(worker)
         context = None if self._context is None else self._context.copy()
         name = f"avx-events {self.dispatcher.name}"
-        worker.task = self._tasks.spawn(self._work(worker, failed), name=name, context=context)
+        self._tasks.spawn(self._work(worker, failed), name=name, context=context)
 
     async def _work(self, worker: Worker, failed: tuple[Work, HandlerTimeoutError] | None) -> None:
         """Handle events until stopped; settle first the attempt that ``failed`` and whose own worker is lost."""
-        current_handling.set(worker)
+        worker.enter()
         subscription = self.dispatcher.subscription
         try:
             if failed is not None:
@@ -291,7 +295,7 @@ class HandlerRunner:
                 await self._handle_what_is_there(worker)
                 if not self._is_over(worker):
                     self._on_idle()
-                    if worker.is_cancelled:  # its handler went on all the same
+                    if worker.cancelling():
                         raise asyncio.CancelledError  # noqa: TRY301 - it leaves as it would from the wait
                     await subscription.wait()
         except asyncio.CancelledError:
@@ -313,8 +317,10 @@ class HandlerRunner:
             options.takes_envelope,
             options.timeout_s is not None,
         )
-        set_message, pop = current_message.set, queue.popleft
+        set_message, pop, cancelling = current_message.set, queue.popleft, worker.cancelling
         while queue or ready:
+            if cancelling():  # its handler went on all the same
+                raise asyncio.CancelledError
             if has_lanes or ready or lanes:
                 work = dispatcher.take()
                 if work is None:

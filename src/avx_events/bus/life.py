@@ -281,7 +281,8 @@ class Life:
             HandlerWaitError: A handler of this bus calls it.
             WrongLoopError: It belongs to another event loop.
         """
-        self._refuse_inside("close")
+        if is_waited_for_by(self):
+            raise HandlerWaitError(self.name, "close")
         self.bind("close")
         if self._closed is not None:
             await asyncio.shield(self._closed)
@@ -302,12 +303,13 @@ class Life:
         """Return when no member has anything left to do.
 
         Raises:
-            HandlerWaitError: A handler of this bus calls it.
+            HandlerWaitError: A handler or delivery block of this bus calls it.
             NotStartedError: There are handlers that nobody runs.
             EngineFailedError: The bus does nothing any more.
             WrongLoopError: It belongs to another event loop.
         """
-        self._refuse_inside("settle")
+        if is_inside_handler_of(self):
+            raise HandlerWaitError(self.name, "settle")
         self.bind("settle")
         if self.state is State.OPEN and self._waits_for_start():
             raise NotStartedError(self.name, "settle")
@@ -347,10 +349,6 @@ class Life:
         except EngineFailedError as failed:
             return failed
         return ClosedError(self.name, action)
-
-    def _refuse_inside(self, action: str) -> None:
-        if is_waited_for_by(self):
-            raise HandlerWaitError(self.name, action)
 
     def _waits_for_start(self) -> bool:
         return any(member.needs_start for member in self._members)

@@ -146,7 +146,7 @@ class Subscriber(Generic[EventT]):
         if not self._subscription.is_closed:
             self._subscription.close()
             self._on_close(self)
-            await self._deliveries.finish_stop()
+        await self._deliveries.finish_stop()
 
     async def __aenter__(self) -> Self:
         return self
