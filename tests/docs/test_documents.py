@@ -7,6 +7,7 @@ one event loop, one namespace and one empty working folder serve them all.
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -32,12 +33,16 @@ async def run(page: Path, namespace: dict[str, object]) -> int:
 
 
 @pytest.fixture
-def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """The same module for each document, so that a class made again in another is no second one."""
+def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
+    """The same module for each document, so that a class made again in another is no second one.
+
+    Afterwards the event types of its classes are free for other tests.
+    """
     module = ModuleType("docs")
     monkeypatch.setitem(sys.modules, "docs", module)  # dataclasses and annotations look it up
     monkeypatch.chdir(tmp_path)
-    return module.__dict__
+    yield module.__dict__
+    module.__dict__.clear()
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_SNIPPETS)
