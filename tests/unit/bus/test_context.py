@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
 
 from avx_events import DeadLetterQueue, Event, EventBus, EventEnvelope, EventMetadata, Request, TopicBus, context
 from avx_events.bus.request_reply import RequestReplyBus
-from avx_events.bus.subscriber import Subscriber
 from avx_events.core.metadata import current_context
 from avx_events.testing import ManualClock
+
+if TYPE_CHECKING:
+    from avx_events.bus.subscriber import Subscriber
 
 
 class Caused(Event, event_type="context.caused", aggregate_id="key"):
