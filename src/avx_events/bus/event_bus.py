@@ -55,10 +55,11 @@ class Route:
         key_field: The field that holds the aggregate id of an event; None where there is no such field.
         key_of: Gives the aggregate id; None where an event has none.
         subscriptions: Who gets it.
+        only: The one of them, where there are no others.
         published: How many events were put in line at all of them, past the engine's door.
     """
 
-    __slots__ = ("event_type", "key_field", "key_of", "published", "subscriptions")
+    __slots__ = ("event_type", "key_field", "key_of", "only", "published", "subscriptions")
 
     def __init__(self, schema: EventSchema, subscriptions: Sequence[Subscription]) -> None:
         """Begin with nothing published."""
@@ -66,6 +67,7 @@ class Route:
         self.key_field = schema.aggregate_field
         self.key_of = schema.key_of
         self.subscriptions = subscriptions
+        self.only = subscriptions[0] if len(subscriptions) == 1 else None
         self.published = 0
 
     def begin(self) -> None:
@@ -265,7 +267,7 @@ class EventBus(DeliveringBus):
     # The hot path: bench/publish_subscribe.py. Ids, metadata and queues are done in line, since each call costs as much
     # as what it does; everything out of the ordinary is _publish_unusual's. Headers are no keyword-only argument, which
     # would cost every call a twentieth.
-    async def publish(  # noqa: C901 - the hot path: no calls
+    async def publish(  # noqa: C901, PLR0912 - the hot path: no calls
         self, event: object, headers: Mapping[str, str] | None = None
     ) -> EventMetadata:
         """Give ``event`` to all who subscribed to its class, and return the metadata it was given.
@@ -296,7 +298,10 @@ class EventBus(DeliveringBus):
         ids = self._ids
         if now_ns >= ids.until_ns:
             ids.renew(now_ns)
-        event_id = next(ids.unused, None) or ids.take(now_ns)
+        try:
+            event_id = next(ids.unused)
+        except StopIteration:
+            event_id = ids.take(now_ns)
         event_type = route.event_type
         field, key = route.key_field, ""
         if field is not None:
@@ -319,6 +324,13 @@ class EventBus(DeliveringBus):
                 outer.user_id,
             )
         envelope = EventEnvelope(event, metadata, event_type)
+        only = route.only
+        if only is not None and len(only.queue) < only.limit:
+            only.queue.append(envelope)
+            if only.receivers:
+                only.wake()
+            route.published += 1
+            return metadata
         for subscription in route.subscriptions:
             queue = subscription.queue
             if len(queue) >= subscription.limit:
@@ -356,7 +368,13 @@ class EventBus(DeliveringBus):
             self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
         for run in runs:
-            await self._deliver_run(run.subscriptions, run.envelopes)
+            subscriptions, count = run.subscriptions, len(run.envelopes)
+            if any(len(subscription.queue) + count > subscription.limit for subscription in subscriptions):
+                await self._engine.deliver(subscriptions, run.envelopes)
+                continue
+            for subscription in subscriptions:
+                subscription.push(run.envelopes)
+            self._published += count
         return runs[0].metadata if len(runs) == 1 else list(chain.from_iterable(run.metadata for run in runs))
 
     def publish_nowait(self, event: object, *, headers: Mapping[str, str] | None = None) -> EventMetadata:
@@ -464,16 +482,6 @@ class EventBus(DeliveringBus):
                 )
                 runs.append(_Run(route.subscriptions, metadata, envelopes))
         return runs
-
-    async def _deliver_run(self, subscriptions: Sequence[Subscription], envelopes: list[AnyEnvelope]) -> None:
-        count = len(envelopes)
-        for subscription in subscriptions:
-            if len(subscription.queue) + count > subscription.limit:
-                await self._engine.deliver(subscriptions, envelopes)
-                return
-        for subscription in subscriptions:
-            subscription.push(envelopes)
-        self._published += count
 
 
 def _checked_classes(event_classes: tuple[Any, ...]) -> tuple[type, ...]:
