@@ -357,7 +357,9 @@ class Responder:
     # Runs in the requester's turn or in the worker's task; see ResponderWorker.
     async def _serve(self, worker: ResponderWorker) -> None:
         endpoint, takes_envelope, set_message = self._endpoint, self._takes_envelope, current_message.set
+        envelope: EventEnvelope[Any] | None
         while True:
+            envelope = None  # an idle worker keeps nothing of the last one
             envelope = await worker
             set_message(envelope.metadata)
             try:
