@@ -16,7 +16,9 @@ import msgspec
 # Raised when how snapshots are made changes.
 _FORMAT: Final = 1
 
-encode_state: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+# A dict comes back in the order in which it was filled.
+encode_state: Final = msgspec.msgpack.Encoder().encode
+_encode_in_one_order: Final = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 def fingerprint_of(aggregate_class: type, *, initial: object, revision: int) -> str:
@@ -37,7 +39,7 @@ def fingerprint_of(aggregate_class: type, *, initial: object, revision: int) -> 
         revision,
         msgspec.json.schema(aggregate_class),
         [(field.name, repr(field.type)) for field in msgspec.structs.fields(aggregate_class)],
-        encode_state(initial),
+        _encode_in_one_order(initial),
         [_code(code) for code in _codes_of(aggregate_class)],
     )
     return hashlib.sha256(repr(shape).encode("utf-8", "backslashreplace")).hexdigest()

@@ -440,6 +440,7 @@ class Rich(AggregateRoot):
 
     def apply(self, event: Any) -> None:
         self.numbers |= {1, 2, 300}
+        self.by_name["work"] = Address("Bonn")  # a dict keeps the order in which it was filled
         self.by_name["home"] = Address("Rome")
         self.pair = (self.pair[0] + 1, "x")
         self.raw += b"\xff"
