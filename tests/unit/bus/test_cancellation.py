@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final, TypeVar
 
@@ -14,6 +15,7 @@ from avx_events.bus.request_reply import RequestReplyBus
 from avx_events.bus.responders import Listener
 from avx_events.bus.statistics import BusStatistics
 from avx_events.bus.subscriber import Subscriber
+from avx_events.core.errors import DeadLetterNotFoundError
 from tests.waiting import until
 
 ValueT = TypeVar("ValueT")
@@ -311,6 +313,56 @@ async def test_a_subscription_is_there_or_not() -> None:
         await bus.close()
 
     assert await at_every_turn(scenario) == 1
+
+
+async def test_a_subscriber_that_is_being_closed_keeps_nothing_back() -> None:
+    async def scenario(cancelled: Interruption) -> None:
+        bus = EventBus(dead_letter_queue=SlowDeadLetters())
+        subscriber = await bus.subscribe(Cut, retry=Retry(attempts=2, initial_s=1000, max_s=1000))
+        await bus.publish_many([Cut("a", 0), Cut("b", 1), Cut("c", 2)])
+        for _ in range(2):
+            async with await anext(aiter(subscriber.deliveries())):
+                raise RuntimeError
+
+        await cancelled(subscriber.close())
+        await subscriber.close()
+        await bus.close()
+
+        dead = [letter.envelope.event.number for letter in await bus.dead_letter_queue.list() if letter.envelope]
+        assert sorted(dead) == [0, 1]
+        assert await subscriber.recv() == Cut("c", 2)
+        assert await subscriber.recv() is None
+
+    assert await at_every_turn(scenario) > 1
+
+
+async def test_a_dead_letter_is_given_back_or_can_be_again() -> None:
+    async def scenario(cancelled: Interruption) -> None:
+        bus = EventBus(dead_letter_queue=SlowDeadLetters())
+        is_broken = True
+        handled: list[int] = []
+
+        @bus.on(Cut, retry=None)
+        async def handler(event: Cut) -> None:
+            await asyncio.sleep(0)
+            if is_broken:
+                raise RuntimeError
+            handled.append(event.number)
+
+        async with bus:
+            await bus.publish(Cut("a", 1))
+            await bus.settled()
+            (letter,) = await bus.dead_letter_queue.list()
+            is_broken = False
+            await cancelled(bus.republish(letter))
+            with suppress(DeadLetterNotFoundError):  # where it was given back, and is done already
+                await bus.republish(letter)
+            await bus.settled()
+
+            assert handled == [1]
+            assert await bus.dead_letter_queue.count() == 0
+
+    assert await at_every_turn(scenario) > 1
 
 
 # Requests

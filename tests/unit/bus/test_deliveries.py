@@ -13,7 +13,7 @@ from avx_events import DeadLetterQueue, Discard, Event, EventBus, Reject, Retry,
 from avx_events.bus.dead_letters import DeadLetter
 from avx_events.bus.deliveries import Delivery
 from avx_events.bus.subscriber import Subscriber
-from avx_events.core.errors import DeliveryError
+from avx_events.core.errors import DeliveryError, HandlerWaitError
 from avx_events.testing import ManualClock
 from tests.waiting import until
 
@@ -225,6 +225,17 @@ async def test_a_block_inside_of_a_handler_of_another_bus_is_settled_for_itself(
     assert [letter.error for letter in await inner.dead_letter_queue.list()] == ["RuntimeError: of the block alone"]
     assert [letter.error for letter in await outer.dead_letter_queue.list()] == ["RuntimeError: of the handler alone"]
     assert inner.statistics().handled == 1
+
+
+async def test_a_block_cannot_wait_until_its_own_event_is_settled() -> None:
+    bus = a_bus()
+    subscriber = await bus.subscribe(Delivered)
+    await bus.publish(Delivered("a"))
+
+    async with asyncio.timeout(5), await anext(subscriber.deliveries()):
+        with pytest.raises(HandlerWaitError, match="settle"):
+            await bus.settled()
+    await bus.settled()
 
 
 # Several readers
