@@ -9,7 +9,6 @@ from avx_events.core.arguments import whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, InvalidArgumentError, StreamNotFoundError
 from avx_events.core.event import Event
-from avx_events.core.ids import IdBlock
 from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
 from avx_events.store.engines import engine_factory
@@ -17,12 +16,12 @@ from avx_events.store.memory import MemoryEngine
 from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecordTuple, RecordTuple, StoreEngine
 from avx_events.store.snapshot import Snapshots
 from avx_events.store.stored_event import (
+    Recorder,
     StoredEvent,
     Unknown,
     check_stream,
     is_envelope,
     microseconds_of,
-    record_of,
     stored_events,
 )
 from avx_events.store.subscription import StoreSubscription
@@ -63,10 +62,9 @@ class EventStore:
         """
         self._engine: StoreEngine = MemoryEngine(clock=clock) if engine is None else engine
         self._keep_unknown = _keeps(unknown)
-        self._max_bytes = _whole("max_event_bytes", max_event_bytes, least=1)
+        self._recorder = Recorder(clock=clock, max_bytes=_whole("max_event_bytes", max_event_bytes, least=1))
         self._snapshots = Snapshots(self._engine, every=_whole_or_none("snapshot_every", snapshot_every, least=1))
         self._clock = clock
-        self._ids = IdBlock()
         self._is_closed = False
 
     @classmethod
@@ -434,9 +432,8 @@ class EventStore:
             after = page[-1][2]
 
     def _records_of(self, events: object) -> list[NewRecordTuple]:
-        clock, ids, max_bytes = self._clock, self._ids, self._max_bytes
         several = _several(events)
-        records = [record_of(event, clock=clock, ids=ids, max_bytes=max_bytes) for event in several]
+        records = [*map(self._recorder.record_of, several)]
         if len(records) == 1:
             return records
         if not records:

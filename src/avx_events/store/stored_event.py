@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeGuard, TypeVar
 import msgspec
 
 from avx_events.core.clock import Clock
-from avx_events.core.codec import decode_data, encode_data, reason_of
+from avx_events.core.codec import decode_data, encode_data, encode_fields, reason_of
 from avx_events.core.errors import (
     AvxEventsError,
     DecodeError,
@@ -16,7 +16,17 @@ from avx_events.core.errors import (
     InvalidArgumentError,
     NotAnEventError,
 )
-from avx_events.core.event import Command, Event, EventSchema, Query, Request, UnknownEvent, class_for, schema_of
+from avx_events.core.event import (
+    Command,
+    Event,
+    EventSchema,
+    Query,
+    Request,
+    UnknownEvent,
+    class_for,
+    schema_of,
+    text_of,
+)
 from avx_events.core.ids import IdBlock
 from avx_events.core.metadata import EPOCH, NO_HEADERS, EventEnvelope, EventMetadata, Headers, current_message, stamp
 from avx_events.store.ports import NewRecordTuple, RecordTuple
@@ -39,7 +49,7 @@ _Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 class _Metadata(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What an engine keeps of the metadata beside the event's id and type, as a JSON array.
 
-    New fields go to the end, with a default: what is stored already does not have them.
+    What is at the end and None may be left out. New fields go to the end: what is stored already does not have them.
 
     Attributes:
         timestamp: When the event was made, in Unix microseconds.
@@ -53,11 +63,11 @@ class _Metadata(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     timestamp: _Integer
     aggregate_id: str
-    correlation_id: str | None
-    causation_id: str | None
-    user_id: str | None
-    headers: dict[str, str] | None
-    topic: str | None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    user_id: str | None = None
+    headers: dict[str, str] | None = None
+    topic: str | None = None
 
 
 _encode_metadata = msgspec.json.Encoder().encode
@@ -109,41 +119,57 @@ def microseconds_of(instant: datetime) -> int:
     return (instant - EPOCH) // _MICROSECOND
 
 
-def record_of(message: object, *, clock: Clock, ids: IdBlock, max_bytes: int) -> NewRecordTuple:
-    """Encode an event, stamped here, or an envelope, whose metadata stays.
+class Recorder:
+    """Makes records of what one store is to append, each event id new. For one thread."""
 
-    Raises:
-        NotAnEventError: It is neither, or a request, command or query.
-        EncodeError: A value does not fit its field's type, or JSON cannot carry it.
-        EventTooLargeError: Its data and metadata take more than ``max_bytes``.
-    """
-    if isinstance(message, Event):
-        record = _record_of_event(message, schema_of(message), clock, ids)
-    else:
-        record = _record_of_envelope(_envelope_of(message, clock))
-    _, event_type, _, packed, data = record
-    if len(data) + len(packed) > max_bytes:
-        raise EventTooLargeError(event_type, size_bytes=len(data) + len(packed), max_bytes=max_bytes)
-    return record
+    __slots__ = ("_clock", "_ids", "_max_bytes", "_time_ns")
 
+    def __init__(self, *, clock: Clock, max_bytes: int) -> None:
+        """Take the time from ``clock``; refuse records whose data and metadata take more than ``max_bytes``."""
+        self._clock = clock
+        self._time_ns = clock.time_ns
+        self._max_bytes = max_bytes
+        self._ids = IdBlock()
 
-def _record_of_event(message: object, schema: EventSchema, clock: Clock, ids: IdBlock) -> NewRecordTuple:
-    # What stamp() and _record_of_envelope() would do, without the envelope in between, which would cost as much again.
-    # That both give the same is tested.
-    data = encode_data(message)
-    now_ns = clock.time_ns()
-    outer = current_message.get()
-    fields = (
-        now_ns // 1000,
-        schema.aggregate_id(message),
-        None if outer is None else outer.correlation_id,
-        None if outer is None else outer.event_id,
-        None if outer is None else outer.user_id,
-        None,
-        None,
-    )
-    packed = _packed(schema.event_type, fields, is_ours=outer is None)
-    return ids.take(now_ns), schema.event_type, schema.revision, packed, data
+    def record_of(self, message: object) -> NewRecordTuple:
+        """Encode an event, stamped here, or an envelope, whose metadata stays.
+
+        Raises:
+            NotAnEventError: It is neither, or a request, command or query.
+            EncodeError: A value does not fit its field's type, or JSON cannot carry it.
+            EventTooLargeError: Its data and metadata take more than ``max_bytes``.
+        """
+        if isinstance(message, Event):
+            record = self._record_of_event(message)
+        else:
+            record = _record_of_envelope(_envelope_of(message, self._clock))
+        size_bytes = len(record[3]) + len(record[4])
+        if size_bytes > self._max_bytes:
+            raise EventTooLargeError(record[1], size_bytes=size_bytes, max_bytes=self._max_bytes)
+        return record
+
+    def _record_of_event(self, message: Event) -> NewRecordTuple:
+        # What stamp() and _record_of_envelope() would do, without the envelope in between and with few calls: a third
+        # of what an append costs the loop (bench/store_append.py). That both give the same is tested.
+        schema: EventSchema | None = type(message).__dict__.get("__avx_schema__")
+        if schema is None:
+            raise NotAnEventError(message)
+        data = encode_fields(message, schema)
+        event_type, key_of = schema.event_type, schema.key_of
+        key: Any = "" if key_of is None else key_of(message)
+        if type(key) is not str:
+            key = text_of(key)
+        ids, now_ns = self._ids, self._time_ns()
+        event_id = (next(ids.unused, None) if now_ns < ids.until_ns else None) or ids.take(now_ns)
+        outer = current_message.get()
+        if outer is not None:
+            fields = (now_ns // 1000, key, outer.correlation_id, outer.event_id, outer.user_id)
+            return event_id, event_type, schema.revision, _packed(event_type, fields), data
+        try:
+            packed = _encode_metadata((now_ns // 1000, key))
+        except UnicodeEncodeError as exc:  # of a method aggregate_id(); a field was looked at already
+            raise EncodeError(event_type, f"metadata: {reason_of(exc)}") from exc
+        return event_id, event_type, schema.revision, packed, data
 
 
 def _record_of_envelope(envelope: EventEnvelope[Any]) -> NewRecordTuple:
@@ -164,7 +190,7 @@ def _record_of_envelope(envelope: EventEnvelope[Any]) -> NewRecordTuple:
         None if envelope.topic == event_type else envelope.topic,
     )
     _check_id(event_type, event_id)
-    return event_id, event_type, described.revision, _packed(event_type, fields, is_ours=False), data
+    return event_id, event_type, described.revision, _packed(event_type, fields), data
 
 
 def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iterator[StoredEvent[Any]]:
@@ -244,11 +270,10 @@ def _is_no_event(message: object) -> bool:
     return isinstance(message, _NOT_STORED)
 
 
-def _packed(event_type: str, fields: tuple[object, ...], *, is_ours: bool) -> bytes:
+def _packed(event_type: str, fields: tuple[object, ...]) -> bytes:
     try:
         packed = _encode_metadata(fields)
-        if not is_ours:
-            _decode_metadata(packed)  # what others gave must read back, or the stream could not be read again
+        _decode_metadata(packed)  # what others gave must read back, or the stream could not be read again
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
         raise EncodeError(event_type, f"metadata: {reason_of(exc)}") from exc
     return packed

@@ -112,7 +112,8 @@ class LogWriter:
 
     def _insert(self, members: Sequence[Member], *, lookup: bool) -> list[Outcome]:
         self._load_heads(members)
-        heads, position, now_us = self._heads, self._position, self._clock.time_ns() // 1000
+        heads, position, recorded_us = self._heads, self._position, self._recorded_us
+        now_us = self._clock.time_ns() // 1000
         values: list[object] = []
         outcomes: list[Outcome] = []
         for stream, records, expected in members:
@@ -123,7 +124,7 @@ class LogWriter:
                 if verdict is not None:
                     outcomes.append(verdict)
                     continue
-            recorded_us = self._recorded_us = max(now_us, self._recorded_us + 1)
+            recorded_us = now_us if now_us > recorded_us else recorded_us + 1
             for event_id, event_type, revision, metadata, data in records:
                 position += 1
                 version += 1
@@ -131,7 +132,7 @@ class LogWriter:
             heads[stream] = version
             outcomes.append(AppendResult(version, position))
         self._flush(values)
-        self._position = position
+        self._position, self._recorded_us = position, recorded_us
         return outcomes
 
     def _load_heads(self, members: Sequence[Member]) -> None:
