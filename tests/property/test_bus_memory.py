@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import pytest
 
-from avx_events import DeadLetterQueue, Discard, EventBus, Reject, Retry, TopicBus, event
+from avx_events import DeadLetterQueue, Discard, EventBus, Reject, Request, Retry, TopicBus, event
+from avx_events.bus.request_reply import RequestReplyBus
 from avx_events.core.errors import AvxEventsError
 from avx_events.testing import ManualClock
 from tests.waiting import until
@@ -27,6 +28,14 @@ class Traced:
     """A plain dataclass: unlike a struct it can be referred to weakly."""
 
     key: str
+
+
+class Load:
+    """What a request or a reply carries, to be referred to weakly."""
+
+
+class TracedQuestion(Request[object], event_type="memory.question"):
+    load: object
 
 
 @pytest.fixture(autouse=True)
@@ -213,6 +222,44 @@ async def test_a_topic_bus_keeps_nothing_either() -> None:
     await subscriber.recv_many(2)
 
     assert [trace() for trace in traces] == [None, None]
+
+
+@pytest.mark.parametrize("outcome", ["replies", "is cancelled", "is late"])
+async def test_a_request_is_gone_when_it_is_answered_and_so_is_its_reply(outcome: str) -> None:
+    clock = ManualClock()
+    bus = RequestReplyBus(clock=clock)
+    traces: Traces = []
+    may_go = asyncio.Event()
+
+    def a_load() -> Load:
+        load = Load()
+        traces.append(weakref.ref(load))
+        return load
+
+    @bus.respond(TracedQuestion)
+    async def responder(request: TracedQuestion) -> object:
+        await may_go.wait()
+        return a_load()
+
+    async def ask() -> None:
+        with suppress(AvxEventsError):
+            await bus.request(TracedQuestion(a_load()))
+
+    async with asyncio.timeout(10), bus:
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(ask())
+            await until(lambda: bus.statistics().in_flight)
+            if outcome == "is cancelled":
+                asking.cancel()
+            if outcome == "is late":
+                clock.advance(6)
+                await until(asking.done)
+            may_go.set()
+        await until(lambda: not bus.statistics().in_flight)
+        del asking, tasks
+
+        assert len(traces) == 2
+        await are_gone(traces)
 
 
 BEFORE: Final = 2_000
