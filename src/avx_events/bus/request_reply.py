@@ -284,7 +284,10 @@ class RequestReplyBus:
         if type(reply) is Pending:
             reply = await self._wait(reply, timeout_s)
         if type(reply) is Failure:
-            raise reply.error
+            try:
+                raise reply.error
+            finally:
+                del reply  # the error's traceback holds this frame, which is not to hold the error
         answered: ReplyT = reply
         return answered
 
