@@ -22,7 +22,7 @@ from bench.workload import PlainUserCreated
 
 Row: TypeAlias = tuple[str, int, str, str, int, bytes, bytes]
 
-PAGE_EVENTS = 500
+PAGE_EVENTS = 1_000
 GROUP_EVENTS = 2_000
 
 # Rows in one statement: a step of SQLite gives up the GIL, and the thread must win it back from the loop.

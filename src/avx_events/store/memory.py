@@ -145,8 +145,8 @@ class MemoryEngine:
         position = len(self._log)
         recorded_us = self._recorded_us = max(self._clock.time_ns() // 1000, self._recorded_us + 1)
         added: list[RecordTuple] = [
-            (position + number, stream, version + number, recorded_us, event_id, event_type, revision, metadata, data)
-            for number, (event_id, event_type, revision, metadata, data) in enumerate(records, start=1)
+            (position + number, stream, version + number, recorded_us, event_id, event_type, metadata, data)
+            for number, (event_id, event_type, metadata, data) in enumerate(records, start=1)
         ]
         self._log += added
         self._streams.setdefault(stream, []).extend(added)

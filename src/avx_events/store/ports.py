@@ -8,7 +8,7 @@ import msgspec
 
 from avx_events.core.clock import Clock
 
-PAGE_EVENTS: Final = 500
+PAGE_EVENTS: Final = 1_000
 """Events in one page of a read, unless said otherwise. Larger pages are no faster, and hold the loop for longer."""
 
 ENTRY_POINT_GROUP: Final = "avx_events.stores"
@@ -33,19 +33,17 @@ class NewRecord(NamedTuple):
     Attributes:
         event_id: Unique in the whole store; not empty, no lone surrogate.
         event_type: The type's name.
-        revision: The revision of the data.
-        metadata: What else is known about it, as one JSON array; only the facade looks into it.
+        metadata: What else is known about it and its data, as one JSON array; only the facade looks into it.
         data: The event's fields as a JSON object.
     """
 
     event_id: str
     event_type: str
-    revision: int
     metadata: bytes
     data: bytes
 
 
-NewRecordTuple: TypeAlias = tuple[str, str, int, bytes, bytes]
+NewRecordTuple: TypeAlias = tuple[str, str, bytes, bytes]
 """The shape of a ``NewRecord``."""
 
 
@@ -59,7 +57,6 @@ class Record(NamedTuple):
         recorded_us: When it was recorded, in Unix microseconds.
         event_id: As it was appended, like the rest.
         event_type: The type's name.
-        revision: The revision of the data.
         metadata: A JSON array.
         data: A JSON object.
     """
@@ -70,12 +67,11 @@ class Record(NamedTuple):
     recorded_us: int
     event_id: str
     event_type: str
-    revision: int
     metadata: bytes
     data: bytes
 
 
-RecordTuple: TypeAlias = tuple[int, str, int, int, str, str, int, bytes, bytes]
+RecordTuple: TypeAlias = tuple[int, str, int, int, str, str, bytes, bytes]
 """The shape of a ``Record``."""
 
 

@@ -49,11 +49,13 @@ _Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 class _Metadata(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What an engine keeps of the metadata beside the event's id and type, as a JSON array.
 
-    What is at the end and None may be left out. New fields go to the end: what is stored already does not have them.
+    What is at the end and has its default may be left out. New fields go to the end: what is stored already lacks
+    them.
 
     Attributes:
         timestamp: When the event was made, in Unix microseconds.
         aggregate_id: Empty where it has none.
+        revision: The revision of the data.
         correlation_id: None where it is the event's own id.
         causation_id: None for the first of a chain.
         user_id: On whose behalf, if known.
@@ -63,6 +65,7 @@ class _Metadata(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     timestamp: _Integer
     aggregate_id: str
+    revision: int = 1
     correlation_id: str | None = None
     causation_id: str | None = None
     user_id: str | None = None
@@ -143,7 +146,7 @@ class Recorder:
             record = self._record_of_event(message)
         else:
             record = _record_of_envelope(_envelope_of(message, self._clock))
-        size_bytes = len(record[3]) + len(record[4])
+        size_bytes = len(record[2]) + len(record[3])
         if size_bytes > self._max_bytes:
             raise EventTooLargeError(record[1], size_bytes=size_bytes, max_bytes=self._max_bytes)
         return record
@@ -163,13 +166,13 @@ class Recorder:
         event_id = (next(ids.unused, None) if now_ns < ids.until_ns else None) or ids.take(now_ns)
         outer = current_message.get()
         if outer is not None:
-            fields = (now_ns // 1000, key, outer.correlation_id, outer.event_id, outer.user_id)
-            return event_id, event_type, schema.revision, _packed(event_type, fields), data
+            fields = (now_ns // 1000, key, schema.revision, outer.correlation_id, outer.event_id, outer.user_id)
+            return event_id, event_type, _packed(event_type, fields), data
         try:
-            packed = _encode_metadata((now_ns // 1000, key))
+            packed = _encode_metadata((now_ns // 1000, key, schema.revision))
         except UnicodeEncodeError as exc:  # of a method aggregate_id(); a field was looked at already
             raise EncodeError(event_type, f"metadata: {reason_of(exc)}") from exc
-        return event_id, event_type, schema.revision, packed, data
+        return event_id, event_type, packed, data
 
 
 def _record_of_envelope(envelope: EventEnvelope[Any]) -> NewRecordTuple:
@@ -183,6 +186,7 @@ def _record_of_envelope(envelope: EventEnvelope[Any]) -> NewRecordTuple:
     fields = (
         metadata.timestamp,
         metadata.aggregate_id,
+        described.revision,
         None if metadata.correlation_id == event_id else metadata.correlation_id,
         metadata.causation_id,
         metadata.user_id,
@@ -190,7 +194,7 @@ def _record_of_envelope(envelope: EventEnvelope[Any]) -> NewRecordTuple:
         None if envelope.topic == event_type else envelope.topic,
     )
     _check_id(event_type, event_id)
-    return event_id, event_type, described.revision, _packed(event_type, fields), data
+    return event_id, event_type, _packed(event_type, fields), data
 
 
 def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iterator[StoredEvent[Any]]:
@@ -206,15 +210,15 @@ def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iter
     """
     readers: dict[str, _Reader] = {}
     for record in records:
-        position, stream, version, recorded_us, event_id, event_type, revision, packed, data = record
+        position, stream, version, recorded_us, event_id, event_type, packed, data = record
         reader = readers.get(event_type)
         try:
-            if reader is None or reader[0] != revision:
-                event = decode_data(event_type, data, revision=revision, keep_unknown=keep_unknown)
+            kept = _decode_metadata(packed)
+            if reader is None or reader[0] != kept.revision:
+                event = decode_data(event_type, data, revision=kept.revision, keep_unknown=keep_unknown)
                 _remember(readers, event_type)
             else:
                 event = reader[1](data)
-            kept = _decode_metadata(packed)
         except MemoryError:
             raise
         except Exception as exc:  # what validators and upcasters raise cannot be listed

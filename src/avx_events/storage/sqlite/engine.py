@@ -25,9 +25,7 @@ from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRec
 
 ResultT = TypeVar("ResultT")
 
-_READ: Final = (
-    "SELECT position, stream, version, recorded_at, event_id, event_type, revision, metadata, data FROM avx_events"
-)
+_READ: Final = "SELECT position, stream, version, recorded_at, event_id, event_type, metadata, data FROM avx_events"
 _READ_STREAM: Final = f"{_READ} WHERE stream = ? AND version > ? AND version <= ?"
 _PAGE_OF_STREAM: Final = f"{_READ_STREAM} ORDER BY version LIMIT ?"
 _PAGE_OF_STREAM_UNTIL: Final = f"{_READ_STREAM} AND recorded_at <= ? ORDER BY version LIMIT ?"

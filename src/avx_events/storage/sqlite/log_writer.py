@@ -19,10 +19,9 @@ Outcome: TypeAlias = AppendResult | BaseException
 # Rows in one statement. Every step of SQLite gives the GIL away and must win it back, so few large ones are faster.
 _CHUNK_ROWS: Final = (256, 64, 16, 4, 1)
 _INSERT: Final = (
-    "INSERT INTO avx_events (position, stream, version, recorded_at, event_id, event_type, revision, metadata, data)"
-    " VALUES "
+    "INSERT INTO avx_events (position, stream, version, recorded_at, event_id, event_type, metadata, data) VALUES "
 )
-_COLUMNS: Final = 9
+_COLUMNS: Final = 8
 _ROW: Final = f"({','.join('?' * _COLUMNS)})"
 _INSERTS: Final = {rows: _INSERT + ",".join([_ROW] * rows) for rows in _CHUNK_ROWS}
 _LOOKUP_IDS: Final = 256
@@ -125,10 +124,10 @@ class LogWriter:
                     outcomes.append(verdict)
                     continue
             recorded_us = now_us if now_us > recorded_us else recorded_us + 1
-            for event_id, event_type, revision, metadata, data in records:
+            for event_id, event_type, metadata, data in records:
                 position += 1
                 version += 1
-                values += (position, stream, version, recorded_us, event_id, event_type, revision, metadata, data)
+                values += (position, stream, version, recorded_us, event_id, event_type, metadata, data)
             heads[stream] = version
             outcomes.append(AppendResult(version, position))
         self._flush(values)

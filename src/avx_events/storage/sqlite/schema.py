@@ -25,7 +25,6 @@ MIGRATIONS: Final[Sequence[Migration]] = (
             recorded_at INTEGER NOT NULL,
             event_id TEXT NOT NULL,
             event_type TEXT NOT NULL,
-            revision INTEGER NOT NULL,
             metadata BLOB NOT NULL,
             data BLOB NOT NULL
         )
@@ -49,8 +48,7 @@ MIGRATIONS: Final[Sequence[Migration]] = (
 
 # What must be there, whatever avx_schema says.
 _PROBE_EVENTS: Final = (
-    "SELECT position, stream, version, recorded_at, event_id, event_type, revision, metadata, data"
-    " FROM avx_events LIMIT 0"
+    "SELECT position, stream, version, recorded_at, event_id, event_type, metadata, data FROM avx_events LIMIT 0"
 )
 _PROBE_SNAPSHOTS: Final = "SELECT stream, kind, fingerprint, version, recorded_at, state FROM avx_snapshots LIMIT 0"
 
