@@ -224,7 +224,7 @@ async def test_a_topic_bus_keeps_nothing_either() -> None:
     assert [trace() for trace in traces] == [None, None]
 
 
-@pytest.mark.parametrize("outcome", ["replies", "is cancelled", "is late"])
+@pytest.mark.parametrize("outcome", ["replies", "fails", "is cancelled", "is late"])
 async def test_a_request_is_gone_when_it_is_answered_and_so_is_its_reply(outcome: str) -> None:
     clock = ManualClock()
     bus = RequestReplyBus(clock=clock)
@@ -239,6 +239,8 @@ async def test_a_request_is_gone_when_it_is_answered_and_so_is_its_reply(outcome
     @bus.respond(TracedQuestion)
     async def responder(request: TracedQuestion) -> object:
         await may_go.wait()
+        if outcome == "fails":
+            raise RuntimeError(a_load())
         return a_load()
 
     async def ask() -> None:
