@@ -300,7 +300,12 @@ class HandlerRunner:
                     await subscription.wait()
         except asyncio.CancelledError:
             if not (self._is_stopping or worker.is_abandoned):
-                self._on_lost(RuntimeError(f"a worker of {self.dispatcher.name} was cancelled from outside"))
+                self._on_lost(
+                    RuntimeError(
+                        f"a worker of {self.dispatcher.name} was cancelled: the event loop ended before the bus was "
+                        f"closed, or a handler cancelled its own task"
+                    )
+                )
             raise
 
     def _is_over(self, worker: Worker) -> bool:

@@ -472,3 +472,54 @@ async def test_a_dead_letter_that_its_queue_does_not_take_keeps_the_event_in_lin
         assert await handled(await anext(subscriber.deliveries())) == 2
 
     assert subscriber.statistics().dead_lettered == await bus.dead_letter_queue.count() == 1
+
+
+async def test_a_delivery_says_which_attempt_its_block_was() -> None:
+    bus = a_bus()
+    subscriber = await bus.subscribe(Delivered)
+    await bus.publish(Delivered("a"))
+    delivery = await anext(subscriber.deliveries())
+
+    before = delivery.attempt
+    async with delivery:
+        inside = delivery.attempt
+
+    assert (before, inside, delivery.attempt) == (1, 1, 1)
+
+
+async def test_settled_waits_for_a_dead_letter_that_a_reader_carries_to_a_slow_queue() -> None:
+    clock, may_add = ManualClock(), asyncio.Event()
+
+    class FailingThenSlow(DeadLetterQueue):
+        calls = 0
+
+        async def add(self, letter: DeadLetter) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                raise OSError
+            await may_add.wait()
+            await super().add(letter)
+
+    queue = FailingThenSlow()
+    bus = EventBus(dead_letter_queue=queue, clock=clock)
+    subscriber = await bus.subscribe(Delivered, retry=None)
+
+    async def read() -> None:
+        async for delivery in subscriber.deliveries():
+            async with delivery:
+                raise RuntimeError
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        reader = tasks.create_task(read())
+        await bus.publish(Delivered("a"))
+        await clock.planned()
+        clock.advance(1)
+        await until(lambda: queue.calls == 2)
+        settled = tasks.create_task(bus.settled())
+        await asyncio.sleep(0)
+        assert not settled.done()
+        may_add.set()
+        await settled
+        reader.cancel()
+
+    assert await queue.count() == 1

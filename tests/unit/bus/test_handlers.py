@@ -695,3 +695,19 @@ async def test_what_a_thread_publishes_while_the_bus_stops_is_refused() -> None:
 
     assert len(refusals) == 1
     assert await subscriber.recv() is None
+
+
+async def test_a_handler_that_moves_the_clock_past_its_own_deadline_is_done_when_it_returns() -> None:
+    clock = ManualClock()
+    bus = a_bus(clock)
+
+    @bus.on(Handled, timeout_s=1, retry=None)
+    async def handler(event: Handled) -> None:
+        clock.advance(1.5)
+
+    async with bus:
+        for _ in range(2):
+            await bus.publish(Handled("a"))
+            await bus.settled()
+
+    assert bus.statistics().handled == 2

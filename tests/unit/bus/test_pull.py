@@ -270,3 +270,13 @@ async def test_a_closed_bus_refuses_everything_and_closes_twice() -> None:
         await bus.subscribe(Pulled)
     with pytest.raises(ClosedError):
         await bus.start()
+
+
+async def test_a_subscriber_without_a_name_gets_one_that_is_free() -> None:
+    bus = EventBus()
+    await bus.subscribe(Pulled, name="subscriber-1")
+
+    names = {(await bus.subscribe(Pulled)).name, (await bus.subscribe(Pulled)).name}
+
+    assert len(names) == 2
+    assert "subscriber-1" not in names

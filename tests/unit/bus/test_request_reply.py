@@ -490,3 +490,44 @@ async def test_options_outside_their_range_are_refused() -> None:
         for timeout_s in (0, -1, float("nan"), float("inf")):
             with pytest.raises(InvalidArgumentError, match="timeout_s"):
                 await bus.request(Question("1"), timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(
+    "error", [GeneratorExit, KeyboardInterrupt, SystemExit, StopIteration, StopAsyncIteration, asyncio.CancelledError]
+)
+@pytest.mark.parametrize("waits", [False, True])
+async def test_whatever_a_responder_raises_reaches_its_requester_and_nobody_else(
+    error: type[BaseException], waits: bool
+) -> None:
+    bus = RequestReplyBus()
+
+    @bus.respond(Question)
+    async def answer(request: Question) -> Answer:
+        if waits:
+            await asyncio.sleep(0)
+        if request.key == "bad":
+            raise error
+        return Answer("good")
+
+    async with asyncio.timeout(5), bus:
+        with pytest.raises(RemoteError):
+            await bus.request(Question("bad"), timeout_s=1)
+        assert await bus.request(Question("good")) == Answer("good")
+
+
+async def test_a_responder_that_cancels_itself_is_answered_for() -> None:
+    bus = RequestReplyBus()
+
+    @bus.respond(Question)
+    async def answer(request: Question) -> Answer:
+        task = asyncio.current_task()
+        if request.key == "bad" and task is not None:
+            task.cancel()
+            await asyncio.sleep(0)
+        return Answer("good")
+
+    async with asyncio.timeout(5), bus:
+        with pytest.raises((RemoteError, StoppedError)):
+            await bus.request(Question("bad"), timeout_s=1)
+        assert await bus.request(Question("good")) == Answer("good")
+        assert bus.statistics().in_flight == 0
