@@ -395,9 +395,13 @@ class EventStore:
         return {**self._engine.statistics(), **counts}
 
     async def close(self) -> None:
-        """Finish the appends that were accepted, end subscriptions, close the database. Harmless when repeated."""
-        self._is_closed = True
+        """Finish the appends that were accepted, end subscriptions, close the database. Harmless when repeated.
+
+        Raises:
+            WrongLoopError: The loop that it belongs to still runs, and is another one; nothing was closed.
+        """
         await self._engine.close()
+        self._is_closed = True
 
     async def _load(
         self, aggregate: type[AggregateT], stream: str, *, until_version: int | None, as_of: datetime | None

@@ -138,6 +138,8 @@ class MemoryEngine:
 
     async def close(self) -> None:
         """Refuse what comes later, end all waits."""
+        if self._loop is not None and self._loop.is_running() and asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError("the event store", "close")
         self._is_closed = True
         self._signal.close()
 

@@ -276,7 +276,11 @@ class StoreEngine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish the appends that were accepted, refuse what comes later, end all waits. Harmless when repeated."""
+        """Finish the appends that were accepted, refuse what comes later, end all waits. Harmless when repeated.
+
+        Raises:
+            WrongLoopError: The loop that it belongs to still runs, and is another one; nothing was closed.
+        """
         ...
 
 

@@ -1,19 +1,21 @@
 """The engine: appends through the one writer, reads through connections of their own."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, WrongLoopError
+from avx_events.core.errors import ClosedError, StoreSchemaError, WrongLoopError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
-from avx_events.storage.sqlite.location import Location, parse
+from avx_events.storage.sqlite.location import Location, OpenFile, parse
 from avx_events.storage.sqlite.log_writer import LogWriter
 from avx_events.storage.sqlite.readers import Readers
 from avx_events.storage.sqlite.schema import is_prepared, prepare
@@ -46,6 +48,8 @@ _CACHE_KIB: Final = 16_384
 # copied from the write-ahead log into the file a quarter as often.
 _CHECKPOINT_PAGES: Final = 4_000
 _WAL_RETRY_S: Final = 0.01
+_POSITION_OF_RECORD: Final = 0
+_VERSION_OF_RECORD: Final = 2
 
 
 async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteEngine":
@@ -62,11 +66,40 @@ async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteEngine":
         StoreUnavailableError: It cannot be opened now: locked, not permitted, disk full.
     """
     location = parse(url)
+    opening = _Opening(location, url)
     try:
-        connection = await asyncio.to_thread(_open_for_writing, location, url)
-    except sqlite3.Error as exc:
+        connection = await asyncio.to_thread(opening.run)
+    except (sqlite3.Error, UnicodeDecodeError) as exc:
         raise store_error(exc, url) from exc
+    except asyncio.CancelledError:
+        opening.give_up()
+        raise
     return SqliteEngine(connection, location, url, clock=clock)
+
+
+class _Opening:
+    """A connection on its way from the thread that opens it, closed where nobody waits for it any more."""
+
+    def __init__(self, location: Location, url: str) -> None:
+        self._location = location
+        self._url = url
+        self._lock = threading.Lock()
+        self._opened: sqlite3.Connection | None = None
+        self._is_given_up = False
+
+    def run(self) -> sqlite3.Connection:
+        connection = _open_for_writing(self._location, self._url)
+        with self._lock:
+            self._opened = connection
+            if self._is_given_up:
+                connection.close()
+        return connection
+
+    def give_up(self) -> None:
+        with self._lock:
+            self._is_given_up = True
+            if self._opened is not None:
+                self._opened.close()
 
 
 def _open_for_writing(location: Location, url: str) -> sqlite3.Connection:
@@ -124,7 +157,7 @@ class SqliteEngine:
         self._thread_id = threading.get_ident()
         self._url = url
         self._signal = AppendSignal(poll_s=None if location.path is None else location.poll_s)
-        self._log = LogWriter(connection, url, clock=clock)
+        self._log = LogWriter(connection, url, clock=clock, is_in_place=OpenFile(location).is_in_place)
         writer = InlineWriter if location.writer == "inline" else ThreadWriter
         self._writer: Writer = writer(connection, self._log, announce=self._signal.announce)
         # A database in memory belongs to its connection: others would see another one.
@@ -132,6 +165,8 @@ class SqliteEngine:
         self._turn = asyncio.Lock()
         self._brief = BriefStatements()
         self._is_closed = False
+        self._is_forked = False
+        _engines.add(self)
 
     def append(
         self, stream: str, records: Sequence[NewRecordTuple], *, expected_version: int | None = None
@@ -155,12 +190,17 @@ class SqliteEngine:
         """Return a page of ``stream``; see ``StoreEngine.read_stream``."""
         last = _GREATEST_VERSION if until_version is None else until_version
         if until_us is None:
-            return await self._fetch(_PAGE_OF_STREAM, stream, after, last, limit)
-        return await self._fetch(_PAGE_OF_STREAM_UNTIL, stream, after, last, until_us, limit)
+            page = await self._fetch(_PAGE_OF_STREAM, stream, after, last, limit)
+        else:
+            page = await self._fetch(_PAGE_OF_STREAM_UNTIL, stream, after, last, until_us, limit)
+        self._check_order(after, page, place=_VERSION_OF_RECORD)
+        return page
 
     async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
         """Return a page of the log; see ``StoreEngine.read_all``."""
-        return await self._fetch(_PAGE_OF_LOG, after, limit)
+        page = await self._fetch(_PAGE_OF_LOG, after, limit)
+        self._check_order(after, page, place=_POSITION_OF_RECORD)
+        return page
 
     async def version_of(self, stream: str) -> int:
         """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
@@ -221,6 +261,8 @@ class SqliteEngine:
 
     async def close(self) -> None:
         """Write what waits, undo a transaction that is open, close all connections. Harmless when repeated."""
+        if self._is_forked or (self._loop.is_running() and asyncio.get_running_loop() is not self._loop):
+            raise WrongLoopError("the event store", "close")
         self._is_closed = True
         self._signal.close()
         undo(self._writer)
@@ -249,6 +291,11 @@ class SqliteEngine:
 
         return await self._read(read)
 
+    def _check_order(self, after: int, page: Sequence[RecordTuple], *, place: int) -> None:
+        # In pages that repeat, as those of a damaged file may, a reader would go round for ever.
+        if page and page[-1][place] < after + len(page):  # type: ignore[operator]
+            raise StoreSchemaError(self._url, "its log goes back instead of on; the file is damaged")
+
     async def _read(self, read: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         self._check("read")
         return await (self._run(read) if self._readers is None else self._readers.run(read))
@@ -256,17 +303,34 @@ class SqliteEngine:
     async def _run(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         try:
             return await self._writer.run(work)
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, UnicodeDecodeError) as exc:
             raise store_error(exc, self._url) from exc
 
     def _check(self, action: str) -> None:
         if self._is_closed:
             raise ClosedError("the event store", action)
         # What asyncio.get_running_loop() would tell, without its system call: a thread runs one loop at a time.
-        if threading.get_ident() != self._thread_id or not self._loop.is_running():
+        if threading.get_ident() != self._thread_id or not self._loop.is_running() or self._is_forked:
             raise WrongLoopError("the event store", action)
+
+    def leave_to_parent(self) -> None:
+        """Refuse everything: this process is a fork of the one that opened the store, and has none of its threads."""
+        self._is_forked = True
 
 
 def _number(connection: sqlite3.Connection, sql: str, *params: str) -> int:
     number: int = connection.execute(sql, params).fetchone()[0]
     return number
+
+
+# SQLite forbids to carry a connection over a fork.
+_engines: "weakref.WeakSet[SqliteEngine]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for engine in _engines:
+        engine.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

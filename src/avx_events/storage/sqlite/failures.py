@@ -1,7 +1,7 @@
 """What SQLite's errors mean to the caller of the store."""
 
 import sqlite3
-from typing import Final
+from typing import Final, TypeAlias
 
 from avx_events.core.errors import StatementError, StoreSchemaError, StoreUnavailableError
 
@@ -28,6 +28,10 @@ _AWAY: Final = frozenset(
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 
+Failure: TypeAlias = sqlite3.Error | UnicodeDecodeError
+"""What SQLite's Python module raises; the second where a damaged schema gives it names that are no text."""
+
+
 def is_about_one_member(exc: sqlite3.Error) -> bool:
     """Return whether a smaller append might succeed where a group of appends failed of ``exc``."""
     return _code(exc) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CONSTRAINT}
@@ -38,7 +42,7 @@ def is_refused_write(exc: sqlite3.Error) -> bool:
     return getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY  # a file that is read-only has more bits
 
 
-def store_error(exc: sqlite3.Error, url: str) -> StoreUnavailableError | StoreSchemaError:
+def store_error(exc: Failure, url: str) -> StoreUnavailableError | StoreSchemaError:
     """Return the error of the store at ``url`` that stands for ``exc``."""
     if _code(exc) in _AWAY:
         return StoreUnavailableError(url, f"{exc}")
@@ -55,7 +59,7 @@ def statement_error(
     return StatementError(sql, f"{exc}")
 
 
-def _code(exc: sqlite3.Error) -> int:
+def _code(exc: Failure) -> int:
     # Errors of the Python module itself, as a wrong number of parameters, have no code.
     code: int = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     return code & _PRIMARY

@@ -1,5 +1,6 @@
 """Where a store is and how it is opened: a ``sqlite://`` URL, read."""
 
+import os
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote
@@ -31,6 +32,26 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
     writer: WriterChoice = "auto"
     busy_timeout_s: float = 5.0
     poll_s: float = 0.1
+
+
+class OpenFile:
+    """The file of a store as it was when it was opened."""
+
+    def __init__(self, location: Location) -> None:
+        """Remember which file is at ``location``."""
+        self._path = location.path
+        self._identity = self._now()
+
+    def is_in_place(self) -> bool:
+        """Return whether it is still the same; what is written to one that is not would be gone with its last user."""
+        return self._now() == self._identity
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            status = None if self._path is None else os.stat(self._path)  # noqa: PTH116 - twice as fast, at every append
+        except OSError:
+            return None
+        return None if status is None else (status.st_dev, status.st_ino)
 
 
 def parse(url: str) -> Location:

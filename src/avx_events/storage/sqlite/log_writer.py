@@ -1,14 +1,17 @@
 """Writes groups of appends into the log, each group in one transaction. It blocks: a writer runs it."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from avx_events.core.clock import Clock
+from avx_events.core.errors import StoreUnavailableError
 from avx_events.storage.sqlite.failures import is_about_one_member, store_error
 from avx_events.store.ports import AppendResult, NewRecordTuple
 from avx_events.store.repeats import Place, judge
+
+IterableT = TypeVar("IterableT", bound=Iterable[object])
 
 Member: TypeAlias = tuple[str, Sequence[NewRecordTuple], int | None]
 """One append of a group: its stream, its records, and the version it expects."""
@@ -25,6 +28,7 @@ _COLUMNS: Final = 8
 _ROW: Final = f"({','.join('?' * _COLUMNS)})"
 _INSERTS: Final = {rows: _INSERT + ",".join([_ROW] * rows) for rows in _CHUNK_ROWS}
 _LOOKUP_IDS: Final = 256
+_MOVED: Final = "its file was removed, or another put in its place, since it was opened"
 _MOST_HEADS: Final = 100_000
 
 
@@ -34,9 +38,19 @@ class LogWriter:
     What it knows of the log is kept from one group to the next, and read anew when another process wrote.
     """
 
-    def __init__(self, connection: sqlite3.Connection, url: str, *, clock: Clock) -> None:
-        """Write to ``connection``, which nobody else begins transactions on meanwhile."""
+    def __init__(
+        self, connection: sqlite3.Connection, url: str, *, clock: Clock, is_in_place: Callable[[], bool]
+    ) -> None:
+        """Write to ``connection``, which nobody else begins transactions on meanwhile.
+
+        Args:
+            connection: It is prepared.
+            url: The store's.
+            clock: Gives the instants.
+            is_in_place: Tells whether the file that was opened is still the one at its path.
+        """
         self._connection = connection
+        self._is_in_place = is_in_place
         self._execute = connection.execute
         self._url = url
         self._clock = clock
@@ -53,6 +67,8 @@ class LogWriter:
 
         A member that cannot be appended does not keep the others from it.
         """
+        if not self._is_in_place():
+            return [StoreUnavailableError(self._url, _MOVED) for _ in members]
         try:
             return self._write_single(members) or self._write_group(members, lookup=False)
         except sqlite3.IntegrityError:  # an id that is there already
@@ -104,7 +120,7 @@ class LogWriter:
             last = self._execute(
                 "SELECT position, recorded_at FROM avx_events ORDER BY position DESC LIMIT 1"
             ).fetchone()
-            self._position, self._recorded_us = last or (0, 0)
+            self._position, self._recorded_us = _numbers(last or (0, 0))
             self._seen = seen
         elif len(self._heads) > _MOST_HEADS:
             self._heads.clear()
@@ -139,10 +155,12 @@ class LogWriter:
         missing = list({member[0] for member in members if member[0] not in heads})
         for start in range(0, len(missing), _LOOKUP_IDS):
             some = missing[start : start + _LOOKUP_IDS]
-            heads.update(dict.fromkeys(some, 0))
             marks = ",".join("?" * len(some))
             sql = f"SELECT stream, max(version) FROM avx_events WHERE stream IN ({marks}) GROUP BY stream"  # noqa: S608
-            heads.update(self._execute(sql, some))
+            found = dict(self._execute(sql, some))
+            _numbers(found.values())
+            heads.update(dict.fromkeys(some, 0))
+            heads.update(found)
 
     def _find(self, records: Sequence[NewRecordTuple]) -> dict[str, Place]:
         found: dict[str, Place] = {}
@@ -171,3 +189,10 @@ class LogWriter:
         if self._connection.in_transaction:  # some errors undo it themselves
             with suppress(sqlite3.Error):
                 self._execute("ROLLBACK")
+
+
+def _numbers(found: IterableT) -> IterableT:
+    if not all(isinstance(number, int) for number in found):
+        problem = "a row of its log has no version, position or time; the file is damaged"
+        raise sqlite3.DatabaseError(problem)
+    return found

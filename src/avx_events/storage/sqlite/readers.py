@@ -41,7 +41,7 @@ class Readers:
         is_over = threading.Event()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, read, is_over)
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, UnicodeDecodeError) as exc:
             raise store_error(exc, self._url) from exc
         except asyncio.CancelledError:
             is_over.set()

@@ -28,6 +28,8 @@ Announce: TypeAlias = Callable[[int], None]
 # Appends in one commit. More are no faster, and the first of them would wait for the last.
 _MOST_MEMBERS: Final = 2_000
 _MOST_RECORDS: Final = 10_000
+# How often a thread that has nothing to do looks whether its loop is still there, in seconds.
+_LONGEST_SLEEP_S: Final = 1.0
 
 
 class Writer(Protocol):
@@ -185,7 +187,11 @@ class ThreadWriter:
         if self._work or (self._appends and not self._is_held) or self._is_done():
             self._is_asleep = False
             return
-        self._wakeups.get()
+        try:
+            self._wakeups.get(timeout=_LONGEST_SLEEP_S)
+        except queue.Empty:
+            if self._loop.is_closed():  # nobody will close the store
+                self._is_closing, self._is_held = True, False
 
     def _do_work(self) -> None:
         work, done = self._work.popleft()
