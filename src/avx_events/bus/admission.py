@@ -78,6 +78,11 @@ class Admission:
         self._tickets: set[Ticket] = set()
         self.admitted = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many publishers wait for room."""
+        return len(self._tickets)
+
     def offer(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
         """Deliver now.
 
@@ -94,10 +99,11 @@ class Admission:
         """Deliver now, over capacity where others would have to wait: what a handler publishes on its own bus.
 
         Raises:
-            SubscriptionFullError: One with ``overflow="raise"`` is full; nobody got anything.
+            SubscriptionFullError: One with ``overflow="raise"`` is full; of several, those before stay delivered.
         """
-        _refuse_if_full(subscriptions, len(envelopes))
-        self._push(subscriptions, envelopes)
+        fitting = _refusable(subscriptions, len(envelopes))
+        self._push(subscriptions, envelopes[:fitting])
+        _refuse_if_full(subscriptions, len(envelopes) - fitting)
 
     def take_ticket(self, subscriptions: Sequence[Subscription]) -> Ticket:
         """Return a place behind those who wait already; give it to ``deliver``."""

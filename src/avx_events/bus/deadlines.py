@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     import asyncio
 
 TICK_S: Final = 0.01
-"""How coarse deadlines are, in seconds: a wait ends at its deadline or up to a tick later, never before."""
+"""How coarse deadlines are, in seconds: a wait ends at its deadline or up to a tick later, never before. Long waits
+have longer ticks, a 512th of themselves, so that waits that ended in time leave few timers behind."""
+
+_LONGEST_S: Final = 1e9  # a float has no use for more
 
 
 class Deadlines:
@@ -32,7 +35,9 @@ class Deadlines:
     def add(self, future: "asyncio.Future[object]", timeout_s: float) -> int:
         """Watch ``future`` for ``timeout_s`` seconds; the number returned is for ``discard``."""
         now_s = self._clock.monotonic()
-        tick = math.ceil((now_s + timeout_s) / TICK_S)
+        timeout_s = min(timeout_s, _LONGEST_S)
+        ticks = max(int(timeout_s / TICK_S) >> 9, 1)
+        tick = math.ceil((now_s + timeout_s) / TICK_S / ticks) * ticks
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = set()

@@ -224,8 +224,15 @@ class Dispatcher:
 
     async def stop(self, left: Iterable[Work | AnyEnvelope]) -> None:
         """Make dead letters of what is not done, and will not be; log those that the queue does not take in time."""
-        for item in left:
-            await self._stop_one(item if isinstance(item, Work) else Work(item))
+        works = [item if isinstance(item, Work) else Work(item) for item in left]
+        for number, work in enumerate(works):
+            try:
+                await self._stop_one(work)
+            except asyncio.CancelledError:  # the loop ends, and nothing can be waited for any more
+                for lost in works[number:]:
+                    if lost.letter is None:
+                        _log_letter(self._burial_of(lost), "the event loop ended")
+                raise
 
     def leave_lane(self, work: Work) -> None:
         """Let the next of the same key run."""
@@ -233,10 +240,15 @@ class Dispatcher:
         if key is None:
             return
         lane = self.lanes.pop(key, None)
-        if lane:
-            self.lanes[key] = lane
-            self.ready.append(lane.popleft())  # it stays held
+        if not lane:
+            return
+        self.lanes[key] = lane
+        following = lane.popleft()  # it stays held
+        if following.pause_s is None:
+            self.ready.append(following)
             self.subscription.wake()
+        else:
+            self._wait_for_retry(following, following.pause_s)
 
     def is_empty(self) -> bool:
         """Tell whether nothing waits here."""
@@ -270,7 +282,7 @@ class Dispatcher:
         """Return whether ``work`` may run; otherwise it waits behind another of its key."""
         try:
             key = work.key = self.key_of(work.envelope)
-        except Exception as exc:  # noqa: BLE001 - the key is a part of the handler: its attempts fail of it
+        except BaseException as exc:  # noqa: BLE001 - the key is a part of the handler: its attempts fail of it
             work.key_error = exc
             return True
         if key is None:
@@ -287,9 +299,14 @@ class Dispatcher:
 
     def _park(self, work: Work, delay_s: float) -> None:
         # A single worker takes keys only when something waits, so the key may be anybody's, or nobody's yet.
+        work.pause_s = delay_s
         if work.key is not None or work.key_error is not None or self._enter_lane(work):
             self.subscription.hold(1)
-            self.parked[work] = self._clock.call_later(delay_s, lambda: self._due(work))
+            self._wait_for_retry(work, delay_s)
+
+    def _wait_for_retry(self, work: Work, delay_s: float) -> None:
+        work.pause_s = None
+        self.parked[work] = self._clock.call_later(delay_s, lambda: self._due(work))
 
     def _due(self, work: Work) -> None:
         if self.parked.pop(work, None) is not None:
@@ -312,13 +329,16 @@ class Dispatcher:
             if problem is not None:
                 log.error("dead letter %s may not be redriven again: %s", letter.id, problem)
             return
-        if work.burial is None:
-            work.burial = self._letter(work, StoppedError(self.name), "stopped")
-        burial = work.burial
+        burial = self._burial_of(work)
         problem = await self._finally(lambda queue: queue.add(burial))
         if problem is not None:
             _log_letter(burial, problem)
         self.dead_lettered += 1
+
+    def _burial_of(self, work: Work) -> DeadLetter:
+        if work.burial is None:
+            work.burial = self._letter(work, StoppedError(self.name), "stopped")
+        return work.burial
 
     async def _finally(self, action: Callable[[DeadLetterQueue], Awaitable[None]]) -> str | None:
         """Return why the queue did not do ``action``, or None. Nobody will try again: the log is the last place."""

@@ -7,6 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, finalize
 
+import msgspec
+
 from avx_events.bus.admission import Admission
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.dispatcher import Dispatcher, KeyFunction
@@ -108,7 +110,7 @@ class Engine:
             raise InvalidArgumentError("handler", function, expected="a function")
         most = whole("concurrency", concurrency, least=1)
         dispatcher = self._new_dispatcher(
-            name or describe(function), retry=retry, key=key, capacity=capacity, overflow=overflow
+            describe(function) if name is None else name, retry=retry, key=key, capacity=capacity, overflow=overflow
         )
         if timeout_s is not None:
             seconds("timeout_s", timeout_s)
@@ -235,13 +237,13 @@ class Engine:
         if self.dead_letters is None:
             raise NoDeadLetterQueueError(self.life.name)
         current = await self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
-        dispatcher = self._dispatcher_of(current.handler)
+        self._dispatcher_of(current.handler)
         if current.envelope is None:
             raise InvalidArgumentError("letter", current.id, expected="one with an envelope, this one is undecodable")
         # A task of its own: cancelled while the claim comes back, nobody would know whose it is.
         outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        claiming = self._claim(self.dead_letters, dispatcher, current.id, outcome)
-        task = self.life.tasks.spawn(claiming, name=f"avx-events {self.life.name}: redrive")
+        claiming = self._claim(self.dead_letters, current, outcome)
+        task = self.life.errands.spawn(claiming, name=f"avx-events {self.life.name}: redrive")
         task.add_done_callback(lambda _: _refuse(outcome, self.life.name, "redrive"))
         return await outcome
 
@@ -253,7 +255,9 @@ class Engine:
         for name, subscriber in self._subscribers.items():
             consumers[name] = subscriber.statistics()
         leaving = [lasting(deliveries.statistics()) for deliveries in self._leaving]
-        return total(in_line + self._admission.admitted, [self._ended, *leaving], consumers)
+        sums = total(in_line + self._admission.admitted, [self._ended, *leaving], consumers)
+        # One publisher may stand at several gates.
+        return msgspec.structs.replace(sums, waiting_publishers=self._admission.waiting)
 
     def _look_idle(self) -> None:
         for deliveries in [deliveries for deliveries in self._leaving if deliveries.is_done]:
@@ -286,22 +290,26 @@ class Engine:
             clock=self.life.clock,
         )
 
-    async def _claim(
-        self, queue: DeadLetterQueue, dispatcher: Dispatcher, letter_id: str, outcome: "asyncio.Future[bool]"
-    ) -> None:
+    async def _claim(self, queue: DeadLetterQueue, letter: DeadLetter, outcome: "asyncio.Future[bool]") -> None:
         try:
-            claimed = await queue.claim(letter_id)
-            if claimed is not None and (outcome.cancelled() or self.life.state is State.CLOSED):
-                await queue.release(letter_id)
+            claimed = await queue.claim(letter.id)
+            if claimed is not None and (outcome.cancelled() or not self._put_in_line(claimed)):
+                await queue.release(letter.id)
+                self._dispatcher_of(letter.handler)  # which says so where it is gone
                 return
         except Exception as exc:  # noqa: BLE001 - raised where it was called
             if not outcome.done():
                 outcome.set_exception(exc)
             return
-        if claimed is not None and claimed.envelope is not None:
-            dispatcher.redrive(claimed, claimed.envelope)
         if not outcome.done():
             outcome.set_result(claimed is not None)
+
+    def _put_in_line(self, letter: DeadLetter) -> bool:
+        consumer = self._runners.get(letter.handler) or self._subscribers.get(letter.handler)
+        if consumer is None or letter.envelope is None or self.life.state is State.CLOSED:
+            return False
+        consumer.dispatcher.redrive(letter, letter.envelope)
+        return True
 
     def _dispatcher_of(self, name: str) -> Dispatcher:
         if name in self._runners:

@@ -270,7 +270,9 @@ class HandlerRunner:
             worker.leave()
         self._workers.clear()
         # An attempt that ended while it was cancelled may have planned another.
-        await self.dispatcher.stop([*interrupted, *self.dispatcher.take_waiting(), *self._left])
+        left = [*interrupted, *self.dispatcher.take_waiting(), *self._left]
+        self._left.clear()
+        await self.dispatcher.stop(left)
 
     def _spawn(self, failed: tuple[Work, HandlerTimeoutError] | None = None) -> None:
         worker = Worker(self._owner)
@@ -353,11 +355,12 @@ class HandlerRunner:
                 if worker.is_abandoned:
                     return
             else:
-                if has_deadline:
-                    worker.end_lateness()
+                if has_deadline and worker.end_lateness():
+                    await self._went_on(worker, Work(envelope))
+                elif not worker.is_abandoned:
+                    dispatcher.handled += 1
                 if worker.is_abandoned:
                     return
-                dispatcher.handled += 1
             worker.item = None
 
     async def _attempt(self, worker: Worker, work: Work) -> None:
@@ -380,8 +383,9 @@ class HandlerRunner:
         except BaseException as exc:  # noqa: BLE001 - the handler boundary
             await self._raised(worker, work, exc)
         else:
-            worker.end_lateness()
-            if not worker.is_abandoned:
+            if worker.end_lateness():
+                await self._went_on(worker, work)
+            elif not worker.is_abandoned:
                 await dispatcher.succeed(work)
         worker.item = None
 
@@ -397,6 +401,13 @@ class HandlerRunner:
         if task.cancelling() and isinstance(error, asyncio.CancelledError):
             raise error
         await self.dispatcher.fail(work, error)
+
+    async def _went_on(self, worker: Worker, work: Work) -> None:
+        """Settle an attempt that was cut off for being late, though its handler made nothing of that."""
+        if not worker.is_abandoned:
+            worker.item = work
+            work.attempts = max(work.attempts, 1)
+            await self.dispatcher.fail(work, self._too_late(RuntimeError("the handler swallowed its cancellation")))
 
     def _too_late(self, cause: BaseException) -> HandlerTimeoutError:
         error = HandlerTimeoutError(self.dispatcher.name, self._options.timeout_s or 0.0)

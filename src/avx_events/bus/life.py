@@ -110,7 +110,8 @@ class Life:
         state: Where the bus is in its life.
         loop: The event loop; None until there is one.
         whereabouts: The same, for hot paths.
-        tasks: Owns everything that runs.
+        tasks: Owns everything that runs until it is stopped.
+        errands: Owns what ends by itself soon, and is given the time for it.
         threads: Where plain functions run.
     """
 
@@ -126,6 +127,7 @@ class Life:
         "_on_change",
         "_on_refuse",
         "clock",
+        "errands",
         "loop",
         "name",
         "state",
@@ -161,6 +163,7 @@ class Life:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.whereabouts: Whereabouts = Nowhere()
         self.tasks = TaskScope(self.fail)
+        self.errands = TaskScope(self.fail)
         self.threads = Threads()
         self._drain_timeout_s = seconds("drain_timeout_s", drain_timeout_s)
         self._on_change = on_change
@@ -377,7 +380,7 @@ class Life:
         for member in members:
             member.begin_stop()
         try:
-            stuck = await self.tasks.cancel()
+            stuck = await self.tasks.cancel() + await self.errands.finish()
             if stuck:
                 names = ", ".join(sorted(task.get_name() for task in stuck))
                 log.error("%s: handlers swallowed their cancellation and still run: %s", self.name, names)

@@ -255,7 +255,8 @@ class RequestReplyBus:
 
         Args:
             request: The question.
-            timeout_s: How many seconds to wait for the reply, more than 0; they end up to 10 ms late.
+            timeout_s: How many seconds to wait for the reply, more than 0; they end up to 10 ms late, or a 500th of
+                them where that is more.
             headers: Text by name, for the metadata.
 
         Raises:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from types import TracebackType
 from types import coroutine as as_coroutine
-from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar, cast
 
 from avx_events.bus.endpoints import Endpoint
 from avx_events.bus.error_text import text_of
@@ -20,6 +20,9 @@ from avx_events.bus.life import Life
 from avx_events.bus.readers import Readers
 from avx_events.core.errors import NoResponderError, RemoteError, ReplySentError, StoppedError
 from avx_events.core.metadata import EventEnvelope, current_message
+
+# How many requests may wait before somebody looks whether their requesters do.
+_FEW: Final = 64
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -49,6 +52,26 @@ class Failure:
     def __init__(self, error: Exception) -> None:
         """Raise ``error`` where the request was made."""
         self.error = error
+
+
+class Line(deque[Pending]):
+    """Requests that wait, the oldest first; those whose requester gave up are let go from time to time."""
+
+    __slots__ = ("_look_at",)
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        super().__init__()
+        self._look_at = _FEW
+
+    def join(self, pending: Pending) -> None:
+        """Put ``pending`` at the end."""
+        self.append(pending)
+        if len(self) >= self._look_at:
+            waiting = [pending for pending in self if not pending.reply.done()]
+            self.clear()
+            self.extend(waiting)
+            self._look_at = max(2 * len(waiting), _FEW)
 
 
 class Answering(Protocol):
@@ -258,7 +281,7 @@ class Responder:
         self._life = life
         self._counts = counts
         self._context: Context | None = None
-        self._queue: deque[Pending] = deque()
+        self._queue = Line()
         self._idle: list[ResponderWorker] = []
         self._workers: set[ResponderWorker] = set()
 
@@ -287,7 +310,7 @@ class Responder:
         loop = self._life.loop or asyncio.get_running_loop()
         if not self._idle and not self._may_grow():
             pending = Pending(envelope, loop.create_future())
-            self._queue.append(pending)
+            self._queue.join(pending)
             return pending
         worker = self._idle.pop() if self._idle else self._spawn()
         waits_for = worker.begin(envelope, loop)
@@ -474,7 +497,7 @@ class Listener(Generic[RequestT, ReplyT]):
         self._life = life
         self._counts = counts
         self._on_close = on_close
-        self._queue: deque[Pending] = deque()
+        self._queue = Line()
         self._readers = Readers(f"the listener of {name}")
         self._readers.loop = life.loop
         self._is_closed = False
@@ -497,7 +520,7 @@ class Listener(Generic[RequestT, ReplyT]):
     def ask(self, envelope: EventEnvelope[Any]) -> Pending:
         """Put a request in line; see ``Answering.ask``."""
         pending = Pending(envelope, asyncio.get_running_loop().create_future())
-        self._queue.append(pending)
+        self._queue.join(pending)
         self._readers.wake_one()
         return pending
 
@@ -519,11 +542,11 @@ class Listener(Generic[RequestT, ReplyT]):
         """Take no more requests; those not read yet fail with ``NoResponderError``. Harmless when repeated."""
         if not self._is_closed:
             self._on_close(self)
-            for pending in self._queue:
-                if not pending.reply.done():
-                    pending.reply.set_result(Failure(NoResponderError(self.name)))
-            self._queue.clear()
             self.begin_stop()
+        for pending in self._queue:
+            if not pending.reply.done():
+                pending.reply.set_result(Failure(NoResponderError(self.name)))
+        self._queue.clear()
 
     async def __aenter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ class SubscriptionStatistics(msgspec.Struct, frozen=True, kw_only=True):
         queued: Events that wait now, those behind a blocked key or for a retry included.
         in_flight: Events that are being handled now.
         over_capacity: How many of the queued are more than ``capacity`` now (what handlers published).
-        waiting_publishers: Publishers that wait for room now.
+        waiting_publishers: Publishers that wait now for room here, or at others that they wait for too.
     """
 
     delivered: int = 0

@@ -24,9 +24,10 @@ class Work:
         letter: The dead letter that is being redriven, if it is one.
         burial: The dead letter that it became, as long as the queue has not taken it.
         key_error: What the handler's key function raised for it.
+        pause_s: How many seconds its next attempt has to wait, where others of its key come before it.
     """
 
-    __slots__ = ("attempts", "burial", "envelope", "first_failed_at", "key", "key_error", "letter")
+    __slots__ = ("attempts", "burial", "envelope", "first_failed_at", "key", "key_error", "letter", "pause_s")
 
     def __init__(self, envelope: AnyEnvelope, *, letter: DeadLetter | None = None) -> None:
         """Begin without attempts; ``letter`` is given where a dead letter is redriven."""
@@ -36,7 +37,8 @@ class Work:
         self.first_failed_at: datetime | None = None
         self.letter = letter
         self.burial: DeadLetter | None = None
-        self.key_error: Exception | None = None
+        self.key_error: BaseException | None = None
+        self.pause_s: float | None = None
 
     @property
     def has_failed(self) -> bool:

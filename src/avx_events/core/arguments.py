@@ -1,6 +1,7 @@
 """Checks of plain arguments, said in one way everywhere."""
 
 import math
+import sys
 from typing import TypeGuard
 
 from avx_events.core.errors import InvalidArgumentError
@@ -28,7 +29,7 @@ def seconds(name: str, value: object) -> float:
     Raises:
         InvalidArgumentError: It is not.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
         raise InvalidArgumentError(name, value, expected="a finite number of seconds, more than 0")
     return value
 

@@ -1,6 +1,7 @@
 """What happens when a handler fails or a queue is full: values that decide, and never wait."""
 
 import math
+import sys
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -13,7 +14,7 @@ OVERFLOWS: tuple[Overflow, ...] = ("wait", "drop_oldest", "drop_newest", "raise"
 
 
 def _is_number(value: object, *, least: float) -> bool:
-    return isinstance(value, int | float) and value >= least and math.isfinite(value)
+    return isinstance(value, int | float) and least <= value <= sys.float_info.max
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,8 @@ class Reject(Exception):  # noqa: N818 - an instruction to the engine, not an er
 
 class RetryAfter(Exception):  # noqa: N818 - an instruction to the engine, not an error
     """Raised by a handler: this attempt failed, and the next one may start after ``delay_s`` seconds."""
+
+    delay_s: float = 0.0  # of a derived class that says nothing of it
 
     def __init__(self, delay_s: float, reason: str = "") -> None:
         """Keep the delay, 0 or more seconds.

@@ -41,6 +41,16 @@ class TaskScope:
         """Stop waiting for ``task``; it was reported as stuck."""
         self._tasks.discard(task)
 
+    async def finish(self, *, grace_s: float = CLEANUP_GRACE_S) -> list[asyncio.Task[None]]:
+        """Wait up to ``grace_s`` seconds for what runs, and cancel what takes longer.
+
+        Returns:
+            As ``cancel``.
+        """
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=grace_s)
+        return await self.cancel(grace_s=grace_s)
+
     async def cancel(self, *, grace_s: float = CLEANUP_GRACE_S) -> list[asyncio.Task[None]]:
         """Cancel what runs and wait up to ``grace_s`` seconds for it.
 

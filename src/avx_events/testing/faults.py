@@ -115,14 +115,14 @@ class Faults:
         """
 
         @functools.wraps(handler)
-        async def attempt(event: object, *envelope: object) -> None:
+        async def attempt(event: object, *envelope: object) -> object:
             with self.carried_out([type(event)]):
-                await cast("Callable[..., Awaitable[object]]", handler)(event, *envelope)
+                return await cast("Callable[..., Awaitable[object]]", handler)(event, *envelope)
 
         @functools.wraps(handler)
-        def attempt_in_thread(event: object, *envelope: object) -> None:
+        def attempt_in_thread(event: object, *envelope: object) -> object:
             with self.carried_out([type(event)]):
-                handler(event, *envelope)
+                return handler(event, *envelope)  # what it returns may be awaited by the bus
 
         return cast("HandlerT", attempt if is_async(handler) else attempt_in_thread)
 
