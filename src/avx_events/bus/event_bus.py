@@ -348,8 +348,8 @@ class EventBus(DeliveringBus):
     ) -> list[EventMetadata]:
         """Publish ``events`` in order, as ``publish`` does each, and return their metadata.
 
-        They are stamped before the first is delivered, with one instant. Where one is refused or the wait is cancelled,
-        those before it stay published.
+        They are stamped before the first is delivered, with one instant, and reach those who have subscribed by then.
+        Where one is refused or the wait is cancelled, those before it stay published.
 
         Args:
             events: Events or envelopes.
@@ -367,14 +367,10 @@ class EventBus(DeliveringBus):
         if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
-        has_waited = False
         for run in runs:
-            # Somebody may have subscribed since.
-            subscriptions = self._subscriptions_of(run.envelopes[0]) if has_waited else run.subscriptions
-            count = len(run.envelopes)
+            subscriptions, count = run.subscriptions, len(run.envelopes)
             if any(len(subscription.queue) + count > subscription.limit for subscription in subscriptions):
                 await self._engine.deliver(subscriptions, run.envelopes)
-                has_waited = True
                 continue
             for subscription in subscriptions:
                 subscription.push(run.envelopes)
