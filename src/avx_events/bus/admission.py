@@ -60,7 +60,7 @@ class Ticket:
                 if subscription.free() > 0 or subscription.is_closed:
                     subscription.gate[0].wake()
             else:
-                subscription.hold(0)
+                subscription.reset_limit()
 
 
 class Admission:

@@ -4,7 +4,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -53,6 +53,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     def event(self) -> Any:
         """The event; None where the bytes could not be decoded."""
         return None if self.envelope is None else self.envelope.event
+
+
+DEFAULT_LETTERS: Final = 10_000
 
 
 class DeadLetterStore(Protocol):
@@ -145,15 +148,17 @@ class DeadLetterQueue:
     ``DeadLetterQueue()`` is in memory and bounded.
     """
 
-    def __init__(self, *, capacity: int = 10_000, store: DeadLetterStore | None = None) -> None:
+    def __init__(self, *, capacity: int = DEFAULT_LETTERS, store: DeadLetterStore | None = None) -> None:
         """Keep letters in ``store``, or up to ``capacity`` of them (1 or more) in memory.
 
         When the memory is full the oldest letter goes; that is counted (``evicted``) and logged as an error.
 
         Raises:
-            InvalidArgumentError: The capacity is below 1.
+            InvalidArgumentError: The capacity is below 1, or it is given for a store, which has its own.
         """
         capacity = whole("capacity", capacity, least=1)
+        if store is not None and capacity != DEFAULT_LETTERS:
+            raise InvalidArgumentError("capacity", capacity, expected="left out where there is a store")
         self._store: DeadLetterStore = MemoryDeadLetters(capacity) if store is None else store
 
     @property

@@ -24,7 +24,7 @@ class OpenDeliveries:
 
     Attributes:
         dispatcher: Gives out the events.
-        owner: The engine of the bus.
+        owner: The life of the bus.
         waiting: How many readers wait for the next one.
     """
 
@@ -139,7 +139,7 @@ class Delivery(Generic[EventT]):
 
     The end of the block acknowledges it. An exception in the block is a failed attempt: the event comes again after
     the pause of the subscriber's ``retry``, or becomes a dead letter; the exception goes no further. A cancelled block
-    gives the event back at once.
+    gives the event back at once. Entering it twice raises ``DeliveryError``.
 
     Attributes:
         task: The task whose block is open.
@@ -176,7 +176,7 @@ class Delivery(Generic[EventT]):
 
     @property
     def owner(self) -> object:
-        """The engine of the bus."""
+        """The life of the bus."""
         return self._deliveries.owner
 
     @property

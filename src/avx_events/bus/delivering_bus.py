@@ -92,6 +92,8 @@ class DeliveringBus:
             InvalidArgumentError: Its bytes could not be decoded: there is no event to handle.
             NotStartedError: The bus was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
+            WrongLoopError: The bus belongs to another event loop.
         """
         return await self._engine.redrive(letter)
 

@@ -32,6 +32,7 @@ from avx_events.core.errors import StoppedError
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EPOCH
 from avx_events.core.policy import Retry
+from avx_events.core.tasks import is_interrupted
 
 log = logging.getLogger("avx_events")
 
@@ -39,6 +40,8 @@ KeyFunction = Callable[[Any], Hashable]
 
 # How long a dead letter waits for its queue to take it, after the queue failed.
 _BURIAL_PAUSE_S: Final = 1.0
+# How long the queue may take for a dead letter, in a bus that runs.
+_BURIAL_LIMIT_S: Final = 10.0
 # How long a bus that stops waits for the queue to take a dead letter; after that, this one and all others are logged.
 _LAST_BURIAL_S: Final = 2.0
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -172,10 +175,10 @@ class Dispatcher:
             )
             self._park(work, decision.delay_s)
         elif isinstance(decision, Drop):
-            self.discarded += 1
             log.info("%s dropped %s: %s", self.name, _described(work.envelope), line_of(error))
             if work.letter is not None:
                 await self._resolve(work.letter)
+            self.discarded += 1
             self.leave_lane(work)
         else:
             await self._give_up(work, error, decision.reason)
@@ -189,8 +192,12 @@ class Dispatcher:
             _log_letter(letter, "no dead letter queue")
         else:
             try:
-                await self._dead_letters.add(letter)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, the event stays here until the queue has it
+                async with asyncio.timeout(_BURIAL_LIMIT_S):
+                    await self._dead_letters.add(letter)
+            except (Exception, asyncio.CancelledError) as exc:
+                if is_interrupted(exc):
+                    raise
+                # Whatever it is, the event stays here until the queue has it.
                 log.error("the dead letter queue did not take %s: %s", letter.id, line_of(exc))  # noqa: TRY400
                 self._park(work, _BURIAL_PAUSE_S)
                 return
@@ -352,7 +359,9 @@ class Dispatcher:
         except TimeoutError:
             self._queue_hangs = True
             return f"the dead letter queue did not answer within {_LAST_BURIAL_S:g} s"
-        except Exception as exc:  # noqa: BLE001 - it goes into the log, with the letter
+        except (Exception, asyncio.CancelledError) as exc:
+            if is_interrupted(exc):
+                raise
             return f"the dead letter queue failed: {line_of(exc)}"
         return None
 

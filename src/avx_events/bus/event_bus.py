@@ -285,6 +285,7 @@ class EventBus(DeliveringBus):
             SubscriptionFullError: A subscription with ``overflow="raise"`` is full.
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or event loop; see ``publish_threadsafe``.
         """
         try:
@@ -361,6 +362,7 @@ class EventBus(DeliveringBus):
             SubscriptionFullError: A subscription with ``overflow="raise"`` is full.
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or event loop.
         """
         # Routes are there only while everything may be published.
@@ -390,6 +392,7 @@ class EventBus(DeliveringBus):
             InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or outside of the event loop.
         """
         self._engine.life.check_takes("publish")

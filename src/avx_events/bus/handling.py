@@ -42,7 +42,7 @@ class Handling(Protocol):
 
     @property
     def owner(self) -> object:
-        """Return the engine."""
+        """Return the life of the bus."""
         ...
 
     @property
@@ -110,7 +110,7 @@ class Worker:
     """One task that handles events of one subscription, one after the other.
 
     Attributes:
-        owner: The engine of the bus.
+        owner: The life of the bus.
         task: The task; None until its first turn.
         cancelling: Tells how often somebody wanted the task to end, whatever its handler made of that.
         item: What is being handled, or what was being handled when the task was cancelled.
@@ -203,7 +203,7 @@ class HandlerRunner:
             dispatcher: Whose events.
             endpoint: Called with the event, and with its envelope where ``options`` says so.
             options: How it is run.
-            owner: The engine of the bus.
+            owner: The life of the bus.
             tasks: Owns the workers.
             clock: Gives the deadlines.
             on_idle: Called when a worker found nothing to do.

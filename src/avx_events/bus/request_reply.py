@@ -268,6 +268,7 @@ class RequestReplyBus:
             InvalidArgumentError: The timeout is no number of seconds above 0, or the headers are no mapping of text.
             NotStartedError: The bus has responders and was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or event loop.
         """
         route = self._ready.get(type(request))

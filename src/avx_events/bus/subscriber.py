@@ -38,7 +38,7 @@ class Subscriber(Generic[EventT]):
 
         Args:
             dispatcher: Whose events.
-            owner: The engine of the bus.
+            owner: The life of the bus.
             on_idle: Called when a delivery was settled.
             on_close: Called once, when the subscriber is closed by its reader.
         """
@@ -66,7 +66,11 @@ class Subscriber(Generic[EventT]):
     # The hot path: bench/publish_subscribe.py. The loop is a generator, which costs no coroutine for each event.
 
     async def recv(self) -> EventT | None:
-        """Return the next event, waiting for one; None once the bus is closed and everything queued was read."""
+        """Return the next event, waiting for one; None once the bus is closed and everything queued was read.
+
+        Raises:
+            WrongLoopError: It would have to wait, and the bus belongs to another event loop.
+        """
         queue, subscription = self._queue, self._subscription
         while not queue:
             if not await self._more():
@@ -87,7 +91,11 @@ class Subscriber(Generic[EventT]):
                 yield envelope.event
 
     async def recv_envelope(self) -> EventEnvelope[EventT] | None:
-        """Return the next event in its envelope, waiting for one; None as for ``recv``."""
+        """Return the next event in its envelope, waiting for one; None as for ``recv``.
+
+        Raises:
+            WrongLoopError: As for ``recv``.
+        """
         while not self._queue:
             if not await self._more():
                 return None
@@ -107,6 +115,7 @@ class Subscriber(Generic[EventT]):
 
         Raises:
             InvalidArgumentError: The limit is below 1.
+            WrongLoopError: As for ``recv``.
         """
         whole("limit", limit, least=1)
         queue, subscription = self._queue, self._subscription

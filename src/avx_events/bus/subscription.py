@@ -109,11 +109,15 @@ class Subscription:
         """Count ``change`` more envelopes (or fewer) that left the queue but take up its room."""
         self.held += change
         if not self.gate:
-            self.limit = 0 if self.is_closed else max(self.capacity - self.held, 0)
+            self.reset_limit()
         elif self.wake_at != _NOBODY_WAITS:
             self.watch()
             if len(self.queue) <= self.wake_at:
                 self.admit_waiting()
+
+    def reset_limit(self) -> None:
+        """Let publishers append up to the capacity again, now that nobody waits."""
+        self.limit = 0 if self.is_closed else max(self.capacity - self.held, 0)
 
     def watch(self) -> None:
         """Have publishers woken when the queue is half empty: one wake-up for many events, not one for each.

@@ -170,6 +170,7 @@ class TopicBus(DeliveringBus):
             SubscriptionFullError: A subscription with ``overflow="raise"`` is full.
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or event loop; see ``publish_threadsafe``.
         """
         self._trie.match(topic)  # before the event is stamped, and None is no topic here
@@ -190,6 +191,7 @@ class TopicBus(DeliveringBus):
             SubscriptionFullError: A subscription with ``overflow="raise"`` is full.
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or event loop.
         """
         envelope = self._stamped(None, event, headers)
@@ -216,6 +218,7 @@ class TopicBus(DeliveringBus):
             SubscriptionFullError: A subscription with ``overflow="raise"`` is full.
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or event loop.
         """
         try:
@@ -244,6 +247,7 @@ class TopicBus(DeliveringBus):
             InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
+            EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or outside of the event loop.
         """
         envelope = self._stamped(topic, event, headers)

@@ -11,6 +11,12 @@ log = logging.getLogger("avx_events")
 CLEANUP_GRACE_S = 1.0
 
 
+def is_interrupted(error: BaseException) -> bool:
+    """Tell whether ``error`` is the cancellation of the running task, and not one that some call raised by itself."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 class TaskScope:
     """A set of tasks that end with their owner.
 
