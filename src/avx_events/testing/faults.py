@@ -2,7 +2,8 @@
 
 import functools
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from inspect import isawaitable
 from typing import Any, Final, TypeVar, cast
 
 from avx_events.core.arguments import whole
@@ -121,8 +122,11 @@ class Faults:
 
         @functools.wraps(handler)
         def attempt_in_thread(event: object, *envelope: object) -> object:
-            with self.carried_out([type(event)]):
-                return handler(event, *envelope)  # what it returns may be awaited by the bus
+            with ExitStack() as failing:
+                failing.enter_context(self.carried_out([type(event)]))
+                made = handler(event, *envelope)
+                # A plain function may still have made a coroutine, as a decorator without async def does.
+                return _awaited(made, failing.pop_all()) if isawaitable(made) else made
 
         return cast("HandlerT", attempt if is_async(handler) else attempt_in_thread)
 
@@ -146,6 +150,11 @@ class Faults:
                     self._faults.remove(fault)
                 return fault
         return None
+
+
+async def _awaited(made: Awaitable[object], failing: ExitStack) -> object:
+    with failing:
+        return await made
 
 
 def _checked(event_class: object) -> type:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, NoReturn, TypeVar, cast, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.event_bus import EventBus, refuse_other_messages
@@ -195,16 +195,18 @@ class MockEventBus(EventBus):
             return super().publish_threadsafe(event, headers=headers)
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         refuse_other_messages(envelope)
-        fault = self.faults.next_of([_class_of(envelope)])
-        if fault is None:
-            return super().publish_threadsafe(envelope)
-        if fault.is_confirmation_lost:
-            return _unconfirmed(super().publish_threadsafe(envelope), fault.error)
+        lost: list[Exception] = []
 
-        def refuse(_: AnyEnvelope) -> NoReturn:
-            raise fault.error
+        def find(envelope: AnyEnvelope) -> Sequence[Subscription]:
+            # On the loop, where the bus says whether it takes the event: a fault is no excuse for a wrong call.
+            fault = self.faults.next_of([_class_of(envelope)])
+            if fault is not None:
+                if not fault.is_confirmation_lost:
+                    raise fault.error
+                lost.append(fault.error)
+            return self._subscriptions_of(envelope)
 
-        return self._engine.deliver_threadsafe(envelope, find=refuse)
+        return _Confirmation(self._engine.deliver_threadsafe(envelope, find), lost)
 
     def _acceptable(self, event: object, headers: Mapping[str, str] | None) -> AnyEnvelope:
         """Return ``event`` in its envelope, or raise what ``publish`` would, whatever is planned."""
@@ -255,16 +257,36 @@ class _Record(Subscription):
             super().wake()
 
 
+class _Confirmation(Future[EventMetadata]):
+    """Ends as ``sent`` does, and can be cancelled as long; but of what is in ``lost`` where that succeeds."""
+
+    def __init__(self, sent: Future[EventMetadata], lost: Sequence[Exception]) -> None:
+        super().__init__()
+        self._sent = sent
+        self._lost = lost
+        sent.add_done_callback(self._tell)
+
+    def cancel(self) -> bool:
+        return self._sent.cancel()
+
+    def running(self) -> bool:
+        return self._sent.running()
+
+    def _tell(self, sent: Future[EventMetadata]) -> None:
+        if sent.cancelled():
+            super().cancel()
+            self.set_running_or_notify_cancel()
+            return
+        error = sent.exception() or next(iter(self._lost), None)
+        if error is None:
+            self.set_result(sent.result())
+        else:
+            self.set_exception(error)
+
+
 def _class_of(envelope: AnyEnvelope) -> type:
     event: object = envelope.event
     return type(event)
-
-
-def _unconfirmed(sent: "Future[EventMetadata]", error: Exception) -> "Future[EventMetadata]":
-    """Return a future that fails once ``sent`` is done: of its own error, or of ``error`` although it succeeded."""
-    answer: Future[EventMetadata] = Future()
-    sent.add_done_callback(lambda done: answer.set_exception(done.exception() or error))
-    return answer
 
 
 def _check_class(event_class: object) -> None:

@@ -1,13 +1,14 @@
 """Failures on purpose, of publishes, appends and handlers: in everything else the doubles are the real ones."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pytest
 
-from avx_events import AggregateRoot, Command, Event, EventStore, Retry, event
+from avx_events import AggregateRoot, Command, Event, EventMetadata, EventStore, Retry, event
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.core.errors import (
     ClosedError,
@@ -20,6 +21,7 @@ from avx_events.core.errors import (
 from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.storage.sqlite.engine import connect
 from avx_events.testing import Faults, ManualClock, MockEventBus, MockEventStore
+from tests.waiting import until
 
 AWAY = StoreUnavailableError("test://", "it is away")
 AT_ONCE = Retry(attempts=3, initial_s=0, max_s=0)
@@ -66,6 +68,11 @@ async def outcomes(call: Any, *events: object) -> list[str]:
         else:
             ends.append("done")
     return ends
+
+
+def from_a_thread(bus: MockEventBus) -> Callable[[object], Awaitable[EventMetadata]]:
+    """Return what publishes with ``publish_threadsafe`` and waits for its future."""
+    return lambda given: asyncio.wrap_future(bus.publish_threadsafe(given))
 
 
 # The plan
@@ -215,8 +222,9 @@ async def test_a_wrong_publish_is_refused_for_what_is_wrong_and_uses_no_fault_up
     async def handler(event: Placed) -> None:
         pass
 
-    with pytest.raises(NotStartedError):
-        await bus.publish(Placed("a"))
+    for publish in (bus.publish, from_a_thread(bus)):
+        with pytest.raises(NotStartedError):
+            await publish(Placed("a"))
     async with bus:
         for wrong in ("text", Placed, Ship("a")):
             with pytest.raises(NotAnEventError):
@@ -227,9 +235,31 @@ async def test_a_wrong_publish_is_refused_for_what_is_wrong_and_uses_no_fault_up
                 bus.publish_nowait(wrong)
             with pytest.raises(NotAnEventError):
                 bus.publish_threadsafe(wrong)
-    with pytest.raises(ClosedError):
-        await bus.publish(Placed("a"))
+    for publish in (bus.publish, from_a_thread(bus)):
+        with pytest.raises(ClosedError):
+            await publish(Placed("a"))
     assert len(bus.faults) == 1
+
+
+@pytest.mark.parametrize("is_confirmation_lost", [False, True])
+async def test_a_publish_from_a_thread_can_be_cancelled_as_long_as_on_any_bus(*, is_confirmation_lost: bool) -> None:
+    bus = MockEventBus()
+    full = await bus.subscribe(Placed, capacity=1)
+    await bus.publish(Placed("a", 1))
+    plan = bus.faults.lose_confirmation if is_confirmation_lost else bus.faults.refuse
+    plan(AWAY, Placed, after=0 if is_confirmation_lost else 1)
+
+    early, waiting = bus.publish_threadsafe(Placed("a", 2)), bus.publish_threadsafe(Placed("a", 3))
+    assert early.cancel()
+    await until(waiting.running)
+    assert not waiting.cancel()
+
+    assert [await full.recv() for _ in range(2)] == [Placed("a", 1), Placed("a", 3)]
+    assert early.cancelled()
+    assert await outcomes(asyncio.wrap_future, waiting) == (
+        ["StoreUnavailableError"] if is_confirmation_lost else ["done"]
+    )
+    assert len(bus.faults) == (0 if is_confirmation_lost else 1)
 
 
 # The store
@@ -354,6 +384,33 @@ async def test_a_handler_whose_confirmation_is_lost_did_its_work_and_is_called_a
         await bus.settled()
 
     assert seen == [Placed("a")] * 2
+
+
+@pytest.mark.parametrize(("is_confirmation_lost", "times_worked"), [(False, 1), (True, 2)])
+async def test_a_plain_function_that_makes_a_coroutine_is_awaited_and_fails_as_planned(
+    *, is_confirmation_lost: bool, times_worked: int
+) -> None:
+    seen: list[Placed] = []
+    faults = Faults()
+    plan = faults.lose_confirmation if is_confirmation_lost else faults.refuse
+    plan(ConnectionResetError(), Placed)
+    bus = MockEventBus()
+
+    async def count(event: Placed) -> None:
+        await asyncio.sleep(0)
+        seen.append(event)
+
+    @bus.on(Placed, retry=AT_ONCE)
+    @faults.around
+    def decorated(event: Placed) -> Coroutine[Any, Any, None]:
+        return count(event)
+
+    async with bus:
+        await bus.publish(Placed("a"))
+        await bus.settled()
+
+    assert seen == [Placed("a")] * times_worked
+    assert bus.statistics().retried == 1
 
 
 async def test_a_handler_that_itself_raises_is_not_covered_up() -> None:
