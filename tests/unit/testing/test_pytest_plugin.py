@@ -296,6 +296,84 @@ def test_a_test_that_fails_tells_what_handlers_failed_of_beside_its_own_line(pro
     assert "async def wait_for" not in output
 
 
+def test_so_does_a_test_that_expected_an_error_in_vain(project: Project) -> None:
+    output = project.run(
+        """
+        async def test_goodbye(mock_event_bus):
+            @mock_event_bus.on(UserCreated, name="delete", retry=None)
+            async def delete(event):
+                raise ValueError("not yet")
+
+            await mock_event_bus.publish(UserCreated("1", "a@b"))
+            with pytest.raises(KeyError):
+                await mock_event_bus.settled()
+        """,
+        "--show-capture=no",
+    )
+
+    assert "Failed: DID NOT RAISE" in output, output
+    assert_has(
+        output,
+        """
+        E       an event failed for good, and the test did not look at mock_event_bus.dead_letter_queue:
+        E
+        E       delete (failed, attempts: 1)
+        E         UserCreated(user_id='1', email='a@b')
+        """,
+    )
+
+
+def test_a_bus_that_runs_on_is_found_whatever_its_handlers_are_called(project: Project) -> None:
+    output = project.run(
+        """
+        async def greet(event):
+            pass
+
+        @pytest.fixture
+        async def service(mock_event_bus):
+            async with mock_event_bus:
+                yield mock_event_bus
+
+        async def test_beside_the_bus_of_the_test(mock_event_bus):
+            await start_another(mock_event_bus)
+
+        async def test_beside_the_bus_of_a_fixture(service):
+            await start_another(service)
+
+        async def start_another(running):
+            other = EventBus()
+            for bus in (running, other):
+                bus.on(UserCreated, name="greet")(greet)
+            await other.start()
+        """,
+        "--show-capture=no",
+    )
+
+    assert "2 failed in" in output, output
+    assert output.count("avx-events still runs what the test started:\n\n  greet\n") == 2, output
+
+
+def test_a_bus_that_ran_before_the_test_may_take_more_workers(project: Project) -> None:
+    output = project.run(
+        """
+        @pytest.fixture
+        async def shared():
+            async with EventBus() as bus:
+                @bus.on(UserCreated, name="greet", concurrency=8)
+                async def greet(event):
+                    await asyncio.sleep(0)
+
+                yield bus
+
+        async def test_fair(shared, mock_event_bus):
+            await shared.publish_many(UserCreated(str(number), "a@b") for number in range(8))
+            await shared.settled()
+        """
+    )
+
+    assert "1 passed in" in output, output
+
+
 def test_a_project_may_allow_dead_letters_everywhere(project: Project) -> None:
     output = project.run(
         """
