@@ -39,8 +39,9 @@ class ManualTimer:
 class ManualClock:
     """Time for tests: give it to a bus or store as ``clock=``, and move it with ``advance``.
 
-    Pauses of retries, deadlines and timestamps then take no time at all, and are exact. To wait until the code under
-    test has planned a pause, ``await clock.planned()``.
+    Pauses of retries, deadlines of handlers and timestamps then take no time at all, and are exact; a request is late
+    up to 10 ms after its ``timeout_s``, or a 500th of it where that is more, as on every clock. To wait until the code
+    under test has planned a pause, ``await clock.planned()``.
     """
 
     def __init__(self, now: datetime = _START) -> None:
@@ -54,7 +55,7 @@ class ManualClock:
         self._now_ns = (now - EPOCH) // _MICROSECOND * 1000
         self._timers: list[tuple[int, int, ManualTimer]] = []
         self._numbers = count()
-        self._planned = asyncio.Event()
+        self._watchers: list[asyncio.Event] = []  # made where they wait: the next test has another loop
 
     @property
     def now(self) -> datetime:
@@ -79,7 +80,8 @@ class ManualClock:
         """Call ``callback`` once the clock was moved by ``delay_s`` seconds."""
         timer = ManualTimer(self._now_ns + round(delay_s * 1e9), callback)
         heapq.heappush(self._timers, (timer.due_ns, next(self._numbers), timer))
-        self._planned.set()
+        for has_changed in self._watchers:
+            has_changed.set()
         return timer
 
     def advance(self, seconds: float) -> None:
@@ -111,11 +113,15 @@ class ManualClock:
         __tracebackhide__ = True  # pytest shows the line of the test
         whole("count", count, least=1)
         seconds("timeout_s", timeout_s)
+        has_changed = asyncio.Event()
+        self._watchers.append(has_changed)
         try:
             async with asyncio.timeout(timeout_s):
                 while len(self.pauses_s) < count:
-                    self._planned.clear()
-                    await self._planned.wait()
+                    has_changed.clear()
+                    await has_changed.wait()
         except TimeoutError:
             text = f"{count} expected to wait for the clock within {timeout_s:g} s, {len(self.pauses_s)} do"
             raise TimeoutError(text) from None
+        finally:
+            self._watchers.remove(has_changed)

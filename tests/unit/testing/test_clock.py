@@ -97,6 +97,17 @@ async def test_a_test_can_wait_until_something_waits_for_the_clock() -> None:
         await clock.planned(3, timeout_s=0.001)
 
 
+def test_a_clock_can_be_waited_for_on_one_loop_after_the_other() -> None:
+    clock = ManualClock()
+
+    for count in (1, 2):
+        with asyncio.Runner() as runner:
+            runner.get_loop().call_soon(clock.call_later, 1, lambda: None)
+            runner.run(clock.planned(count))
+
+    assert clock.pauses_s == [1, 1]
+
+
 @pytest.mark.parametrize("wrong", [-1, -math.inf, math.inf, math.nan])
 def test_time_goes_neither_back_nor_on_for_ever(wrong: float) -> None:
     clock = ManualClock()
