@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from avx_events.core.arguments import whole
+from avx_events.core.arguments import text, whole
 from avx_events.core.errors import DeadLetterNotFoundError, InvalidArgumentError
 from avx_events.core.metadata import EventEnvelope
 
@@ -187,7 +187,7 @@ class DeadLetterQueue:
             limit: At most this many, 1 or more.
 
         Raises:
-            InvalidArgumentError: An instant has no time zone, or the limit is below 1.
+            InvalidArgumentError: A name is no text, an instant has no time zone, or the limit is below 1.
         """
         matches = _filter(handler, event_type, error_type, since, until)
         if limit is not None:
@@ -209,9 +209,10 @@ class DeadLetterQueue:
         """Forget one letter, given itself or its id.
 
         Raises:
+            InvalidArgumentError: It is neither.
             DeadLetterNotFoundError: The queue does not hold it.
         """
-        letter_id = letter if isinstance(letter, str) else letter.id
+        letter_id = id_of(letter)
         if not await self._store.discard(letter_id):
             raise DeadLetterNotFoundError(letter_id)
 
@@ -227,7 +228,7 @@ class DeadLetterQueue:
         """Forget the letters that match all the filters given, all letters without any; return how many went.
 
         Raises:
-            InvalidArgumentError: An instant has no time zone.
+            InvalidArgumentError: A name is no text, or an instant has no time zone.
         """
         matches = _filter(handler, event_type, error_type, since, until)
         letters = await self._store.select(matches, limit=None)
@@ -259,6 +260,19 @@ class DeadLetterQueue:
         await self._store.discard(letter_id)
 
 
+def id_of(letter: object) -> str:
+    """Return the id of a letter, given itself or its id.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    if isinstance(letter, DeadLetter):
+        return letter.id
+    if not isinstance(letter, str):
+        raise InvalidArgumentError("letter", letter, expected="a DeadLetter or its id")
+    return letter
+
+
 def _filter(
     handler: str | None,
     event_type: str | None,
@@ -266,6 +280,10 @@ def _filter(
     since: datetime | None,
     until: datetime | None,
 ) -> Callable[[DeadLetter], bool]:
+    texts: dict[str, object] = {"handler": handler, "event_type": event_type, "error_type": error_type}
+    for name, value in texts.items():
+        if value is not None:
+            text(name, value)
     instants: dict[str, object] = {"since": since, "until": until}
     for name, instant in instants.items():
         if instant is not None and not (isinstance(instant, datetime) and instant.tzinfo is not None):

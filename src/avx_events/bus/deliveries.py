@@ -110,6 +110,12 @@ class OpenDeliveries:
         """False: its reader runs already."""
         return False
 
+    @property
+    def undone(self) -> int:
+        """How many events wait for the reader or are open."""
+        counts = self.statistics()
+        return counts.queued + counts.in_flight
+
     def start(self, context: "Context") -> None:
         """Do nothing: its reader runs already."""
 

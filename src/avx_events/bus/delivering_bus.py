@@ -89,7 +89,7 @@ class DeliveringBus:
             DeadLetterNotFoundError: The queue does not hold it.
             NoHandlerError: The bus has no handler of its name.
             NoDeadLetterQueueError: The bus has no dead letter queue.
-            InvalidArgumentError: Its bytes could not be decoded: there is no event to handle.
+            InvalidArgumentError: It is no letter, or its bytes could not be decoded: there is no event to handle.
             NotStartedError: The bus was not started.
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.

@@ -10,7 +10,7 @@ from weakref import WeakSet, finalize
 import msgspec
 
 from avx_events.bus.admission import Admission
-from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, id_of
 from avx_events.bus.dispatcher import Dispatcher, KeyFunction
 from avx_events.bus.endpoints import endpoint_for
 from avx_events.bus.handling import HandlerOptions, HandlerRunner, is_inside_handler_of
@@ -229,14 +229,14 @@ class Engine:
             DeadLetterNotFoundError: The queue does not hold it.
             NoHandlerError: The bus has no such handler.
             NoDeadLetterQueueError: It has no dead letter queue.
-            InvalidArgumentError: Its bytes could not be decoded: there is no event to handle.
+            InvalidArgumentError: It is neither, or its bytes could not be decoded: there is no event to handle.
             NotStartedError: Nobody runs the handlers.
             ClosedError: The bus is closed.
         """
         self.life.check_takes("redrive")
         if self.dead_letters is None:
             raise NoDeadLetterQueueError(self.life.name)
-        current = await self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
+        current = await self.dead_letters.get(id_of(letter))
         self._dispatcher_of(current.handler)
         if current.envelope is None:
             raise InvalidArgumentError("letter", current.id, expected="one with an envelope, this one is undecodable")

@@ -233,6 +233,11 @@ class HandlerRunner:
         """How many events are being handled now."""
         return sum(worker.item is not None for worker in self._workers)
 
+    @property
+    def undone(self) -> int:
+        """How many events wait or are being handled."""
+        return self.statistics().queued + self.in_flight
+
     def start(self, context: Context) -> None:
         """Run, on the running loop; every worker begins in a copy of ``context``."""
         self._context = context
@@ -265,7 +270,7 @@ class HandlerRunner:
 
         The event of a handler that swallowed its cancellation counts as not done.
         """
-        interrupted = [worker.item for worker in self._workers if worker.item is not None]
+        interrupted = [_attempted(worker.item) for worker in self._workers if worker.item is not None]
         for worker in self._workers:
             worker.leave()
         self._workers.clear()
@@ -405,8 +410,7 @@ class HandlerRunner:
     async def _went_on(self, worker: Worker, work: Work) -> None:
         """Settle an attempt that was cut off for being late, though its handler made nothing of that."""
         if not worker.is_abandoned:
-            worker.item = work
-            work.attempts = max(work.attempts, 1)
+            worker.item = _attempted(work)
             await self.dispatcher.fail(work, self._too_late(RuntimeError("the handler swallowed its cancellation")))
 
     def _too_late(self, cause: BaseException) -> HandlerTimeoutError:
@@ -452,6 +456,12 @@ class HandlerRunner:
         worker.leave()
         self._workers.discard(worker)
         self._tasks.release(task)
-        work = item if isinstance(item, Work) else Work(item)
-        work.attempts = max(work.attempts, 1)
+        work = _attempted(item)
         self._spawn((work, self._too_late(RuntimeError("the handler swallowed its cancellation"))))
+
+
+def _attempted(item: "AnyEnvelope | Work") -> Work:
+    """Return ``item`` with the attempt that runs counted, which the hot path leaves out."""
+    work = item if isinstance(item, Work) else Work(item)
+    work.attempts = max(work.attempts, 1)
+    return work

@@ -18,7 +18,7 @@ from typing import Protocol, cast
 
 from avx_events.bus.endpoints import Threads
 from avx_events.bus.handling import is_inside_handler_of, is_waited_for_by
-from avx_events.core.arguments import seconds
+from avx_events.core.arguments import seconds, text
 from avx_events.core.clock import Clock
 from avx_events.core.errors import (
     ClosedError,
@@ -78,6 +78,11 @@ class Member(Protocol):
     @property
     def needs_start(self) -> bool:
         """Whether what is sent to it would lie there until the bus is started."""
+        ...
+
+    @property
+    def undone(self) -> int:
+        """Return how many events or requests wait for it or are with it now."""
         ...
 
     def start(self, context: Context) -> None:
@@ -155,9 +160,9 @@ class Life:
             on_refuse: Called when nothing is taken from outside any more.
 
         Raises:
-            InvalidArgumentError: The timeout is no number of seconds above 0.
+            InvalidArgumentError: The name is no text, or the timeout is no number of seconds above 0.
         """
-        self.name = name
+        self.name = text("name", name)
         self.clock = clock
         self.state = State.OPEN
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -330,7 +335,8 @@ class Life:
     def fail(self, error: BaseException) -> None:
         """End by an error that is no handler's: from now on everybody is told so."""
         if self._failure is None and self.state is not State.CLOSED:
-            log.critical("%s does nothing any more: %r", self.name, error)
+            undone = sum(member.undone for member in self._members)
+            log.critical("%s does nothing any more, %d things are left undone: %r", self.name, undone, error)
             self._failure = error
             self._on_refuse()
             self._on_change()

@@ -327,6 +327,11 @@ class Responder:
             self._counts.replied += 1
         return reply
 
+    @property
+    def undone(self) -> int:
+        """How many requests wait or are being answered."""
+        return self.waiting + self.in_flight
+
     def start(self, context: Context) -> None:
         """Begin with one worker."""
         self._context = context
@@ -555,6 +560,11 @@ class Listener(Generic[RequestT, ReplyT]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def undone(self) -> int:
+        """How many requests wait for a reader."""
+        return self.waiting
 
     def start(self, context: Context) -> None:
         """Do nothing: its reader runs already."""

@@ -3,7 +3,7 @@
 import gc
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
@@ -25,7 +25,10 @@ ClassT = TypeVar("ClassT", bound=type)
 Upcaster = Callable[[dict[str, Any]], Mapping[str, Any]]
 UpcasterT = TypeVar("UpcasterT", bound=Upcaster)
 
-_RESERVED_FIELDS = ("event_type", "aggregate_id")
+_RESERVED_FIELDS = {
+    "event_type": "every event has its type by that name; call the field something else",
+    "aggregate_id": "every event has a method of that name; name the field that holds it with aggregate_id='its_name'",
+}
 _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -213,13 +216,13 @@ class EventMeta(msgspec.StructMeta):
             if "aggregate_id" in namespace:
                 raise EventDefinitionError(name, "has aggregate_id= and a method aggregate_id(); keep one")
             namespace["aggregate_id"] = _reader(aggregate_id)
-        made = super().__new__(mcs, name, bases, namespace, **struct_options)
-        fields = made.__struct_fields__
-        for reserved in _RESERVED_FIELDS:
-            if reserved in fields:
-                raise EventDefinitionError(name, f"a field cannot be called {reserved!r}; use aggregate_id='its_name'")
-        if aggregate_id is not None and aggregate_id not in fields:
-            raise EventDefinitionError(name, f"aggregate_id={aggregate_id!r} is none of its fields {fields}")
+        if struct_options.get("frozen") is False:
+            raise EventDefinitionError(name, "cannot be made with frozen=False; a message is shared by all who get it")
+        try:
+            made = super().__new__(mcs, name, bases, namespace, **struct_options)
+        except (TypeError, ValueError) as exc:  # a keyword or a default that msgspec refuses
+            raise EventDefinitionError(name, f"cannot be made: {exc}") from exc
+        _check_fields(name, made.__struct_fields__, aggregate_id)
         if namespace.get("__module__") != __name__:  # the roots of this module are not messages themselves
             revision = _check_revision(name, revision)
             aggregate_field = aggregate_id or _inherited_field(made, overridden="aggregate_id" in namespace)
@@ -243,6 +246,14 @@ class EventMeta(msgspec.StructMeta):
         return upcast(cls, from_revision=from_revision)
 
     __avx_schema__: EventSchema
+
+
+def _check_fields(name: str, fields: Sequence[str], aggregate_id: str | None) -> None:
+    for reserved, remedy in _RESERVED_FIELDS.items():
+        if reserved in fields:
+            raise EventDefinitionError(name, f"a field cannot be called {reserved!r}; {remedy}")
+    if aggregate_id is not None and aggregate_id not in fields:
+        raise EventDefinitionError(name, f"aggregate_id={aggregate_id!r} is none of its fields {tuple(fields)}")
 
 
 def _inherited_field(message_class: type, *, overridden: bool) -> str | None:
@@ -329,18 +340,17 @@ def event(event_type: str, *, aggregate_id: str | None = None, revision: int = 1
         revision: The revision of the data, from 1.
 
     Raises:
-        EventDefinitionError: When it decorates: the class has no such field, or is none of these kinds.
+        EventDefinitionError: It is not called before it decorates; or, when it does: the class has no such field, or is
+            none of these kinds.
         DuplicateEventTypeError: When it decorates: another class has the event type.
     """
+    given: object = event_type
+    if isinstance(given, type):
+        raise EventDefinitionError(given.__qualname__, "needs its event type: write @event('its.type')")
 
     def decorate(message_class: ClassT) -> ClassT:
-        fields = _fields_of(message_class)
         name = message_class.__qualname__
-        for reserved in _RESERVED_FIELDS:
-            if reserved in fields:
-                raise EventDefinitionError(name, f"a field cannot be called {reserved!r}; use aggregate_id='its_name'")
-        if aggregate_id is not None and aggregate_id not in fields:
-            raise EventDefinitionError(name, f"aggregate_id={aggregate_id!r} is none of its fields {fields}")
+        _check_fields(name, _fields_of(message_class), aggregate_id)
         _adorn(message_class, aggregate_id)
         method = cast("Callable[[Any], object]", message_class.aggregate_id)  # type: ignore[attr-defined]
         schema = EventSchema(

@@ -12,8 +12,14 @@ CLEANUP_GRACE_S = 1.0
 
 
 def is_interrupted(error: BaseException) -> bool:
-    """Tell whether ``error`` is the cancellation of the running task, and not one that some call raised by itself."""
-    task = asyncio.current_task()
+    """Tell whether ``error`` is the cancellation of the running task, or the end of its loop.
+
+    Whatever else a user's code raises, a ``CancelledError`` of its own included, is its failure.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs: the coroutine is being closed
+        return True
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 

@@ -512,3 +512,20 @@ async def test_a_handler_may_redrive_while_its_bus_closes_and_others_may_not() -
 
     assert handled == [1]
     assert await bus.dead_letter_queue.count() == 0
+
+
+@pytest.mark.parametrize("wrong", [5, None, object()])
+async def test_what_is_no_letter_is_neither_redriven_nor_removed(wrong: Any) -> None:
+    async with EventBus(dead_letter_queue=DeadLetterQueue()) as bus:
+        with pytest.raises(InvalidArgumentError, match="letter"):
+            await bus.republish(wrong)
+        with pytest.raises(InvalidArgumentError, match="letter"):
+            await bus.dead_letter_queue.remove(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"event_type": Lost}, {"error_type": ValueError}, {"handler": print}])
+async def test_a_filter_that_can_match_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+        await DeadLetterQueue().list(**wrong)
+    with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+        await DeadLetterQueue().purge(**wrong)

@@ -5,6 +5,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -711,3 +712,23 @@ async def test_a_handler_that_moves_the_clock_past_its_own_deadline_is_done_when
             await bus.settled()
 
     assert bus.statistics().handled == 2
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_an_attempt_that_swallows_the_stop_is_counted_in_its_letter(concurrency: int) -> None:
+    bus = EventBus(dead_letter_queue=DeadLetterQueue(), drain_timeout_s=0.01)
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    @bus.on(Handled, retry=None, concurrency=concurrency)
+    async def swallows(event: Handled) -> None:
+        began.set()
+        while not may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    async with bus:
+        await bus.publish(Handled("a"))
+        await began.wait()
+    may_end.set()
+
+    assert [letter.attempts for letter in await bus.dead_letter_queue.list()] == [1]

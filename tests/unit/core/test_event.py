@@ -458,3 +458,27 @@ def test_a_field_may_be_called_upcast() -> None:
         upcast: str
 
     assert Tricky("x").upcast == "x"
+
+
+@pytest.mark.parametrize(
+    ("options", "namespace", "problem"),
+    [
+        ({"frozen": False}, {}, "frozen=False"),
+        ({"aggregateid": "id"}, {}, "aggregateid"),
+        ({}, {"__annotations__": {"names": list[str]}, "names": ["a"]}, "default"),
+    ],
+)
+def test_what_msgspec_or_we_cannot_make_a_class_of_is_refused_by_name(
+    options: dict[str, Any], namespace: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(EventDefinitionError, match=f"Odd.*{problem}"):
+        EventMeta("Odd", (Event,), {"__module__": __name__, **namespace}, event_type="event.odd", **options)
+
+
+def test_a_decorator_without_its_call_is_refused() -> None:
+    with pytest.raises(EventDefinitionError, match=r"Placed.*@event\('its\.type'\)"):
+
+        @event  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUntypedClassDecorator]
+        @dataclass
+        class Placed:
+            order_id: int

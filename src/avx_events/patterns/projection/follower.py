@@ -24,6 +24,7 @@ from avx_events.core.errors import (
 )
 from avx_events.core.metadata import current_message
 from avx_events.core.policy import Retry
+from avx_events.core.tasks import is_interrupted
 from avx_events.patterns.pause import pause
 from avx_events.patterns.projection.checkpoints import begin, move, position_of
 from avx_events.patterns.projection.projection import Effect, Projection
@@ -136,14 +137,11 @@ class Follower:
         """Follow until the store closes, the task is cancelled, or an event fails for good."""
         try:
             await self._follow_to_the_end()
-        except (Exception, asyncio.CancelledError) as exc:  # the handler boundary: kept, logged, raised by reach()
-            if _is_cancelled(exc):
+        except BaseException as exc:  # the handler boundary: kept, logged, raised by reach()
+            if is_interrupted(exc):
                 self._end("stopped")
                 raise
             self._fail(exc)
-        except BaseException as exc:  # the process is to end
-            self._fail(exc)
-            raise
         else:
             self._end("stopped")
 
@@ -173,8 +171,8 @@ class Follower:
             self._was_quiet = False
             try:
                 await self._follow()
-            except (Exception, asyncio.CancelledError) as exc:
-                if _is_cancelled(exc):
+            except BaseException as exc:
+                if is_interrupted(exc):
                     raise
                 if await self._is_at_an_end():
                     return
@@ -250,10 +248,10 @@ class Follower:
     async def _commit(self, items: list[Item], until: int) -> None:
         try:
             await self._transact(items, until)
-        except (Exception, asyncio.CancelledError) as exc:
+        except BaseException as exc:
             failed = self._trying
             before = [] if failed is None else [item for item in items if item[0].position < failed.position]
-            if before and not _is_cancelled(exc):  # they took no harm, and are not to be tried again and again
+            if before and not is_interrupted(exc):  # they took no harm, and are not to be tried again and again
                 await self._transact(before, before[-1][0].position)
                 self._trying = failed
             raise
@@ -339,9 +337,3 @@ class Follower:
 def _release(waiter: "asyncio.Future[None]") -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """Tell whether ``error`` ends this task; a handler may raise ``CancelledError`` without that."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -783,3 +783,26 @@ async def test_cancelled_at_any_point_it_leaves_nothing_running_and_nothing_half
 async def turn_of(loop: asyncio.AbstractEventLoop) -> None:
     """Let the loop look once at what its threads have done."""
     await loop.run_in_executor(None, int)
+
+
+class Unusual(BaseException):
+    """No Exception."""
+
+
+@pytest.mark.parametrize("error", [Unusual, GeneratorExit, KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+async def test_whatever_a_handler_raises_is_tried_again_and_then_stops_its_projection(
+    store: EventStore, error: type[BaseException]
+) -> None:
+    counts = Counts()
+
+    def fail(event: Counted, connection: Connection) -> None:
+        raise error
+
+    counts.before = fail
+    position = (await store.append("s", Counted("a"))).position
+
+    async with Projector(store, counts, retry=NO_PAUSE) as projector:
+        with pytest.raises(ProjectionFailedError, match=error.__name__):
+            await projector.caught_up(position)
+
+    assert counts.seen == [1, 1, 1]
