@@ -6,6 +6,7 @@ What is not in ``core`` is loaded when it is first used, so that a program pays 
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from avx_events.core.clock import Clock
 from avx_events.core.errors import (
     AggregateDefinitionError,
     AvxEventsError,
@@ -62,11 +63,12 @@ from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContex
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
 
 if TYPE_CHECKING:
-    from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+    from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, DeadLetterStore
     from avx_events.bus.deliveries import Delivery
     from avx_events.bus.event_bus import EventBus
-    from avx_events.bus.request_reply import RequestReplyBus
+    from avx_events.bus.request_reply import RequestReplyBus, RequestStatistics
     from avx_events.bus.responders import Listener, Reply
+    from avx_events.bus.statistics import BusStatistics, SubscriptionStatistics
     from avx_events.bus.subscriber import Subscriber
     from avx_events.bus.topic_bus import TopicBus
     from avx_events.patterns.aggregate import AggregateRoot
@@ -91,6 +93,8 @@ __all__ = [
     "AggregateRoot",
     "AppendResult",
     "AvxEventsError",
+    "BusStatistics",
+    "Clock",
     "ClosedError",
     "Command",
     "CommandBus",
@@ -100,6 +104,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetterNotFoundError",
     "DeadLetterQueue",
+    "DeadLetterStore",
     "DecodeError",
     "Delivery",
     "DeliveryError",
@@ -147,6 +152,7 @@ __all__ = [
     "ReplySentError",
     "Request",
     "RequestReplyBus",
+    "RequestStatistics",
     "RequestTimeoutError",
     "ResultNotKeptError",
     "Retry",
@@ -160,6 +166,7 @@ __all__ = [
     "StreamNotFoundError",
     "Subscriber",
     "SubscriptionFullError",
+    "SubscriptionStatistics",
     "TopicBus",
     "TransactionError",
     "UnknownEvent",
@@ -183,11 +190,13 @@ __all__ = [
 _PLACES: Final = {
     "AggregateRoot": "avx_events.patterns.aggregate",
     "AppendResult": "avx_events.store.ports",
+    "BusStatistics": "avx_events.bus.statistics",
     "CommandBus": "avx_events.patterns.cqrs",
     "CommandHandler": "avx_events.patterns.cqrs",
     "Connection": "avx_events.store.ports",
     "DeadLetter": "avx_events.bus.dead_letters",
     "DeadLetterQueue": "avx_events.bus.dead_letters",
+    "DeadLetterStore": "avx_events.bus.dead_letters",
     "Delivery": "avx_events.bus.deliveries",
     "EventBus": "avx_events.bus.event_bus",
     "EventStore": "avx_events.store.event_store",
@@ -198,8 +207,10 @@ _PLACES: Final = {
     "QueryHandler": "avx_events.patterns.cqrs",
     "Reply": "avx_events.bus.responders",
     "RequestReplyBus": "avx_events.bus.request_reply",
+    "RequestStatistics": "avx_events.bus.request_reply",
     "StoredEvent": "avx_events.store.stored_event",
     "Subscriber": "avx_events.bus.subscriber",
+    "SubscriptionStatistics": "avx_events.bus.statistics",
     "TopicBus": "avx_events.bus.topic_bus",
     "handles": "avx_events.patterns.projection",
     "idempotency_key": "avx_events.patterns.cqrs",

@@ -27,6 +27,7 @@ PLACES: Final = {
         "bus.responders",
         "bus.subscriber",
         "bus.deliveries",
+        "bus.statistics",
     ),
     "Failed attempts": ("core.policy", "bus.dead_letters"),
     "Store": ("store.event_store", "store.stored_event", "store.ports", "patterns.aggregate"),
@@ -37,6 +38,7 @@ PLACES: Final = {
         "patterns.cqrs.idempotency",
     ),
     "Read models": ("patterns.projection.projection", "patterns.projection.projector"),
+    "Time": ("core.clock",),
 }
 BRANCHES: Final = (avx_events.UsageError, avx_events.RetryableError, avx_events.PermanentError)
 

@@ -13,7 +13,6 @@ from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import InvalidArgumentError
-from avx_events.core.event import Event
 from avx_events.core.ids import IdBlock
 from avx_events.core.metadata import EventMetadata, stamp
 from avx_events.core.policy import Overflow, Retry
@@ -76,7 +75,7 @@ class TopicBus(DeliveringBus):
         overflow: Overflow = "wait",
         retry: Retry | None = DEFAULT_RETRY,
         key: KeyFunction | None = None,
-    ) -> Subscriber[Event]:
+    ) -> Subscriber[Any]:
         """Return a subscriber that receives every event published to a topic of ``patterns`` from now on.
 
         Args:
