@@ -43,9 +43,11 @@ PLACES: Final = {
 BRANCHES: Final = (avx_events.UsageError, avx_events.RetryableError, avx_events.PermanentError)
 
 SHOWN_DEFAULTS: Final = (bool, int, float, str, type(None))
-# Nobody else makes these, so how is of no interest.
+# Nobody calls these classes, so how is of no interest.
 MADE_BY_US: Final = (
+    avx_events.Clock,
     avx_events.Connection,
+    avx_events.DeadLetterStore,
     avx_events.Delivery,
     avx_events.Listener,
     avx_events.Reply,
@@ -53,6 +55,8 @@ MADE_BY_US: Final = (
 )
 # Public for other modules of the package, not for its users.
 OURS: Final = {
+    "DeadLetterQueue.claim",
+    "DeadLetterQueue.release",
     "Listener.ask",
     "Listener.begin_stop",
     "Listener.finish_stop",
@@ -63,7 +67,6 @@ OURS: Final = {
     "Listener.start",
     "Listener.waiting",
     "add",
-    "claim",
     "dispatcher",
     "effects_of",
     "handles_nothing",
@@ -71,7 +74,6 @@ OURS: Final = {
     "item",
     "open_deliveries",
     "owner",
-    "release",
     "resolve",
 }
 
