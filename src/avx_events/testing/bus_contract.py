@@ -1,27 +1,21 @@
 """What the contracts of transports are made of: how they get a bus, what they send, how they wait."""
 
-# ruff: noqa: S101 - assert is how a test speaks
-
 import asyncio
-import functools
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import uuid4
 
 from avx_events.bus.event_bus import EventBus
 from avx_events.core.event import Event, event
 from avx_events.core.policy import Retry
 
-P = ParamSpec("P")
 ValueT = TypeVar("ValueT")
 
-DEADLINE_S: Final = 30.0
 AT_ONCE: Final = Retry(attempts=3, initial_s=0.001, max_s=0.001)
 """Three attempts without much of a pause between them."""
 
-_TASKS_END_WITHIN_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.005
 
 
@@ -85,28 +79,6 @@ def new_namespace() -> str:
     return f"avx-contract-{uuid4().hex}"
 
 
-def on_its_own_loop(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:
-    """Run an asynchronous test on a loop of its own, within ``DEADLINE_S``; nothing may be left on that loop."""
-
-    @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        asyncio.run(_watched(test(*args, **kwargs)))
-
-    return run
-
-
-async def _watched(test: Coroutine[object, object, None]) -> None:
-    problems: list[str] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(str(context)))
-    async with asyncio.timeout(DEADLINE_S):
-        await test
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    if left:
-        _, left = await asyncio.wait(left, timeout=_TASKS_END_WITHIN_S)
-    assert not left, f"tasks were left behind: {left}"
-    assert not problems, f"the event loop was told of errors that nobody took: {problems}"
-
-
 class Collected(Generic[ValueT]):
     """What handlers and readers have seen, in order; a test waits for it."""
 
@@ -136,16 +108,6 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Return when ``condition`` holds, for what announces itself nowhere; the test's deadline ends the wait."""
     while not await condition():  # noqa: ASYNC110 - a queue of dead letters may be in a broker
         await asyncio.sleep(_LOOK_AGAIN_S)
-
-
-async def interrupted(work: Coroutine[object, object, ValueT], *, after_turns: int) -> ValueT | None:
-    """Cancel ``work`` after so many turns of the loop; return what it gave if it was faster, or None."""
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(work)
-        for _ in range(after_turns):
-            await asyncio.sleep(0)
-        task.cancel()
-    return None if task.cancelled() else task.result()
 
 
 def numbers_by_key(events: Iterable[Sent]) -> dict[str, list[int]]:

@@ -21,9 +21,9 @@ from avx_events.testing.bus_contract import (
     Other,
     Sent,
     numbers_by_key,
-    on_its_own_loop,
     until,
 )
+from avx_events.testing.own_loop import on_its_own_loop
 
 
 class KeyOrderContract(BusContract):

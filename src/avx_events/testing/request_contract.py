@@ -21,7 +21,8 @@ from avx_events.core.errors import (
 )
 from avx_events.core.event import Request
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context
-from avx_events.testing.bus_contract import Collected, Sent, interrupted, new_namespace, on_its_own_loop, until
+from avx_events.testing.bus_contract import Collected, Sent, new_namespace, until
+from avx_events.testing.own_loop import interrupted, on_its_own_loop
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -4,11 +4,10 @@
 
 import asyncio
 import copy
-import functools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Final, ParamSpec, TypeVar
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -34,11 +33,7 @@ from avx_events.store.event_store import EventStore
 from avx_events.store.ports import PAGE_EVENTS, AppendResult
 from avx_events.store.stored_event import StoredEvent
 from avx_events.store.subscription import StoreSubscription
-
-P = ParamSpec("P")
-ResultT = TypeVar("ResultT")
-
-_DEADLINE_S: Final = 30.0
+from avx_events.testing.own_loop import interrupted, on_its_own_loop
 
 
 class Deposited(Event, event_type="avx.contract.deposited", aggregate_id="account_id"):
@@ -89,20 +84,6 @@ class Close(Command[None], event_type="avx.contract.close"):
     """A command, which is no event."""
 
 
-def within_deadline(test: Callable[P, Coroutine[object, object, None]]) -> Callable[P, None]:
-    """Run an asynchronous test on a loop of its own, for 30 seconds at most; no plugin of pytest is needed."""
-
-    @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        async def timed() -> None:
-            async with asyncio.timeout(_DEADLINE_S):
-                await test(*args, **kwargs)
-
-        asyncio.run(timed())
-
-    return run
-
-
 class StoreContract:
     """The promises of ``StoreEngine`` and of the store on top of it, one test each.
 
@@ -112,7 +93,8 @@ class StoreContract:
             url = "mine://{folder}/events"
 
     Where a URL is not enough, override ``connect``. Each test opens its stores in a folder of its own, and finds them
-    empty. Engines that keep events on disk or on a server derive from ``DurableStoreContract``.
+    empty. It has an event loop of its own and 30 seconds, and fails where it leaves a task behind. Engines that keep
+    events on disk or on a server derive from ``DurableStoreContract``.
 
     Attributes:
         url: The URL of a store; ``{folder}`` stands for the folder. Empty for memory.
@@ -128,7 +110,7 @@ class StoreContract:
 
     # Append
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_append_gives_versions_and_positions_from_1(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             first = await store.append("a", [Deposited("a", 1), Deposited("a", 2)])
@@ -142,7 +124,7 @@ class StoreContract:
                 Deposited("b", 3),
             ]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_event_and_its_metadata_come_back_as_they_were(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             with context(correlation_id="request-7", user_id="user-3", causation_id="cause-1"):
@@ -158,7 +140,7 @@ class StoreContract:
                 (envelope.event, envelope.metadata, envelope.topic) for envelope in (inside, chosen)
             ]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_event_is_stamped_in_the_context_it_is_appended_in(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             with context(correlation_id="request-7", user_id="user-3", causation_id="cause-1"):
@@ -173,7 +155,7 @@ class StoreContract:
             )
             assert (metadata.aggregate_id, stored.topic) == ("a", "avx.contract.deposited")
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_append_is_whole_or_absent(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             for unfit in (Deposited("a", "many"), "no event", Close()):  # type: ignore[arg-type]
@@ -185,7 +167,7 @@ class StoreContract:
 
             assert await amounts(store) == [1]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_expected_version_that_does_not_hold_appends_nothing(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             await store.append("a", [Deposited("a", 1), Deposited("a", 2)], expected_version=0)
@@ -199,7 +181,7 @@ class StoreContract:
             assert result == AppendResult(3, 3)
             assert await amounts(store) == [1, 2, 3]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_of_appends_that_expect_one_version_one_wins(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             outcomes = await together(
@@ -212,7 +194,7 @@ class StoreContract:
             assert {(error.expected, error.actual) for error in lost} == {(0, 1)}
             assert len(await store.get_events("a")) == 1
 
-    @within_deadline
+    @on_its_own_loop
     async def test_concurrent_appends_are_all_there_without_gap(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             outcomes = await together(
@@ -227,7 +209,7 @@ class StoreContract:
 
     # Repeats
 
-    @within_deadline
+    @on_its_own_loop
     async def test_appending_the_same_envelopes_again_gives_the_first_result(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             envelopes = stamped(1, 2)
@@ -239,7 +221,7 @@ class StoreContract:
             assert await store.append("a", envelopes[:1]) == AppendResult(1, 1)
             assert await amounts(store) == [1, 2, 3]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_repeats_that_run_at_once_append_once(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             envelopes = stamped(1, 2)
@@ -249,7 +231,7 @@ class StoreContract:
             assert outcomes == [AppendResult(2, 2)] * 20
             assert await amounts(store) == [1, 2]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_part_of_the_ids_being_there_is_a_conflict(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             envelopes = stamped(1, 2, 3)
@@ -264,7 +246,7 @@ class StoreContract:
 
             assert await amounts(store) == [1, 2]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_id_of_another_stream_is_refused(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             envelopes = stamped(1, 2)
@@ -277,7 +259,7 @@ class StoreContract:
 
             assert await amounts(store) == [1]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_member_that_fails_does_not_take_its_neighbours_with_it(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             envelopes = stamped(1, 2)
@@ -303,12 +285,12 @@ class StoreContract:
             assert outcomes[1] == AppendResult(2, 2)
             assert sorted(await amounts(store)) == [1, 2, 3, 5]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_cancelled_append_can_be_repeated(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             for turns in range(30):
                 envelopes = stamped(turns, turns)
-                await cancelled_after(turns, store.append(f"s-{turns}", envelopes, expected_version=0))
+                await interrupted(store.append(f"s-{turns}", envelopes, expected_version=0), after_turns=turns)
 
                 result = await store.append(f"s-{turns}", envelopes, expected_version=0)
 
@@ -316,7 +298,7 @@ class StoreContract:
                 assert [stored.event.amount for stored in await store.get_events(f"s-{turns}")] == [turns, turns]
             assert_in_order([stored async for stored in store.read_all()])
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_stored_event_that_is_appended_again_changes_nothing(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             await store.append("a", Deposited("a", 1))
@@ -327,7 +309,7 @@ class StoreContract:
 
     # Reading
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_stream_that_is_not_there_is_empty(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             assert await store.get_events("a") == []
@@ -335,7 +317,7 @@ class StoreContract:
             assert [stored async for stored in store.read_all()] == []
             assert (await store.version_of("a"), await store.last_position()) == (0, 0)
 
-    @within_deadline
+    @on_its_own_loop
     async def test_reads_go_on_over_their_pages(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             for count in (PAGE_EVENTS, 1, PAGE_EVENTS, PAGE_EVENTS - 1):
@@ -353,7 +335,7 @@ class StoreContract:
             assert await store.get_events("long", PAGE_EVENTS) == long[PAGE_EVENTS:]
             assert (await store.version_of("long"), await store.last_position()) == (3 * PAGE_EVENTS, len(log))
 
-    @within_deadline
+    @on_its_own_loop
     async def test_time_travel_by_version_and_by_instant_includes_its_end(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             for number in range(1, 4):
@@ -373,7 +355,7 @@ class StoreContract:
             assert [one async for one in store.read_stream("a", as_of=datetime.min.replace(tzinfo=UTC))] == []
             assert [one async for one in store.read_stream("a", as_of=datetime.max.replace(tzinfo=UTC))] == log
 
-    @within_deadline
+    @on_its_own_loop
     async def test_each_append_is_recorded_later_than_the_one_before(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             await together([store.append(f"s-{number}", [Deposited("a", number)] * 2) for number in range(50)])
@@ -384,7 +366,7 @@ class StoreContract:
             assert instants[::2] == sorted(set(instants))
             assert abs(log[0].recorded_at - datetime.now(UTC)) < timedelta(minutes=5)
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_unknown_type_is_an_error_that_names_it_or_is_kept(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             unknown = UnknownEvent("avx.contract.never.defined", {"a": [1, None, "x"]}, 3)
@@ -409,7 +391,7 @@ class StoreContract:
 
             assert [stored.event async for stored in keeping.read_all()] == [Deposited("a", 1), unknown]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_data_of_an_older_revision_is_upcast(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             older = renamed(revision=1)
@@ -420,7 +402,7 @@ class StoreContract:
 
             assert stored.event == newer("Ada", "Lovelace")
 
-    @within_deadline
+    @on_its_own_loop
     async def test_data_that_no_longer_fits_is_an_error_that_says_where(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             await store.append("a", Deposited("a", 1))
@@ -438,7 +420,7 @@ class StoreContract:
 
     # Following
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_follower_catches_up_and_goes_on_live(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store, asyncio.TaskGroup() as tasks:
             await store.append("a", [Deposited("a", number) for number in range(PAGE_EVENTS + 3)])
@@ -453,7 +435,7 @@ class StoreContract:
             assert [await reader for reader in readers] == [log, log[2:]]
             assert (whole.position, tail.position) == (PAGE_EVENTS + 5, PAGE_EVENTS + 5)
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_follower_under_concurrent_appends_sees_each_event_once(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store, asyncio.TaskGroup() as tasks:
             appenders, appends = 30, 20
@@ -479,21 +461,21 @@ class StoreContract:
                 seen = await reader
                 assert seen == log[len(log) - len(seen) :]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_step_of_a_follower_that_was_cancelled_can_be_repeated(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             follower = store.subscribe()
             seen: list[StoredEvent[Any]] = []
             for turns in range(30):
                 await store.append("a", Deposited("a", turns))
-                seen += await cancelled_after(turns, take(follower, 1)) or []
+                seen += await interrupted(take(follower, 1), after_turns=turns) or []
 
             while len(seen) < 30:
                 seen += await take(follower, 1)
 
             assert seen == await store.get_events("a")
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_follower_goes_on_after_an_error(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             older = renamed(revision=1)
@@ -510,7 +492,7 @@ class StoreContract:
 
             assert [stored.event for stored in await take(follower, 2)] == [newer("Ada", "Lovelace"), Deposited("a", 2)]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_followers_end_when_the_store_closes(self, tmp_path: Path) -> None:
         store = await self.connect(tmp_path)
         await store.append("a", Deposited("a", 1))
@@ -532,7 +514,7 @@ class StoreContract:
 
     # Aggregates
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_aggregate_is_saved_and_loaded(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             account = Account("a")
@@ -550,7 +532,7 @@ class StoreContract:
             loaded.record(Deposited("a", 1))
             assert await store.save(loaded) == AppendResult(3, 3)
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_aggregate_that_is_not_there_is_an_error_or_a_new_one(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path, snapshot_every=1) as store:
             with pytest.raises(StreamNotFoundError, match="'a'"):
@@ -567,7 +549,7 @@ class StoreContract:
                 await store.load(Account, "a", as_of=stored.recorded_at - timedelta.resolution)
             assert await store.load_or_new(Account, "a") == account
 
-    @within_deadline
+    @on_its_own_loop
     async def test_of_two_that_save_one_aggregate_the_second_keeps_its_events(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             one, two = Account("a"), Account("a")
@@ -583,13 +565,13 @@ class StoreContract:
             assert (two.uncommitted, two.version) == ((Deposited("a", 2),), 1)
             assert await amounts(store) == [1]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_cancelled_save_can_be_repeated(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             for turns in range(30):
                 account = Account(f"s-{turns}")
                 account.record(Deposited("a", turns))
-                await cancelled_after(turns, store.save(account))
+                await interrupted(store.save(account), after_turns=turns)
 
                 await store.save(account)
 
@@ -597,7 +579,7 @@ class StoreContract:
                 assert await store.load(Account, f"s-{turns}") == account
             assert sorted(await amounts(store)) == [*range(30)]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_saves_of_one_aggregate_at_once_append_each_event_once(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             account = Account("a")
@@ -611,7 +593,7 @@ class StoreContract:
             assert await store.load(Account, "a") == account
             assert await amounts(store) == [1, 2]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_snapshots_never_change_what_a_load_returns(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path, snapshot_every=3) as store:
             account, states = Account("a"), [copy.deepcopy(Account("a"))]
@@ -630,7 +612,7 @@ class StoreContract:
             assert statistics["snapshots_taken"] == 6
             assert int(statistics["snapshots_used"]) > 20
 
-    @within_deadline
+    @on_its_own_loop
     async def test_each_class_has_a_snapshot_of_its_own(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path, snapshot_every=2) as store:
             await store.append("a", [Deposited("a", 1), Deposited("a", 2)])
@@ -646,7 +628,7 @@ class StoreContract:
 
     # Life cycle
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_store_can_be_closed_twice_and_refuses_to_work_then(self, tmp_path: Path) -> None:
         store = await self.connect(tmp_path)
         await store.append("a", Deposited("a", 1))
@@ -670,7 +652,7 @@ class StoreContract:
         with pytest.raises(ClosedError):
             store.subscribe()
 
-    @within_deadline
+    @on_its_own_loop
     async def test_what_was_accepted_before_the_close_is_written(self, tmp_path: Path) -> None:
         store = await self.connect(tmp_path)
 
@@ -683,7 +665,7 @@ class StoreContract:
 
     # Bad input
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_stream_has_a_name_that_every_engine_can_keep(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             for name in ("", None, 7, b"a", "a\0b", "\ud800", "x" * 1025):
@@ -692,7 +674,7 @@ class StoreContract:
                         await use
             assert await store.last_position() == 0
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_stream_name_is_only_a_name(self, tmp_path: Path) -> None:
         names = ["'; DROP TABLE avx_events; --", '"', "%", "_", "a ", " a", "A", "a", "ä", "a\u0308", "x" * 1024, "\n"]
         async with await self.connect(tmp_path) as store:
@@ -702,7 +684,7 @@ class StoreContract:
             for number, name in enumerate(names):
                 assert [stored.event for stored in await store.get_events(name)] == [Deposited(name, number)]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_numbers_that_cannot_be_places_are_refused(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             await store.append("a", Deposited("a", 1))
@@ -727,7 +709,7 @@ class StoreContract:
             assert await store.get_events("a", 2**63 - 1) == []
             assert await amounts(store) == [1]
 
-    @within_deadline
+    @on_its_own_loop
     async def test_what_cannot_be_an_event_of_the_log_is_refused(self, tmp_path: Path) -> None:
         wrong: list[Any] = [None, 7, "text", [Deposited], Deposited, Close(), {}, [], stamped(1) * 2]
         async with await self.connect(tmp_path) as store:
@@ -745,7 +727,7 @@ class StoreContract:
 
             assert await store.last_position() == 0
 
-    @within_deadline
+    @on_its_own_loop
     async def test_metadata_that_would_not_read_back_is_refused(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as store:
             envelope = stamp(Deposited("a", 1), clock=SYSTEM_CLOCK)
@@ -766,7 +748,7 @@ class StoreContract:
 
             assert await store.last_position() == 0
 
-    @within_deadline
+    @on_its_own_loop
     async def test_an_event_may_be_as_large_as_the_store_is_told(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path, max_event_bytes=11_000_000) as store:
             large = Deposited("a", 1, "x" * 10_000_000)
@@ -778,7 +760,7 @@ class StoreContract:
 class DurableStoreContract(StoreContract):
     """What engines promise besides whose events outlive the process, and are shared by several stores at once."""
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_store_that_is_opened_again_has_its_events(self, tmp_path: Path) -> None:
         envelopes = stamped(1, 2)
         async with await self.connect(tmp_path) as store:
@@ -791,7 +773,7 @@ class DurableStoreContract(StoreContract):
             assert await again.append("a", Deposited("a", 3), expected_version=2) == AppendResult(3, 3)
             assert (await again.get_events("a"))[-1].recorded_us > log[-1].recorded_us
 
-    @within_deadline
+    @on_its_own_loop
     async def test_two_stores_on_one_log_agree(self, tmp_path: Path) -> None:
         async with await self.connect(tmp_path) as one, await self.connect(tmp_path) as two:
             for number in range(10):
@@ -808,7 +790,7 @@ class DurableStoreContract(StoreContract):
             assert len(log) == 120
             assert_in_order(log)
 
-    @within_deadline
+    @on_its_own_loop
     async def test_a_follower_sees_what_another_store_appends(self, tmp_path: Path) -> None:
         async with (
             await self.connect(tmp_path) as mine,
@@ -897,16 +879,6 @@ async def together(calls: Iterable[Coroutine[Any, Any, AppendResult]]) -> list[A
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(outcome(call)) for call in calls]
     return [task.result() for task in running]
-
-
-async def cancelled_after(turns: int, call: Coroutine[Any, Any, ResultT]) -> ResultT | None:
-    """Cancel ``call`` after so many turns of the loop; return what it gave, None where it was cancelled before that."""
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(call)
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-    return None if task.cancelled() else task.result()
 
 
 async def take(follower: StoreSubscription, count: int) -> list[StoredEvent[Any]]:

@@ -13,7 +13,8 @@ from avx_events.core.errors import ClosedError, InvalidTopicError
 from avx_events.core.event import Event
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.topic import matches
-from avx_events.testing.bus_contract import Collected, Other, Sent, interrupted, new_namespace, on_its_own_loop
+from avx_events.testing.bus_contract import Collected, Other, Sent, new_namespace
+from avx_events.testing.own_loop import interrupted, on_its_own_loop
 
 TOPICS: Final = (
     "a",

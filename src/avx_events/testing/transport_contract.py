@@ -22,10 +22,9 @@ from avx_events.testing.bus_contract import (
     Plain,
     Sent,
     SentOn,
-    interrupted,
     numbers_by_key,
-    on_its_own_loop,
 )
+from avx_events.testing.own_loop import interrupted, on_its_own_loop
 
 
 class Parcel(Event, event_type="avx.contract.parcel", aggregate_id="text"):

@@ -25,7 +25,8 @@ from avx_events.testing import (
     TopicContract,
     TransportContract,
 )
-from avx_events.testing.bus_contract import BusContract, on_its_own_loop
+from avx_events.testing.bus_contract import BusContract
+from avx_events.testing.own_loop import on_its_own_loop
 from avx_events.testing.transport_contract import PAYLOADS
 
 
@@ -209,8 +210,8 @@ def contract_of(bus_class: type[EventBus], contract: type[BusContract]) -> BusCo
 
 
 def be_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avx_events.testing.bus_contract.DEADLINE_S", 0.3)
-    monkeypatch.setattr("avx_events.testing.bus_contract._TASKS_END_WITHIN_S", 0.1)
+    monkeypatch.setattr("avx_events.testing.own_loop.DEADLINE_S", 0.3)
+    monkeypatch.setattr("avx_events.testing.own_loop._TASKS_END_WITHIN_S", 0.1)
 
 
 @pytest.mark.parametrize(("bus_class", "contract", "name"), BROKEN)
@@ -257,7 +258,7 @@ def test_an_error_that_nobody_took_fails_a_test() -> None:
 
 
 def test_a_test_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avx_events.testing.bus_contract.DEADLINE_S", 0.01)
+    monkeypatch.setattr("avx_events.testing.own_loop.DEADLINE_S", 0.01)
 
     with pytest.raises(TimeoutError):
         on_its_own_loop(asyncio.Event().wait)()  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
