@@ -7,9 +7,12 @@ from typing import Final, NamedTuple
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 import avx_events
 import avx_events.testing
+from examples.production_service.http.app import http_app
 from tests.docs.pages import ROOT
 from tests.examples.production_service.serving import serving
 
@@ -50,6 +53,17 @@ def _exchange(arguments: list[str], answer: str) -> Exchange:
     return Exchange(method, url.removeprefix("127.0.0.1:8080"), body, answer)
 
 
+def endpoints() -> set[tuple[str, str]]:
+    """Return the paths of the service that the page lists, each with a method that it takes."""
+    rows = re.findall(r"^\| (`/.*?) \| (.*) \|$", README, flags=re.MULTILINE)
+    return {
+        (path, method)
+        for paths, methods in rows
+        for path in re.findall(r"`(/.*?)`", paths)
+        for method in re.findall(r"`([A-Z]+)`", methods)
+    }
+
+
 def without_ids(answer: str) -> str:
     """Return ``answer`` with the same id for every user."""
     return re.sub(r"user-[0-9a-f-]{36}", "user-1", answer)
@@ -70,6 +84,15 @@ async def test_the_service_answers_as_it_shows() -> None:
         answers = [created, *[await ask(client, exchange, user_id) for exchange in others]]
 
     assert [without_ids(answer) for answer in answers] == [without_ids(shown.answer) for shown in (first, *others)]
+
+
+async def test_the_endpoints_it_lists_are_those_of_the_service() -> None:
+    async with serving() as (_, service):
+        app = http_app(service)
+    assert isinstance(app, Starlette)
+    routes = [route for route in app.routes if isinstance(route, Route)]
+
+    assert endpoints() == {(route.path, method) for route in routes for method in (route.methods or set()) - {"HEAD"}}
 
 
 def test_the_make_targets_it_names_are_there() -> None:
