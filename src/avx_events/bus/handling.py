@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +21,7 @@ from avx_events.bus.work import Work
 from avx_events.core.clock import Clock, Timer
 from avx_events.core.errors import HandlerTimeoutError
 from avx_events.core.metadata import current_message
-from avx_events.core.tasks import CLEANUP_GRACE_S, TaskScope
+from avx_events.core.tasks import CLEANUP_GRACE_S, OwnedTask, TaskScope
 
 if TYPE_CHECKING:
     from avx_events.bus.subscription import AnyEnvelope
@@ -124,7 +125,7 @@ class Worker:
     def __init__(self, owner: object) -> None:
         """Begin idle."""
         self.owner = owner
-        self.task: asyncio.Task[Any] | None = None
+        self.task: OwnedTask | None = None
         self.cancelling: Callable[[], int] = int
         self.item: AnyEnvelope | Work | None = None
         self.deadline = math.inf
@@ -143,9 +144,9 @@ class Worker:
 
     def enter(self) -> None:
         """Be the running task."""
-        self.task = asyncio.current_task()
-        if self.task is not None:
-            self.cancelling = self.task.cancelling
+        task = asyncio.current_task()
+        if isinstance(task, OwnedTask):
+            self.task, self.cancelling = task, task.cancelling
         current_handling.set(self)
 
     def leave(self) -> None:
@@ -303,17 +304,23 @@ class HandlerRunner:
                 if not self._is_over(worker):
                     self._on_idle()
                     if worker.cancelling():
-                        raise asyncio.CancelledError  # noqa: TRY301 - it leaves as it would from the wait
-                    await subscription.wait()
+                        await self._go_on_or_end(worker)
+                    else:
+                        await subscription.wait()
         except asyncio.CancelledError:
             if not (self._is_stopping or worker.is_abandoned):
-                self._on_lost(
-                    RuntimeError(
-                        f"a worker of {self.dispatcher.name} was cancelled: the event loop ended before the bus was "
-                        f"closed, or a handler cancelled its own task"
-                    )
-                )
+                name = self.dispatcher.name
+                self._on_lost(RuntimeError(f"a worker of {name} was cancelled; did the loop end before the bus?"))
             raise
+
+    async def _go_on_or_end(self, worker: Worker) -> None:
+        """Go on where it was only the handler that cancelled its own task, and not somebody who wants it to end."""
+        if worker.task is None or not worker.task.forgive():
+            raise asyncio.CancelledError
+        with suppress(asyncio.CancelledError):  # a task that takes its wish back may be told of it still
+            await asyncio.sleep(0)
+        if worker.cancelling():
+            raise asyncio.CancelledError
 
     def _is_over(self, worker: Worker) -> bool:
         return worker.is_abandoned or self._is_stopping
@@ -332,7 +339,7 @@ class HandlerRunner:
         set_message, pop, cancelling = current_message.set, queue.popleft, worker.cancelling
         while queue or ready:
             if cancelling():  # its handler went on all the same
-                raise asyncio.CancelledError
+                await self._go_on_or_end(worker)
             if has_lanes or ready or lanes:
                 work = dispatcher.take()
                 if work is None:
@@ -403,7 +410,7 @@ class HandlerRunner:
             raise error
         if worker.end_lateness():
             error = self._too_late(error)
-        if task.cancelling() and isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError) and task.cancelling() and not task.forgive():
             raise error
         await self.dispatcher.fail(work, error)
 

@@ -23,6 +23,25 @@ def is_interrupted(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
+class OwnedTask(asyncio.Task[None]):
+    """A task that can tell its own wish to be cancelled, which it made inside of itself, from everybody else's."""
+
+    _own_wishes = 0
+
+    def cancel(self, msg: object = None) -> bool:
+        """Cancel the task, as ``asyncio.Task`` does."""
+        if asyncio.current_task(self.get_loop()) is self:
+            self._own_wishes += 1
+        return super().cancel(msg)
+
+    def forgive(self) -> bool:
+        """Take the own wishes back; False where somebody else wants it to end, too."""
+        for _ in range(self._own_wishes):
+            self.uncancel()
+        self._own_wishes = 0
+        return not self.cancelling()
+
+
 class TaskScope:
     """A set of tasks that end with their owner.
 
@@ -42,9 +61,9 @@ class TaskScope:
 
     def spawn(
         self, coroutine: Coroutine[object, object, None], *, name: str, context: Context | None = None
-    ) -> asyncio.Task[None]:
+    ) -> OwnedTask:
         """Run ``coroutine`` as a task of this scope, on the running loop; in ``context``, or a copy of the caller's."""
-        task = asyncio.create_task(coroutine, name=name, context=context)
+        task = OwnedTask(coroutine, loop=asyncio.get_running_loop(), name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -732,3 +732,56 @@ async def test_an_attempt_that_swallows_the_stop_is_counted_in_its_letter(concur
     may_end.set()
 
     assert [letter.attempts for letter in await bus.dead_letter_queue.list()] == [1]
+
+
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.Event().wait()
+
+
+async def cancel_and_return(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+
+
+async def cancel_and_fail(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    raise RuntimeError
+
+
+async def cancel_and_swallow(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("act", "outcomes"),
+    [(cancel_and_wait, (1, 0)), (cancel_and_return, (0, 1)), (cancel_and_fail, (1, 0)), (cancel_and_swallow, (0, 1))],
+)
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_handler_that_cancels_its_own_task_touches_nothing_else(
+    act: Callable[[asyncio.Task[Any]], Coroutine[Any, Any, None]], outcomes: tuple[int, int], concurrency: int
+) -> None:
+    bus = a_bus()
+    seen: list[int] = []
+
+    @bus.on(Handled, retry=None, concurrency=concurrency, name="cancels")
+    async def cancels_itself(event: Handled) -> None:
+        task = asyncio.current_task()
+        if event.number == 0 and task is not None:
+            await act(task)
+        else:
+            await asyncio.sleep(0)
+
+    @bus.on(Handled)
+    async def sibling(event: Handled) -> None:
+        seen.append(event.number)
+
+    async with asyncio.timeout(5), bus:
+        await bus.publish_many([Handled("a", number) for number in range(3)])
+        await bus.settled()
+        await bus.publish(Handled("a", 3))
+
+    figures = bus.statistics().subscriptions["cancels"]
+    assert seen == [0, 1, 2, 3]
+    assert (figures.dead_lettered, figures.handled) == (outcomes[0], 3 + outcomes[1])
