@@ -19,12 +19,15 @@ from typing import Final
 
 from avx_events import AvxEventsError
 from examples.production_service.http.app import http_app
-from examples.production_service.http.server import REQUESTS_TIMEOUT_S, Server, address_of, listen
+from examples.production_service.http.connections import DEFAULT_LIMITS
+from examples.production_service.http.server import Server, address_of, listen
 from examples.production_service.logs import configure_logs
 from examples.production_service.service import DRAIN_TIMEOUT_S, Service, running_service
 from examples.production_service.settings import BIND_ADDR, STORE_URL, SettingError, Settings, settings_from
 
-STOP_TIMEOUT_S: Final = REQUESTS_TIMEOUT_S + 2 * DRAIN_TIMEOUT_S + 5  # requests, the relay's batch, the bus, the rest
+STOP_TIMEOUT_S: Final = (
+    DEFAULT_LIMITS.requests_timeout_s + 2 * DRAIN_TIMEOUT_S + 5
+)  # requests, the relay's batch, the bus, the rest
 
 _GREETING: Final = """
   Users and orders, event sourced.

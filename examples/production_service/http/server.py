@@ -1,5 +1,6 @@
 """The server: uvicorn on a socket of ours, so that a port that is taken is our error, and port 0 is told as it is."""
 
+import asyncio
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,36 +9,29 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-REQUESTS_TIMEOUT_S: Final = 5
-"""How long requests that are there when the server stops may take."""
+from examples.production_service.http.connections import DEFAULT_LIMITS, Config, Limits, cut_late
 
-_MOST_CONNECTIONS: Final = 1_000  # more are answered with 503 at once, instead of all of them late
 _BACKLOG: Final = 2_048
+_TICKS_PER_S: Final = 10  # of uvicorn's main loop
 
 
 class Server(uvicorn.Server):
     """A server that leaves signals to its owner: uvicorn raises them again when it is done, and nothing would close."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Serve ``app``."""
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                limit_concurrency=_MOST_CONNECTIONS,
-                backlog=_BACKLOG,
-                timeout_graceful_shutdown=REQUESTS_TIMEOUT_S,
-            )
-        )
+    def __init__(self, app: ASGIApp, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Serve ``app`` within ``limits``."""
+        super().__init__(Config(app, limits=limits, backlog=_BACKLOG))
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Capture none."""
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop; cut connections that are late, once in a second."""
+        if counter % _TICKS_PER_S == 0:
+            cut_late(self.server_state.connections, now=asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     def stop(self) -> None:
         """Answer what is there and end; told a second time, end without that."""
