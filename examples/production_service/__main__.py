@@ -20,7 +20,7 @@ from typing import Final
 from avx_events import AvxEventsError
 from examples.production_service.http.app import http_app
 from examples.production_service.http.connections import DEFAULT_LIMITS
-from examples.production_service.http.server import Server, address_of, listen
+from examples.production_service.http.server import Server, address_of, allow_open_files, listen
 from examples.production_service.logs import configure_logs
 from examples.production_service.service import DRAIN_TIMEOUT_S, Service, running_service
 from examples.production_service.settings import BIND_ADDR, STORE_URL, SettingError, Settings, settings_from
@@ -96,6 +96,7 @@ async def _entered(parts: AsyncExitStack, settings: Settings) -> Service:
 def main() -> int:
     """Run the service, and return the exit code of the process."""
     configure_logs()
+    allow_open_files()
     try:
         asyncio.run(serve(settings_from(os.environ)))
     except SettingError as exc:

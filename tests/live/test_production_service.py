@@ -4,9 +4,10 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -46,15 +47,21 @@ class Running:
                 pass
 
 
-async def spawn(folder: Path, **settings: str) -> asyncio.subprocess.Process:
-    """Start the service in ``folder``, on a free port unless ``settings`` say otherwise."""
+async def spawn(
+    folder: Path, settings: Mapping[str, str | bytes] | None = None, *, before: str = "true"
+) -> asyncio.subprocess.Process:
+    """Start the service in ``folder``, after a command of the shell; on a free port unless ``settings`` name one."""
     with (folder / "log").open("ab") as log:
         return await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            f'{before} && exec "$@"',
+            "sh",
             sys.executable,
             "-m",
             "examples.production_service",
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "AVX__HTTP__BIND_ADDR": "127.0.0.1:0", **settings},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "AVX__HTTP__BIND_ADDR": "127.0.0.1:0", **(settings or {})},
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
         )
@@ -76,9 +83,9 @@ async def greeting_of(process: asyncio.subprocess.Process, folder: Path) -> str:
 
 
 @asynccontextmanager
-async def running(folder: Path, **settings: str) -> AsyncGenerator[Running, None]:
+async def running(folder: Path, *, before: str = "true") -> AsyncGenerator[Running, None]:
     """Run the service in ``folder``; it is killed at the end of the block if it still runs."""
-    process = await spawn(folder, **settings)
+    process = await spawn(folder, before=before)
     try:
         greeting = await greeting_of(process, folder)
         base_url = re.findall(r"listening on\s+(http://\S+)", greeting)[0]
@@ -91,9 +98,9 @@ async def running(folder: Path, **settings: str) -> AsyncGenerator[Running, None
         await process.wait()
 
 
-async def failed_start(folder: Path, **settings: str) -> tuple[int, str]:
+async def failed_start(folder: Path, **settings: str | bytes) -> tuple[int, str]:
     """Start a service that cannot run; return its exit code and what it said."""
-    process = await spawn(folder, **settings)
+    process = await spawn(folder, settings)
     try:
         async with asyncio.timeout(20):
             await process.wait()
@@ -197,6 +204,18 @@ async def test_a_client_that_never_ends_its_request_does_not_hold_the_stop(tmp_p
         writer.close()
 
     assert code == 0
+
+
+async def test_many_clients_that_send_nothing_leave_room_where_few_files_may_be_open(tmp_path: Path) -> None:
+    async with running(tmp_path, before="ulimit -S -n 128") as service, AsyncExitStack() as clients:
+        for _ in range(300):
+            client = clients.enter_context(socket.socket())
+            client.connect((service.client.base_url.host, service.client.base_url.port))
+        health = await service.client.get("/health")
+        code = await service.end(signal.SIGTERM)
+
+    assert (health.status_code, code) == (200, 0)
+    assert "Too many open files" not in log_in(tmp_path)
 
 
 async def test_the_greeting_says_where_it_listens_and_what_to_try(tmp_path: Path) -> None:

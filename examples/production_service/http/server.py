@@ -1,6 +1,8 @@
 """The server: uvicorn on a socket of ours, so that a port that is taken is our error, and port 0 is told as it is."""
 
 import asyncio
+import logging
+import resource
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,7 +14,10 @@ from starlette.types import ASGIApp
 from examples.production_service.http.connections import DEFAULT_LIMITS, Config, Limits, cut_late
 
 _BACKLOG: Final = 2_048
+_OTHER_FILES: Final = 128  # the store's, and what Python itself has open
 _TICKS_PER_S: Final = 10  # of uvicorn's main loop
+
+log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -37,6 +42,20 @@ class Server(uvicorn.Server):
         """Answer what is there and end; told a second time, end without that."""
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+def allow_open_files(limits: Limits = DEFAULT_LIMITS) -> None:
+    """Let the process have as many sockets as ``limits`` and the backlog make, where the system's limit can be raised.
+
+    The usual 1,024 are too few: before one too many is cut it was accepted, with all others that waited.
+    """
+    wanted = limits.connections + _BACKLOG + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in {soft, hard} and hard < wanted:
+        log.warning("at most %d files may be open, and many clients at once may need %d: see ulimit -n", hard, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:
