@@ -52,7 +52,8 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
 
 def _split(address: str) -> tuple[str, int]:
     found = _ADDRESS.fullmatch(address)
-    if found is None or int(found["port"]) > _GREATEST_PORT:
+    # Bytes of the environment that are no text are there as halves of surrogate pairs, which nobody can print.
+    if found is None or not address.isprintable() or int(found["port"]) > _GREATEST_PORT:
         expected = f"HOST:PORT with a port from 0 to {_GREATEST_PORT}, as 127.0.0.1:8080 or [::1]:0"
         raise SettingError(BIND_ADDR, f"must be {expected}, not {address!r}")
     return found["host"].strip("[]"), int(found["port"])

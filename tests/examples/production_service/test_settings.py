@@ -37,6 +37,7 @@ def test_the_address_is_a_host_and_a_port(address: str, host: str, port: int) ->
         "::1:80",
         "a b:80",
         "h:8\n",
+        "\udcff:1",
     ],
 )
 def test_an_address_that_is_none_is_refused_in_one_line(address: str) -> None:
