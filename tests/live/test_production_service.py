@@ -206,6 +206,23 @@ async def test_a_client_that_never_ends_its_request_does_not_hold_the_stop(tmp_p
     assert code == 0
 
 
+async def test_an_answer_given_while_it_stops_says_that_the_connection_ends(tmp_path: Path) -> None:
+    body = b'{"email": "jane@example.com", "name": "Jane"}'
+    async with running(tmp_path) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.client.base_url.port)
+        writer.write(b"POST /users HTTP/1.1\r\nHost: service\r\nContent-Length: %d\r\n" % len(body))
+        writer.write(b"Expect: 100-continue\r\n\r\n")
+        await reader.readuntil(b"100 Continue")  # it is being read
+        service.process.send_signal(signal.SIGTERM)
+        await until(lambda: "stopping" in log_in(tmp_path))
+        writer.write(body)
+        answer = (await reader.read()).lower()
+        writer.close()
+
+    assert b"http/1.1 201" in answer
+    assert b"\r\nconnection: close\r\n" in answer
+
+
 async def test_many_clients_that_send_nothing_leave_room_where_few_files_may_be_open(tmp_path: Path) -> None:
     async with running(tmp_path, before="ulimit -S -n 128") as service, AsyncExitStack() as clients:
         for _ in range(300):
@@ -271,7 +288,9 @@ async def test_after_a_kill_under_load_nothing_accepted_is_lost_and_all_goes_on(
     ("name", "value", "problem"),
     [
         ("AVX__HTTP__BIND_ADDR", "8080", "must be HOST:PORT"),
+        ("AVX__HTTP__BIND_ADDR", b"\xff:1", "must be HOST:PORT"),
         ("AVX__HTTP__BIND_ADDR", "192.0.2.1:0", "cannot be listened on"),
+        ("AVX_EVENTS__STORE_URL", b"sqlite:///\xff.db", "cannot be used: "),
         ("AVX_EVENTS__STORE_URL", "avx-events.db", "cannot be used: url must be a URL"),
         ("AVX_EVENTS__STORE_URL", "mongo://localhost", "cannot be used: no engine for"),
         ("AVX_EVENTS__STORE_URL", "sqlite:///no/such/folder/events.db", "in a folder that is there"),
@@ -279,7 +298,7 @@ async def test_after_a_kill_under_load_nothing_accepted_is_lost_and_all_goes_on(
     ],
 )
 async def test_a_setting_that_cannot_be_used_is_one_line_and_exit_code_2(
-    tmp_path: Path, name: str, value: str, problem: str
+    tmp_path: Path, name: str, value: str | bytes, problem: str
 ) -> None:
     (tmp_path / "notes.txt").write_text("no database" * 100)
     code, said = await failed_start(tmp_path, **{name: value})

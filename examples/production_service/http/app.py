@@ -28,6 +28,7 @@ from examples.production_service.http.requests import (
     read_json,
     read_whole,
 )
+from examples.production_service.http.stopping import Stopping
 from examples.production_service.ids import NotFoundError
 from examples.production_service.metrics import RequestMetrics, service_metrics
 from examples.production_service.prometheus import CONTENT_TYPE
@@ -68,6 +69,7 @@ def http_app(service: Service) -> ASGIApp:
     ]
     middleware = [
         Middleware(Measuring, metrics=requests, routes=routes),
+        Middleware(Stopping, service=service),
         Middleware(Correlation),
         Middleware(UnexpectedErrors),
     ]

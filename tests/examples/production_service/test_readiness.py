@@ -58,6 +58,21 @@ async def test_it_is_not_ready_while_it_stops() -> None:
     assert ready.json()["not_ready"] == {"service": "stopping"}
 
 
+async def test_whatever_is_answered_while_it_stops_says_that_the_connection_ends() -> None:
+    async with serving() as (client, service):
+        before = await client.get("/health")
+        service.is_stopping = True
+        answers = [
+            await client.post("/users", json={"email": "jane@example.com", "name": "Jane"}),
+            await client.get("/nothing"),
+            await client.get("/health", headers={"X-Correlation-ID": "two words"}),
+        ]
+
+    assert "connection" not in before.headers
+    assert [answer.status_code for answer in answers] == [201, 404, 400]
+    assert [answer.headers["connection"] for answer in answers] == ["close"] * 3
+
+
 async def test_an_event_that_cannot_be_read_stops_relay_and_read_models_and_is_told() -> None:
     async with serving() as (client, service):
         metadata = EventMetadata("event-1", "shop.of.tomorrow", "1", 0, "event-1")
