@@ -215,7 +215,7 @@ class Engine:
         try:
             self.life.loop.call_soon_threadsafe(partial(self._arrive, envelope, done, find, is_own=is_own))
         except RuntimeError as exc:
-            raise ClosedError(self.life.name, "publish") from exc
+            raise ClosedError(f"the event loop of {self.life.name}", "publish") from exc
         return done
 
     # Dead letters and figures

@@ -19,7 +19,8 @@ def whole(name: str, value: object, *, least: int, most: float = math.inf) -> in
         InvalidArgumentError: It is not; True and False are no numbers here.
     """
     if not is_whole(value) or not least <= value <= most:
-        raise InvalidArgumentError(name, value, expected=f"a whole number, {least} or more")
+        bounds = f"{least} or more" if most == math.inf else f"{least} to {most}"
+        raise InvalidArgumentError(name, value, expected=f"a whole number, {bounds}")
     return value
 
 

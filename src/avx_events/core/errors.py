@@ -185,9 +185,9 @@ class WrongLoopError(UsageError):
 
     def __init__(self, what: str, action: str) -> None:
         """``what`` belongs to another loop, so ``action`` cannot be done from here."""
+        remedy = "; from other threads there is publish_threadsafe()" if action.startswith("publish") else ""
         super().__init__(
-            f"{what} belongs to another event loop: cannot {action} from here; "
-            f"make one for each loop; from other threads, a bus has publish_threadsafe()"
+            f"{what} belongs to another event loop: cannot {action} from here; make one for each loop{remedy}"
         )
         self.what, self.action = what, action
 
