@@ -64,11 +64,14 @@ async def _answer_error(_: Request, exc: Exception) -> Response:
 async def _answer_http_error(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
         raise exc
+    headers = dict(exc.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
     sentences = {
         404: f"there is nothing at {request.url.path!r}",
         405: f"{request.url.path!r} does not take {request.method}",
     }
-    return error_response(exc.status_code, sentences.get(exc.status_code, exc.detail), exc.headers)
+    return error_response(exc.status_code, sentences.get(exc.status_code, exc.detail), headers)
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:

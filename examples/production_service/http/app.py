@@ -1,6 +1,6 @@
 """The routes: each reads a request, dispatches a command or asks a read model, and answers."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, TypeAlias
 
 import msgspec
@@ -9,7 +9,6 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from avx_events import Command
 from examples.production_service.commands import Accepted, ChangeEmail, CreateUser, PlaceOrder
@@ -24,6 +23,7 @@ from examples.production_service.http.measuring import Measuring
 from examples.production_service.http.requests import (
     DEFAULT_LIMIT,
     MAX_LIMIT,
+    check_query,
     dispatch_headers,
     read_json,
     read_whole,
@@ -53,13 +53,13 @@ class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: float
 
 
-def http_app(service: Service) -> ASGIApp:
+def http_app(service: Service) -> Starlette:
     """Return the ASGI application of ``service``."""
     requests = RequestMetrics()
     api = Api(service, requests)
     routes = [
-        resource("/users", GET=api.list_users, POST=api.create_user),
-        resource("/users/{user_id}", GET=api.show_user, PATCH=api.change_email),
+        resource("/users", query=("after", "limit"), GET=api.list_users, POST=api.create_user),
+        resource("/users/{user_id}", query=("at_version",), GET=api.show_user, PATCH=api.change_email),
         resource("/users/{user_id}/history", GET=api.show_history),
         resource("/orders", POST=api.place_order),
         resource("/orders/{order_id}", GET=api.show_order),
@@ -73,14 +73,24 @@ def http_app(service: Service) -> ASGIApp:
         Middleware(Correlation),
         Middleware(UnexpectedErrors),
     ]
-    return Starlette(routes=routes, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS)
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS)
+    app.router.redirect_slashes = False  # to where the client's own Host header says
+    return app
 
 
-def resource(path: str, **endpoints: Endpoint) -> Route:
-    """Return the one route of ``path``, so that a method it does not take is told all that it does."""
+def resource(path: str, *, query: Collection[str] = (), **endpoints: Endpoint) -> Route:
+    """Return the one route of ``path``, so that a method it does not take is told all that it does.
+
+    Args:
+        path: The pattern.
+        query: The query parameters that GET takes; other methods take none.
+        endpoints: What answers each method.
+    """
 
     async def answer(request: Request) -> Response:
-        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+        method = "GET" if request.method == "HEAD" else request.method
+        check_query(request, query if method == "GET" else ())
+        return await endpoints[method](request)
 
     return Route(path, answer, methods=list(endpoints))
 

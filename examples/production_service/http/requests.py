@@ -1,6 +1,7 @@
 """Requests: bodies, paging and headers, read with limits, and refused with one sentence."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Final, TypeVar
 
 import msgspec
@@ -53,6 +54,21 @@ async def _read(request: Request) -> bytes:
     if size_bytes > MAX_BODY_BYTES:
         raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes", {"Connection": "close"})
     return bytes(body)
+
+
+def check_query(request: Request, names: Collection[str]) -> None:
+    """Refuse a request with query parameters other than ``names``: one that is misspelt would change nothing.
+
+    Raises:
+        HTTPException: 422, there is another, or one is given twice.
+    """
+    given = [name for name, _ in request.query_params.multi_items()]
+    only = f", only {' and '.join(names)}" if names else ""
+    for name in given:
+        if name not in names:
+            raise HTTPException(422, f"{request.method} {request.url.path!r} takes no query parameter {name!r}{only}")
+        if given.count(name) > 1:
+            raise HTTPException(422, f"{name} may be given once")
 
 
 def read_whole(request: Request, name: str, *, most: int = _GREATEST) -> int | None:

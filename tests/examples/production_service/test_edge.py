@@ -70,13 +70,46 @@ async def test_a_method_that_a_path_does_not_take_is_told_which_it_takes(client:
     refused = await client.delete("/users")
 
     assert (refused.status_code, refused.json()) == (405, {"error": "'/users' does not take DELETE"})
-    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
+    assert refused.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_a_path_that_is_not_there_is_not_found(client: httpx.AsyncClient) -> None:
     answer = await client.get("/nothing/here")
 
     assert (answer.status_code, answer.json()) == (404, {"error": "there is nothing at '/nothing/here'"})
+
+
+@pytest.mark.parametrize("path", ["/users/", "/users//history", "/health/", "//users"])
+async def test_a_path_that_is_almost_there_is_not_found_and_leads_nowhere_else(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    answer = await client.get(f"http://service{path}", headers={"Host": "evil.example"})
+
+    assert (answer.status_code, answer.json()) == (404, {"error": f"there is nothing at {path!r}"})
+    assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "problem"),
+    [
+        ("GET", "/users?offset=3", "GET '/users' takes no query parameter 'offset', only after and limit"),
+        ("HEAD", "/users?Limit=3", ""),
+        ("GET", "/users?limit=3&limit=4", "limit may be given once"),
+        ("GET", "/users?as_of", "GET '/users' takes no query parameter 'as_of', only after and limit"),
+        ("POST", "/users?limit=3", "POST '/users' takes no query parameter 'limit'"),
+        ("GET", "/users/nobody?as_of=1", "GET '/users/nobody' takes no query parameter 'as_of', only at_version"),
+        ("PATCH", "/users/nobody?at_version=1", "PATCH '/users/nobody' takes no query parameter 'at_version'"),
+        ("GET", "/users/nobody/history?limit=1", "GET '/users/nobody/history' takes no query parameter 'limit'"),
+        ("GET", "/health?now=1", "GET '/health' takes no query parameter 'now'"),
+    ],
+)
+async def test_a_query_parameter_that_is_none_is_refused(
+    client: httpx.AsyncClient, method: str, path: str, problem: str
+) -> None:
+    refused = await client.request(method, path, json={"email": "jane@example.com", "name": "Jane"})
+
+    assert refused.status_code == 422
+    assert method == "HEAD" or refused.json() == {"error": problem}
 
 
 async def test_head_is_get_without_a_body(client: httpx.AsyncClient) -> None:
