@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from avx_events import DeadLetterQueue, Event, EventBus, EventEnvelope, Retry
-from avx_events.bus.dead_letters import DeadLetter
+from avx_events import DeadLetterQueue, Event, EventBus, EventEnvelope, Reject, Retry, RetryAfter
+from avx_events.bus.dead_letters import DeadLetter, MemoryDeadLetters
 from avx_events.core.clock import SYSTEM_CLOCK
 from avx_events.core.errors import (
     ClosedError,
@@ -321,6 +321,37 @@ async def test_a_redrive_keeps_the_order_of_its_key() -> None:
     assert [number for number in handled if number != 4] == [2, 3, 1]
 
 
+async def test_a_redrive_that_comes_in_between_leaves_the_pause_of_a_retry_as_long_as_it_was() -> None:
+    clock = ManualClock()
+    bus = a_bus(clock=clock)
+    may_fail = asyncio.Event()
+    attempts: list[int] = []
+
+    @bus.on(Lost, retry=Retry(attempts=2))
+    async def handler(event: Lost) -> None:
+        attempts.append(event.number)
+        if attempts == [1]:
+            raise Reject
+        if attempts == [1, 2]:
+            await may_fail.wait()
+            raise RetryAfter(1000)
+
+    async with asyncio.timeout(5), bus:
+        await bus.publish(Lost("a", 1))
+        await bus.settled()
+        (letter,) = await bus.dead_letter_queue.list()
+        await bus.publish(Lost("a", 2))
+        await until(lambda: attempts == [1, 2])
+        assert await bus.republish(letter)
+        may_fail.set()
+        await clock.planned()
+        assert (attempts, clock.pauses_s) == ([1, 2, 1], [1000])
+        clock.advance(1000)
+        await bus.settled()
+
+    assert attempts == [1, 2, 1, 2]
+
+
 async def test_a_redriven_event_is_the_one_that_failed_with_its_metadata() -> None:
     bus = a_bus()
     seen: list[EventEnvelope[Lost]] = []
@@ -385,6 +416,31 @@ async def test_letters_of_a_subscriber_that_was_closed_stay_and_say_so() -> None
     assert await bus.republish(letter)
     async with await anext(again.deliveries()):
         pass
+
+    assert await bus.dead_letter_queue.count() == 0
+
+
+async def test_a_letter_whose_subscriber_is_closed_while_it_comes_back_can_be_redriven_again() -> None:
+    bus = a_bus()
+    closed = await bus.subscribe(Lost, name="reader", retry=None)
+    await bus.publish(Lost("a"))
+    async with await anext(closed.deliveries()):
+        raise RuntimeError
+    (letter,) = await bus.dead_letter_queue.list()
+
+    async def redrive_in_vain() -> None:
+        with pytest.raises(NoHandlerError, match="reader"):
+            await bus.republish(letter)
+
+    async with asyncio.timeout(5):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(redrive_in_vain())
+            await asyncio.sleep(0)
+            await closed.close()
+        again = await bus.subscribe(Lost, name="reader", retry=None)
+        assert await bus.republish(letter)
+        async with await anext(again.deliveries()):
+            pass
 
     assert await bus.dead_letter_queue.count() == 0
 
@@ -476,6 +532,41 @@ async def test_a_redrive_that_a_close_cuts_short_leaves_the_letter_as_it_was(*, 
         clock.advance(1)
 
     assert await queue.get(letter.id) == letter
+    assert await queue.claim(letter.id) == letter
+
+
+async def test_a_letter_that_a_slow_store_gives_to_a_bus_that_closes_can_be_redriven_elsewhere() -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryDeadLetters):
+        async def claim(self, letter_id: str) -> bool:
+            is_claimed = await super().claim(letter_id)
+            asked.set()
+            await may_answer.wait()
+            return is_claimed
+
+    queue = DeadLetterQueue(store=Slow(10))
+    bus = a_bus(queue)
+
+    @bus.on(Lost, retry=None)
+    async def handler(event: Lost) -> None:
+        raise RuntimeError
+
+    async def redrive_in_vain() -> None:
+        with pytest.raises(ClosedError):
+            await bus.republish(letter)
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        await bus.start()
+        await bus.publish(Lost("a"))
+        await bus.settled()
+        (letter,) = await queue.list()
+        tasks.create_task(redrive_in_vain())
+        await asked.wait()
+        tasks.create_task(bus.close())
+        await asyncio.sleep(0)
+        may_answer.set()
+
     assert await queue.claim(letter.id) == letter
 
 

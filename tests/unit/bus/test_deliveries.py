@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from avx_events import DeadLetterQueue, Discard, Event, EventBus, Reject, Retry, RetryAfter
-from avx_events.bus.dead_letters import DeadLetter
+from avx_events.bus.dead_letters import DeadLetter, MemoryDeadLetters
 from avx_events.bus.deliveries import Delivery
 from avx_events.bus.subscriber import Subscriber
 from avx_events.core.errors import DeliveryError, HandlerWaitError
@@ -524,3 +524,36 @@ async def test_settled_waits_for_a_dead_letter_that_a_reader_carries_to_a_slow_q
         reader.cancel()
 
     assert await queue.count() == 1
+
+
+async def test_a_discard_counts_once_though_its_reader_was_interrupted() -> None:
+    may_discard, asked = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryDeadLetters):
+        async def discard(self, letter_id: str) -> bool:
+            asked.set()
+            await may_discard.wait()
+            return await super().discard(letter_id)
+
+    bus = EventBus(dead_letter_queue=DeadLetterQueue(store=Slow(10)))
+    subscriber = await bus.subscribe(Delivered, retry=None)
+    await bus.publish(Delivered("a"))
+    async with await anext(subscriber.deliveries()):
+        raise RuntimeError
+    (letter,) = await bus.dead_letter_queue.list()
+    assert await bus.republish(letter)
+
+    async def discard() -> None:
+        async with await anext(subscriber.deliveries()):
+            raise Discard
+
+    async with asyncio.timeout(5):
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(discard())
+            await asked.wait()
+            reader.cancel()
+        may_discard.set()
+        await discard()
+
+    assert subscriber.statistics().discarded == 1
+    assert await bus.dead_letter_queue.count() == 0

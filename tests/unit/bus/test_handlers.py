@@ -248,7 +248,11 @@ def raising(event: Handled) -> str:
     raise KeyError(event.key)
 
 
-@pytest.mark.parametrize("key", [unhashable, raising])
+def cancelling(event: Handled) -> str:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("key", [unhashable, raising, cancelling])
 @pytest.mark.parametrize("concurrency", [1, 2])
 async def test_a_key_function_that_fails_is_a_failure_of_its_handler(
     key: Callable[[Any], Any], concurrency: int
@@ -320,6 +324,33 @@ async def test_whatever_a_handler_raises_is_a_failed_attempt(error: BaseExceptio
     assert bus.statistics().handled == 1
 
 
+class TooManyRequests(RetryAfter):
+    def __init__(self, response: str) -> None:
+        self.response = response
+
+
+@pytest.mark.parametrize("retry", [None, Retry(attempts=2)])
+async def test_a_retry_after_of_ones_own_that_says_no_time_fails_its_attempt_and_nothing_else(
+    retry: Retry | None,
+) -> None:
+    clock = ManualClock()
+    bus = a_bus(clock)
+
+    @bus.on(Handled, retry=retry)
+    async def handler(event: Handled) -> None:
+        if event.key == "bad":
+            raise TooManyRequests("429")
+
+    async with bus:
+        await bus.publish_many([Handled("bad"), Handled("good")])
+        await until(lambda: bus.statistics().handled)
+        clock.advance(0)
+        await bus.settled()
+
+    (letter,) = await bus.dead_letter_queue.list()
+    assert (letter.error_type, letter.attempts) == ("TooManyRequests", 1 if retry is None else 2)
+
+
 async def test_an_attempt_that_takes_too_long_is_cancelled_and_repeated() -> None:
     clock = ManualClock()
     bus = a_bus(clock)
@@ -371,6 +402,25 @@ async def test_too_late_is_a_timeout_error_in_the_dead_letter_whatever_the_handl
     letters = await bus.dead_letter_queue.list()
     assert [letter.error_type for letter in letters] == ["HandlerTimeoutError"] * 2
     assert "ValueError: interrupted" in letters[0].traceback
+
+
+async def test_an_attempt_that_was_cut_off_has_failed_though_its_handler_returns() -> None:
+    clock = ManualClock()
+    bus = a_bus(clock)
+
+    @bus.on(Handled, timeout_s=1, retry=None)
+    async def carries_on(event: Handled) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async with bus:
+        await bus.publish(Handled("a"))
+        await clock.planned()
+        clock.advance(1)
+        await bus.settled()
+
+    assert bus.statistics().handled == 0
+    assert [letter.error_type for letter in await bus.dead_letter_queue.list()] == ["HandlerTimeoutError"]
 
 
 async def test_a_handler_that_swallows_its_cancellation_is_left_to_itself(caplog: pytest.LogCaptureFixture) -> None:
@@ -635,6 +685,7 @@ def test_a_function_that_cannot_take_an_event_is_no_handler(function: Callable[.
         {"capacity": -1},
         {"retry": 3},
         {"key": "user_id"},
+        {"name": ""},
         {"name": " "},
         {"overflow": "explode"},
     ],

@@ -22,6 +22,7 @@ from avx_events.core.errors import (
     NotStartedError,
     WrongLoopError,
 )
+from avx_events.core.tasks import TaskScope
 from avx_events.testing import ManualClock
 from tests.waiting import until
 
@@ -554,6 +555,87 @@ async def test_a_queue_that_hangs_does_not_hold_back_the_close_for_ever(caplog: 
         assert f"number={number}" in caplog.text
 
 
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time leaps when it is told to."""
+
+    leap_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.leap_s
+
+
+def test_a_queue_that_hangs_holds_back_the_key_of_its_letter_for_ten_seconds_at_a_time_and_no_other() -> None:
+    clock = ManualClock()
+    loop = LeapingLoop()
+    seen: list[str] = []
+
+    class HangingOnce(DeadLetterQueue):
+        calls = 0
+
+        async def add(self, letter: DeadLetter) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                await asyncio.Event().wait()
+            await super().add(letter)
+
+    async def main() -> None:
+        queue = HangingOnce()
+        async with EventBus(dead_letter_queue=queue, clock=clock) as bus:
+
+            @bus.on(Lived, retry=None)
+            async def handler(event: Lived) -> None:
+                seen.append(event.key)
+                if event.number == 1:
+                    raise KeyError
+
+            await bus.publish_many([Lived("a", 1), Lived("b", 2), Lived("a", 3)])
+            await until(lambda: queue.calls)
+            loop.leap_s = 10
+            await until(lambda: clock.pauses_s)
+            assert (seen, clock.pauses_s, bus.statistics().dead_lettered) == (["a", "b"], [1], 0)
+            clock.advance(1)
+            await bus.settled()
+            assert await queue.count() == 1
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
+
+    assert seen == ["a", "b", "a"]
+
+
+async def test_a_queue_that_cancels_who_waits_for_it_fails_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+
+    class Cancelling(DeadLetterQueue):
+        async def add(self, letter: DeadLetter) -> None:
+            raise asyncio.CancelledError
+
+    bus = EventBus(dead_letter_queue=Cancelling(), clock=clock, drain_timeout_s=1)
+
+    @bus.on(Lived, retry=None)
+    async def broken(event: Lived) -> None:
+        raise KeyError
+
+    @bus.on(LivedOn)
+    async def hangs(event: LivedOn) -> None:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        await bus.start()
+        await bus.publish_many([Lived("a", 1), LivedOn(2), LivedOn(3)])
+        await clock.planned()
+        assert bus.statistics().queued == 2
+        closing = tasks.create_task(bus.close())
+        while not closing.done():
+            await some_turns()
+            for pause_s in clock.pauses_s[:1]:
+                clock.advance(pause_s)
+    await bus.close()
+
+    for number in (1, 2, 3):
+        assert f"number={number}" in caplog.text
+
+
 # A bus that fails
 
 
@@ -676,6 +758,32 @@ def test_a_loop_ends_though_a_handler_swallows_its_cancellation(queued: int) -> 
         await until(lambda: bus.statistics().in_flight)
 
     asyncio.run(main())
+
+
+def test_a_loop_that_ends_while_letters_are_buried_leaves_them_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    asked = asyncio.Event()
+
+    class Hanging(DeadLetterQueue):
+        async def add(self, letter: DeadLetter) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        bus = EventBus(dead_letter_queue=Hanging(), drain_timeout_s=0.01)
+
+        @bus.on(Lived)
+        async def hangs(event: Lived) -> None:
+            await asyncio.Event().wait()
+
+        await bus.start()
+        await bus.publish_many([Lived("a", number) for number in (1, 2, 3)])
+        TaskScope().spawn(bus.close(), name="close")
+        await asked.wait()
+
+    asyncio.run(main())
+
+    for number in (1, 2, 3):
+        assert f"number={number}" in caplog.text
 
 
 def test_the_threads_of_a_bus_that_was_left_open_end_with_it() -> None:

@@ -219,6 +219,20 @@ async def test_publish_many_goes_in_as_there_is_room_however_many_there_are() ->
     assert seen == list(range(50))
 
 
+async def test_publish_many_reaches_those_who_had_subscribed_when_it_was_called() -> None:
+    bus = EventBus()
+    full = await a_full(bus, Filled)
+    early = await bus.subscribe(Other)
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(bus.publish_many([Filled("a", 2), Other("a", 3)]))
+        await until(lambda: waiting(full))
+        late = await bus.subscribe(Filled, Other)
+        await full.recv_many()
+
+    assert (early.statistics().queued, late.statistics().queued) == (1, 0)
+
+
 async def test_publish_many_that_is_cancelled_counts_what_went_in() -> None:
     bus = EventBus()
     subscriber = await bus.subscribe(Filled, capacity=3)
@@ -289,6 +303,29 @@ async def test_raise_refuses_for_everybody() -> None:
     assert numbers(await first.recv_many()) == [0, 1, 9]
     assert numbers(await strict.recv_many()) == [1, 9]
     assert bus.statistics().published == 3
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+async def test_of_publish_many_what_fits_is_published_before_it_is_refused(*, is_inside: bool) -> None:
+    bus = EventBus()
+    strict = await bus.subscribe(Filled, capacity=3, overflow="raise")
+
+    async def publish_five() -> None:
+        with pytest.raises(SubscriptionFullError):
+            await bus.publish_many([Filled("a", number) for number in range(5)])
+
+    @bus.on(Other)
+    async def handler(event: Other) -> None:
+        await publish_five()
+
+    async with asyncio.timeout(5), bus:
+        if is_inside:
+            await bus.publish(Other("a"))
+            await bus.settled()
+        else:
+            await publish_five()
+        assert numbers(await strict.recv_many()) == [0, 1, 2]
+        assert bus.statistics().handled == int(is_inside)
 
 
 async def test_a_refusal_comes_before_any_wait() -> None:

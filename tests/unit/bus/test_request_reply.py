@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
+import weakref
 
 import msgspec
 import pytest
@@ -38,6 +40,10 @@ class Question(Request[Answer], aggregate_id="key"):
 
 class Sum(Request[int]):
     up_to: int
+
+
+class Vain(Request[Answer], weakref=True, gc=True):
+    pass
 
 
 class NoQuestion(Event, event_type="no.question"):
@@ -181,6 +187,61 @@ async def bus_gives_up(bus: RequestReplyBus, clock: ManualClock) -> None:
             await closing
 
 
+@pytest.mark.parametrize("timeout_s", [3600, 1e307])
+async def test_requests_that_were_answered_in_time_leave_few_timers(timeout_s: float) -> None:
+    clock = ManualClock()
+    bus = RequestReplyBus(clock=clock)
+
+    @bus.respond(Sum)
+    async def add(request: Sum) -> int:
+        await asyncio.sleep(0)
+        return request.up_to
+
+    async with bus:
+        for number in range(1000):
+            assert await bus.request(Sum(number), timeout_s=timeout_s) == number
+            clock.advance(0.01)
+        left = len(clock.pauses_s)
+
+    assert left <= 3
+
+
+@pytest.mark.parametrize("way", ["responder", "listener"])
+async def test_requests_that_were_given_up_are_let_go_though_nobody_comes_to_answer(way: str) -> None:
+    clock = ManualClock()
+    bus = RequestReplyBus(clock=clock, drain_timeout_s=1)
+    may_end = asyncio.Event()
+    requests: list[weakref.ref[Vain]] = []
+
+    async def hangs(request: Vain) -> Answer:
+        await may_end.wait()
+        return Answer("late")
+
+    async def give_up() -> None:
+        request = Vain()
+        requests.append(weakref.ref(request))
+        with pytest.raises(RequestTimeoutError):
+            await bus.request(request, timeout_s=1)
+
+    if way == "responder":
+        bus.respond(Vain, concurrency=1)(hangs)
+    else:
+        await bus.listen(Vain)
+    async with asyncio.timeout(10), bus:
+        for _ in range(10):
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(100):
+                    tasks.create_task(give_up())
+                await clock.planned()
+                clock.advance(2)
+        gc.collect()
+        kept = sum(request() is not None for request in requests)
+        may_end.set()
+
+    assert bus.statistics().timed_out == len(requests) == 1000
+    assert kept <= 200
+
+
 async def test_a_requester_that_is_cancelled_does_not_interrupt_the_responder() -> None:
     bus = RequestReplyBus()
     release = asyncio.Event()
@@ -305,6 +366,17 @@ async def test_a_closed_listener_answers_nobody() -> None:
             await until(lambda: bus.statistics().waiting)
         await asking
         await ask_in_vain(bus)
+
+
+async def test_a_listener_that_is_closed_after_its_bus_answers_those_who_still_wait() -> None:
+    bus = RequestReplyBus()
+    listener = await bus.listen(Question)
+
+    async with asyncio.timeout(2), asyncio.TaskGroup() as tasks:
+        tasks.create_task(ask_in_vain(bus))
+        await until(lambda: bus.statistics().waiting)
+        await bus.close()
+        await listener.close()
 
 
 async def ask_in_vain(bus: RequestReplyBus) -> None:
@@ -487,7 +559,7 @@ async def test_options_outside_their_range_are_refused() -> None:
     with pytest.raises(HandlerDefinitionError):
         bus.respond(Sum)(lambda: 3)
     async with bus:
-        for timeout_s in (0, -1, float("nan"), float("inf")):
+        for timeout_s in (0, -1, float("nan"), float("inf"), 10**400):
             with pytest.raises(InvalidArgumentError, match="timeout_s"):
                 await bus.request(Question("1"), timeout_s=timeout_s)
 

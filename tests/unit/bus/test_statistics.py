@@ -180,6 +180,19 @@ async def test_what_is_over_capacity_and_who_waits_is_counted_while_it_is_so() -
     assert figures(bus.statistics()) == {"delivered": 9, "handled": 9}
 
 
+async def test_a_publisher_that_waits_for_several_is_one() -> None:
+    bus = EventBus()
+    full, *roomy = [await bus.subscribe(Counted, capacity=capacity) for capacity in (1, 10, 10)]
+    await bus.publish(Counted("a"))
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(bus.publish(Counted("a")))
+        await until(lambda: full.statistics().waiting_publishers)
+        assert [subscriber.statistics().waiting_publishers for subscriber in roomy] == [1, 1]
+        assert bus.statistics().waiting_publishers == 1
+        await full.recv()
+
+
 @pytest.mark.parametrize("bus_class", [EventBus, TopicBus])
 async def test_every_way_to_publish_counts_each_event_once(bus_class: type[EventBus | TopicBus]) -> None:
     bus = bus_class()

@@ -70,13 +70,15 @@ def test_attempts_are_a_whole_number_from_one(attempts: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["initial_s", "max_s", "multiplier"])
-@pytest.mark.parametrize("value", [-1, -0.1, math.nan, math.inf, -math.inf, "1", None])
+@pytest.mark.parametrize(
+    "value", [-1, -0.1, math.nan, math.inf, -math.inf, pytest.param(10**400, id="10**400"), "1", None]
+)
 def test_seconds_and_multipliers_are_finite_numbers(name: str, value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=name):
         Retry(**{name: value})
 
 
-@pytest.mark.parametrize("delay_s", [-1, math.nan, math.inf, "1", None])
+@pytest.mark.parametrize("delay_s", [-1, math.nan, math.inf, pytest.param(10**400, id="10**400"), "1", None])
 def test_retry_after_needs_a_finite_delay(delay_s: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="delay_s"):
         RetryAfter(delay_s)
