@@ -3,9 +3,9 @@
 A unique index in a read model would decide too late: it learns of a user after the answer was given. An append with an
 expected version is decided at once, so an address is reserved in its own stream before its user takes it. These are two
 appends, and a process may end between them. Then the address is held by somebody who does not have it, and after
-``GRACE`` whoever wants it may have it. That no slow request takes it all the same does not rest on the clock: before
-the reservation passes on, ``EmailClaimDropped`` goes into the stream of its holder, whose own append then finds another
-version than it expects.
+``GRACE`` whoever wants it may have it; until then ``AddressHeldError`` says when that is. That no slow request takes it
+all the same does not rest on the clock: before the reservation passes on, ``EmailClaimDropped`` goes into the stream of
+its holder, whose own append then finds another version than it expects.
 
 | ended after | what is left | what comes of it |
 |---|---|---|
@@ -13,12 +13,13 @@ version than it expects.
 | the user has a new address, before the old one is released | the same, of the old address | the same |
 """
 
+import math
 import unicodedata
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from avx_events import AggregateRoot, ConcurrencyError, Event, EventStore, StreamNotFoundError, ValidationError
+from avx_events import AggregateRoot, ConcurrencyError, Event, EventStore, ValidationError
 from examples.production_service.users import User
 
 GRACE: Final = timedelta(seconds=30)
@@ -64,6 +65,22 @@ class EmailAddress(AggregateRoot):
                 self.holder_id = ""
 
 
+class AddressHeldError(ConcurrencyError):
+    """Somebody was first to reserve an address and does not have it yet: decide again, at once or after ``free_in_s``.
+
+    Who ended in between leaves it so; who did not has the address within milliseconds.
+    """
+
+    def __init__(self, address: EmailAddress, email: str, *, free_in_s: int) -> None:
+        """Name the address, and the seconds after which whoever holds it has it or has it no more."""
+        super().__init__(address.id, expected=0, actual=address.version)
+        self.email, self.free_in_s = email, free_in_s
+
+    def __str__(self) -> str:
+        """Say it to the client."""
+        return f"email {self.email!r} is held by another request that may have ended; try again in {self.free_in_s} s"
+
+
 class EmailAddresses:
     """Reserves and releases addresses."""
 
@@ -74,7 +91,8 @@ class EmailAddresses:
         """Let ``user_id``, whose aggregate the caller has loaded before, hold ``email``.
 
         Raises:
-            ValidationError: Another user has it, or is about to.
+            ValidationError: Another user has it.
+            AddressHeldError: Another user is about to have it, or never will.
             ConcurrencyError: Somebody else was faster; load and decide again.
         """
         address = await self.held(email)
@@ -98,18 +116,23 @@ class EmailAddresses:
 
     async def _take_from_holder(self, address: EmailAddress, email: str) -> None:
         holder = await self._store.load_or_new(User, address.holder_id)
-        if is_same_address(holder.email, email) or await self._is_new(address):
+        if is_same_address(holder.email, email):
             message = f"email {email!r} is taken"
             raise ValidationError(message)
+        free_in_s = math.ceil((await self._reserved_at(address) + GRACE - datetime.now(UTC)).total_seconds())
+        if free_in_s > 0:
+            raise AddressHeldError(address, email, free_in_s=free_in_s)
         holder.drop_claim(email)
         await self._store.save(holder)
 
-    async def _is_new(self, address: EmailAddress) -> bool:
-        try:
-            before = await self._store.load(EmailAddress, address.id, as_of=datetime.now(UTC) - GRACE)
-        except StreamNotFoundError:
-            return True
-        return before.version != address.version
+    async def _reserved_at(self, address: EmailAddress) -> datetime:
+        (newest,) = [
+            stored
+            async for stored in self._store.read_stream(
+                address.id, after=address.version - 1, until_version=address.version
+            )
+        ]
+        return newest.recorded_at
 
 
 def spelling_for_all(email: str) -> str:

@@ -19,6 +19,7 @@ from avx_events import (
     RetryableError,
     ValidationError,
 )
+from examples.production_service.email_addresses import AddressHeldError
 from examples.production_service.ids import NotFoundError
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _STATUS: Final[Mapping[type, int]] = {
     NotRunningError: 503,
 }
 _LATER: Final = frozenset({409, 503})
+_LATER_S: Final = 1
 _UNEXPECTED: Final = "something went wrong on our side; the log has it under the X-Correlation-ID of this answer"
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -58,7 +60,8 @@ async def _answer_error(_: Request, exc: Exception) -> Response:
     status = next((_STATUS[base] for base in type(exc).__mro__ if base in _STATUS), None)
     if status is None:
         raise exc
-    return error_response(status, str(exc), {"Retry-After": "1"} if status in _LATER else None)
+    later_s = exc.free_in_s if isinstance(exc, AddressHeldError) else _LATER_S
+    return error_response(status, str(exc), {"Retry-After": str(later_s)} if status in _LATER else None)
 
 
 async def _answer_http_error(request: Request, exc: Exception) -> Response:

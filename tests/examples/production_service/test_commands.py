@@ -17,7 +17,7 @@ from examples.production_service.commands import (
     PlaceOrderHandler,
     total_problem,
 )
-from examples.production_service.email_addresses import EmailAddresses, EmailReleased, EmailReserved
+from examples.production_service.email_addresses import AddressHeldError, EmailAddresses, EmailReleased, EmailReserved
 from examples.production_service.ids import NotFoundError
 from examples.production_service.orders import OrderPlaced
 from examples.production_service.users import EmailChanged, EmailClaimDropped, User, UserCreated
@@ -73,12 +73,12 @@ async def test_a_command_that_ended_after_the_reservation_goes_on_when_it_comes_
     )
 
 
-async def test_an_address_that_is_being_taken_is_taken() -> None:
+async def test_an_address_that_is_being_taken_is_held_for_as_long_as_a_command_may_take() -> None:
     await (
         command_scenario(CreateUserHandler)
         .given(EmailReserved(MAIL, JOHN), stream=f"email-{MAIL}")
         .when(CreateUser(MAIL, "Jane"))
-        .then_raises(ValidationError, match="is taken")
+        .then_raises(AddressHeldError, match="try again in (30|2[0-9]) s")
         .then_nothing()
     )
 

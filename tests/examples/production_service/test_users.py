@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from tests.examples.production_service.serving import create_user
+from examples.production_service.email_addresses import EmailAddresses
+from tests.examples.production_service.serving import create_user, serving
 
 
 async def test_a_new_user_is_in_the_read_model_when_the_answer_comes(client: httpx.AsyncClient) -> None:
@@ -107,8 +108,25 @@ async def test_of_many_who_want_an_address_at_once_one_gets_it(client: httpx.Asy
         requests = [clients.create_task(client.post("/users", json=body)) for body in wanted]
     everybody = await client.get("/users")
 
-    assert sorted(request.result().status_code for request in requests) == [201, *[422] * 19]
+    statuses = [request.result().status_code for request in requests]
+    assert statuses.count(201) == 1
+    assert set(statuses) <= {201, 409, 422}  # 409: whoever was first is not done yet
     assert [user["email"] for user in everybody.json()] == ["jane@example.com"]
+
+
+async def test_an_address_that_a_request_left_reserved_when_it_ended_is_told_as_free_later() -> None:
+    nobody = "user-00000000-0000-0000-0000-00000000000a"
+    async with serving() as (client, service):
+        await EmailAddresses(service.store).reserve("jane@example.com", user_id=nobody)
+        jane = await create_user(client, "jane@example.org")
+
+        created = await client.post("/users", json={"email": "jane@example.com", "name": "Jane"})
+        changed = await client.patch(f"/users/{jane}", json={"email": "jane@example.com"})
+
+    for refused in (created, changed):
+        assert refused.status_code == 409
+        assert 25 <= int(refused.headers["retry-after"]) <= 30
+        assert f"try again in {refused.headers['retry-after']} s" in refused.json()["error"]
 
 
 async def test_changes_that_meet_are_decided_again_one_after_the_other(client: httpx.AsyncClient) -> None:
