@@ -83,7 +83,9 @@ def _listener(settings: Settings) -> socket.socket:
         return listen(settings.host, settings.port)
     except (OSError, UnicodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise SettingError(BIND_ADDR, f"{settings.host}:{settings.port} cannot be listened on: {reason}") from exc
+        address = f"{settings.host}:{settings.port}"
+        advice = f"set {BIND_ADDR} to another, as 127.0.0.1:0 for a port that is free"
+        raise SettingError(BIND_ADDR, f"{address} cannot be listened on: {reason}; {advice}") from exc
 
 
 async def _entered(parts: AsyncExitStack, settings: Settings) -> Service:

@@ -314,4 +314,6 @@ async def test_a_port_that_is_taken_is_one_line_and_exit_code_2(tmp_path: Path) 
         code, said = await failed_start(folder, AVX__HTTP__BIND_ADDR=f"127.0.0.1:{service.client.base_url.port}")
 
     assert code == 2
-    assert re.fullmatch(r"error: AVX__HTTP__BIND_ADDR [^\n]*cannot be listened on[^\n]*in use[^\n]*\n", said)
+    assert re.fullmatch(
+        r"error: AVX__HTTP__BIND_ADDR [^\n]*cannot be listened on[^\n]*in use; set AVX__HTTP__BIND_ADDR[^\n]*\n", said
+    )

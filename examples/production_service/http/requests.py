@@ -1,6 +1,7 @@
 """Requests: bodies, paging and headers, read with limits, and refused with one sentence."""
 
 import asyncio
+import json
 from collections.abc import Collection
 from typing import Final, TypeVar
 
@@ -19,6 +20,7 @@ MAX_LIMIT: Final = 1_000
 
 # A client that sends too much reads no answer before it has sent it all, so that much more is read and thrown away.
 _MOST_DISCARDED_BYTES: Final = 8 * MAX_BODY_BYTES
+_HALF_A_PAIR: Final = "a text in it has half of a surrogate pair, as \\ud800 without the other"
 _LONGEST_KEY: Final = 255
 _GREATEST: Final = 2**63 - 1
 
@@ -35,7 +37,20 @@ async def read_json(request: Request, body_class: type[BodyT]) -> BodyT:
     except msgspec.ValidationError as exc:
         raise HTTPException(422, f"the body does not fit: {exc}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise HTTPException(400, f"the body is no JSON: {exc}") from exc
+        problem = _HALF_A_PAIR if _is_json_but_for_surrogates(body) else exc
+        raise HTTPException(400, f"the body is no JSON: {problem}") from exc
+
+
+def _is_json_but_for_surrogates(body: bytes) -> bool:
+    """Return whether the standard library, which takes halves of surrogate pairs, can read what msgspec could not.
+
+    msgspec calls a body with one near its end truncated.
+    """
+    try:
+        json.loads(body.decode(), parse_constant=int)  # NaN is no JSON, and no int either
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 async def _read(request: Request) -> bytes:

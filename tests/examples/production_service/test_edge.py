@@ -42,6 +42,27 @@ async def test_a_body_that_is_no_json_is_refused_with_a_sentence(client: httpx.A
     assert refused.json()["error"].startswith("the body is no JSON: ")
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'{"email": "jane@example.com", "name": "\\ud800"}', "a text in it has half of a surrogate pair"),
+        (b'{"email": "jane@example.com", "name": "\\udc00\\ud800"}', "a text in it has half of a surrogate pair"),
+        (b'{"\\ud800": "jane@example.com"}', "a text in it has half of a surrogate pair"),
+        (b'{"email": "jane@example.com", "name": "\\ud800', "Input data was truncated"),
+        (b'{"email": "jane@example.com", "name": "Jane"', "Input data was truncated"),
+        (b'{"email": NaN, "name": "Jane"}', "JSON is malformed: invalid character (byte 10)"),
+        (b'\xef\xbb\xbf{"email": "jane@example.com", "name": "Jane"}', "JSON is malformed: invalid character (byte 0)"),
+    ],
+)
+async def test_what_is_said_of_a_body_that_is_no_json_is_true(
+    client: httpx.AsyncClient, body: bytes, problem: str
+) -> None:
+    refused = await client.post("/users", content=body)
+
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith(f"the body is no JSON: {problem}")
+
+
 async def test_a_body_of_brackets_without_end_is_refused(client: httpx.AsyncClient) -> None:
     refused = await client.post("/users", content=b'{"email":' + b"[" * 100_000)
 
