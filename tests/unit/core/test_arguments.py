@@ -19,6 +19,13 @@ def test_what_is_no_whole_number_is_refused_by_name(value: object) -> None:
         whole("count", value, least=1)
 
 
+@pytest.mark.parametrize("value", [0, 11, "5"])
+def test_a_number_with_a_greatest_is_told_both_bounds(value: object) -> None:
+    assert whole("limit", 10, least=1, most=10) == 10
+    with pytest.raises(InvalidArgumentError, match="limit must be a whole number, 1 to 10, not"):
+        whole("limit", value, least=1, most=10)
+
+
 @pytest.mark.parametrize("value", [1, 0.001, 1e9])
 def test_finite_seconds_above_zero_are_taken(value: float) -> None:
     assert seconds("timeout_s", value) == value
