@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast, overload
 
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 EventT = TypeVar("EventT")
 ResultT = TypeVar("ResultT")
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+
+Run: TypeAlias = tuple[Sequence[Subscription], list[EventMetadata], list[AnyEnvelope]]
+"""Events of one class, stamped: who gets them, their metadata, and the envelopes that hold both."""
 
 _current_message: Final = current_message.get
 _NOT_PUBLISHED: Final[tuple[type, ...]] = (Request, Command, Query)
@@ -93,14 +96,6 @@ class HandlerDecorator(Protocol[EventT]):
     def __call__(
         self, function: Callable[[EventT, EventEnvelope[EventT]], ResultT], /
     ) -> Callable[[EventT, EventEnvelope[EventT]], ResultT]: ...
-
-
-class _Run(NamedTuple):
-    """Events of one class, stamped, and who gets them."""
-
-    subscriptions: Sequence[Subscription]
-    metadata: list[EventMetadata]
-    envelopes: list[AnyEnvelope]
 
 
 class EventBus(DeliveringBus):
@@ -369,15 +364,17 @@ class EventBus(DeliveringBus):
         if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
             self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
-        for run in runs:
-            subscriptions, count = run.subscriptions, len(run.envelopes)
-            if any(len(subscription.queue) + count > subscription.limit for subscription in subscriptions):
-                await self._engine.deliver(subscriptions, run.envelopes)
-                continue
+        for subscriptions, _, envelopes in runs:
+            count = len(envelopes)
             for subscription in subscriptions:
-                subscription.push(run.envelopes)
-            self._published += count
-        return runs[0].metadata if len(runs) == 1 else list(chain.from_iterable(run.metadata for run in runs))
+                if len(subscription.queue) + count > subscription.limit:
+                    await self._engine.deliver(subscriptions, envelopes)
+                    break
+            else:
+                for subscription in subscriptions:
+                    subscription.push(envelopes)
+                self._published += count
+        return runs[0][1] if len(runs) == 1 else list(chain.from_iterable(metadata for _, metadata, _ in runs))
 
     def publish_nowait(self, event: object, *, headers: Mapping[str, str] | None = None) -> EventMetadata:
         """Publish from synchronous code on the loop's own thread.
@@ -465,14 +462,14 @@ class EventBus(DeliveringBus):
         return envelope.metadata
 
     # The second hot path: bench/publish_batches.py. Events of one class in a row are stamped and delivered together.
-    def _stamp_runs(self, events: Iterable[Any], headers: Mapping[str, str] | None) -> list[_Run]:
+    def _stamp_runs(self, events: Iterable[Any], headers: Mapping[str, str] | None) -> list[Run]:
         checked = NO_HEADERS if headers is None else checked_headers(headers)
         now_ns = self._time_ns()
-        runs: list[_Run] = []
+        runs: list[Run] = []
         for same in _runs_of_one_class(events):
             if isinstance(same[0], EventEnvelope):
                 envelopes = [readdressed(envelope, headers=headers, topic=None) for envelope in same]
-                runs += [_Run(self._subscriptions_of(one), [one.metadata], [one]) for one in envelopes]
+                runs += [(self._subscriptions_of(one), [one.metadata], [one]) for one in envelopes]
             else:
                 route = self._route_of(same[0])
                 metadata, envelopes = stamp_run(
@@ -483,7 +480,7 @@ class EventBus(DeliveringBus):
                     timestamp=now_ns // 1000,
                     headers=checked,
                 )
-                runs.append(_Run(route.subscriptions, metadata, envelopes))
+                runs.append((route.subscriptions, metadata, envelopes))
         return runs
 
 
