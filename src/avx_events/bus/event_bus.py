@@ -372,7 +372,7 @@ class EventBus(DeliveringBus):
                     break
             else:
                 for subscription in subscriptions:
-                    subscription.push(envelopes)
+                    subscription.append(envelopes)
                 self._published += count
         return runs[0][1] if len(runs) == 1 else list(chain.from_iterable(metadata for _, metadata, _ in runs))
 

@@ -117,7 +117,8 @@ class Subscriber(Generic[EventT]):
             InvalidArgumentError: The limit is below 1.
             WrongLoopError: As for ``recv``.
         """
-        whole("limit", limit, least=1)
+        if type(limit) is not int or limit < 1:
+            whole("limit", limit, least=1)
         queue, subscription = self._queue, self._subscription
         while not queue:
             if not await self._more():

@@ -136,20 +136,24 @@ class Subscription:
 
     def push(self, envelopes: Sequence[AnyEnvelope]) -> None:
         """Append ``envelopes`` by the overflow policy; ``wait`` and ``raise`` append all: room was checked before."""
-        queue = self.queue
         if self.overflow == "drop_newest":
             room = max(self.free(), 0)
             self.dropped += max(len(envelopes) - room, 0)
             envelopes = envelopes[:room]
-        queue.extend(envelopes)
-        self.delivered += len(envelopes)
+        self.append(envelopes)
         if self.overflow == "drop_oldest":
-            while queue and self.free() < 0:
-                queue.popleft()
+            while self.queue and self.free() < 0:
+                self.queue.popleft()
                 self.delivered -= 1
                 self.dropped += 1
-        for _ in range(min(len(envelopes), len(self.receivers))):
-            self.wake()
+
+    def append(self, envelopes: Sequence[AnyEnvelope]) -> None:
+        """Append ``envelopes``, for whom there is room."""
+        self.queue.extend(envelopes)
+        self.delivered += len(envelopes)
+        if self.receivers:
+            for _ in range(min(len(envelopes), len(self.receivers))):
+                self.wake()
 
     def close(self) -> None:
         """Take nothing more in; readers find what is queued, then the end; publishers that wait go past it."""
