@@ -12,6 +12,7 @@ from avx_events import (
     ProjectionFailedError,
     ProjectionLagError,
     Projector,
+    StoreSchemaError,
 )
 from examples.production_service.commands import Accepted, command_bus
 from examples.production_service.dead_letters import StoredDeadLetters, give_back_dead_letters, prepare_table
@@ -34,6 +35,7 @@ class Service:
         bus: Where handlers are.
         relay: Brings the store's events to the bus.
         is_stopping: Whether it is about to end.
+        damage: What a request found that the store cannot read any more; only a restart on a sound file ends it.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Service:
         self.commands: Final[CommandBus] = command_bus(store)
         self.read_models: Final = ReadModels(store)
         self.is_stopping = False
+        self.damage: StoreSchemaError | None = None
         self._caught_up_at: Final = caught_up_at
 
     async def is_in_read_models(self, accepted: Accepted) -> bool:
@@ -62,6 +65,8 @@ class Service:
         problems: dict[str, str] = {}
         if self.is_stopping:
             problems["service"] = "stopping"
+        if self.damage is not None:
+            problems["store"] = f"damaged: {self.damage.problem}"
         for name, projection in self.projector.statistics().items():
             if projection.state != "following":
                 problems[f"projection {name}"] = projection.state

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from avx_events import Command
+from avx_events import Command, StoreSchemaError
 from examples.production_service.commands import Accepted, ChangeEmail, CreateUser, PlaceOrder
 from examples.production_service.http.answers import (
     EXCEPTION_HANDLERS,
@@ -67,13 +67,14 @@ def http_app(service: Service) -> Starlette:
         resource("/ready", GET=api.ready),
         resource("/metrics", GET=api.metrics),
     ]
+    exception_handlers = {**EXCEPTION_HANDLERS, StoreSchemaError: api.note_damage}
     middleware = [
         Middleware(Measuring, metrics=requests, routes=routes),
         Middleware(Stopping, service=service),
         Middleware(Correlation),
         Middleware(UnexpectedErrors),
     ]
-    app = Starlette(routes=routes, middleware=middleware, exception_handlers=EXCEPTION_HANDLERS)
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=exception_handlers)
     app.router.redirect_slashes = False  # to where the client's own Host header says
     return app
 
@@ -186,6 +187,12 @@ class Api:
         """``GET /metrics``."""
         text = self._requests.text() + await service_metrics(self._service)
         return Response(text, media_type=CONTENT_TYPE)
+
+    async def note_damage(self, _: Request, exc: Exception) -> Response:
+        """Let ``/ready`` say that the store is damaged; the answer is that of any error that nobody expected."""
+        if isinstance(exc, StoreSchemaError):
+            self._service.damage = exc
+        raise exc
 
     async def _dispatch(self, request: Request, command: Command[Accepted]) -> Accepted:
         return await self._service.commands.dispatch(command, headers=dispatch_headers(request))

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -71,6 +73,33 @@ async def test_whatever_is_answered_while_it_stops_says_that_the_connection_ends
     assert "connection" not in before.headers
     assert [answer.status_code for answer in answers] == [201, 404, 400]
     assert [answer.headers["connection"] for answer in answers] == ["close"] * 3
+
+
+def damage(database: Path, index: str) -> None:
+    """Overwrite the first page of an index, as a disk that fails does."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (index,))
+        ((page_bytes,),) = connection.execute("PRAGMA page_size")
+    with database.open("r+b") as file:
+        file.seek((page - 1) * page_bytes)
+        file.write(b"\xff" * page_bytes)
+
+
+async def test_it_is_not_ready_once_a_request_has_found_that_its_database_is_damaged(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    async with serving(url) as (client, service):
+        await create_user(client)
+        await until(lambda: not service.not_ready())
+    damage(tmp_path / "events.db", "avx_events_id")
+
+    async with serving(url) as (client, service):
+        await until(lambda: not service.not_ready())
+        created = await client.post("/users", json={"email": "john@example.com", "name": "John"})
+        ready = await client.get("/ready")
+
+    assert (created.status_code, ready.status_code) == (500, 503)
+    assert ready.json()["not_ready"] == {"store": "damaged: database disk image is malformed"}
 
 
 async def test_an_event_that_cannot_be_read_stops_relay_and_read_models_and_is_told() -> None:
