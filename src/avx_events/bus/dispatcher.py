@@ -32,7 +32,7 @@ from avx_events.core.errors import StoppedError
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EPOCH
 from avx_events.core.policy import Retry
-from avx_events.core.tasks import is_interrupted
+from avx_events.core.tasks import TaskScope, is_interrupted
 
 log = logging.getLogger("avx_events")
 
@@ -61,6 +61,7 @@ class Dispatcher:
     __slots__ = (
         "_clock",
         "_dead_letters",
+        "_errands",
         "_key",
         "_queue_hangs",
         "_retry",
@@ -82,6 +83,7 @@ class Dispatcher:
         retry: Retry,
         key: KeyFunction | None,
         dead_letters: DeadLetterQueue | None,
+        errands: TaskScope,
         clock: Clock,
     ) -> None:
         """Begin with nothing done.
@@ -91,6 +93,7 @@ class Dispatcher:
             retry: What follows a failed attempt.
             key: Gives the key of an event; None is the aggregate id.
             dead_letters: Where those go that failed for good; None is the log.
+            errands: Runs what must not be cut short.
             clock: Times the pauses.
         """
         self.name = subscription.name
@@ -98,6 +101,7 @@ class Dispatcher:
         self._retry = retry
         self._key = key
         self._dead_letters = dead_letters
+        self._errands = errands
         self._clock = clock
         self._queue_hangs = False
         self.ready: deque[Work] = deque()
@@ -277,7 +281,7 @@ class Dispatcher:
 
         Raises:
             TypeError: The key function gave something that cannot be compared with other keys.
-            Exception: Whatever the key function raises.
+            BaseException: Whatever the key function raises.
         """
         if self._key is None:
             return envelope.metadata.aggregate_id or None
@@ -382,10 +386,14 @@ class Dispatcher:
         )
 
     async def _resolve(self, letter: DeadLetter) -> None:
-        if self._dead_letters is None:
-            return
+        """Let ``letter``, whose work is done, leave its queue, also where whoever waits for that is cancelled."""
+        if self._dead_letters is not None:
+            resolving = self._resolve_in(self._dead_letters, letter)
+            await asyncio.shield(self._errands.spawn(resolving, name=f"avx-events {self.name}: resolve"))
+
+    async def _resolve_in(self, queue: DeadLetterQueue, letter: DeadLetter) -> None:
         try:
-            await self._dead_letters.resolve(letter.id)
+            await queue.resolve(letter.id)
         except Exception as exc:  # noqa: BLE001 - the work is done; the letter stays and says so no worse than before
             log.error("dead letter %s was redriven, but stays in its queue: %s", letter.id, line_of(exc))  # noqa: TRY400
 

@@ -287,6 +287,7 @@ class Engine:
             retry=ONE_ATTEMPT if retry is None else retry,
             key=key,
             dead_letters=self.dead_letters,
+            errands=self.life.errands,
             clock=self.life.clock,
         )
 

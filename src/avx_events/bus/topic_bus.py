@@ -185,6 +185,7 @@ class TopicBus(DeliveringBus):
             headers: Text by name, for the metadata.
 
         Raises:
+            InvalidTopicError: The topic of an envelope is malformed.
             NotAnEventError: It is no event.
             InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
             SubscriptionFullError: A subscription with ``overflow="raise"`` is full.
