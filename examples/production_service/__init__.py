@@ -2,6 +2,7 @@
 
     python -m examples.production_service
 
+``README.md`` has its endpoints and settings, for those who call it; this is for those who read it.
 One request on its way through the modules, from the edge to the core and back:
 
 ``http/`` reads it and dispatches a command · ``commands`` decides, with the aggregates of ``users``, ``orders`` and

@@ -44,9 +44,13 @@ _GREETING: Final = """
     curl {base}/users/$ID
     curl "{base}/users/$ID?at_version=1"
     curl {base}/users/$ID/history
-    curl {base}/orders -d '{{"user_id": "'$ID'", "total": 12.5}}'
+    ORDER=$(curl -s {base}/orders -d '{{"user_id": "'$ID'", "total": 12.5}}' | grep -o 'order-[0-9a-f-]*')
+    curl {base}/orders/$ORDER
+    curl {base}/health
     curl {base}/ready
     curl {base}/metrics
+
+  All endpoints, with their parameters and headers: examples/production_service/README.md
 
   Ctrl+C stops it, within {stop_s} seconds at most. Started again, everything is there.
 """

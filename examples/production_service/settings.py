@@ -1,4 +1,10 @@
-"""Settings, from the environment: two of them, checked before anything starts."""
+"""Settings, from the environment: two of them, checked before anything starts.
+
+| | | if not set |
+|---|---|---|
+| ``AVX__HTTP__BIND_ADDR`` | ``HOST:PORT``; ``:PORT`` is that port of 127.0.0.1, not of all addresses | 127.0.0.1:8080 |
+| ``AVX_EVENTS__STORE_URL`` | where the events are | sqlite:///avx-events.db |
+"""
 
 import re
 from collections.abc import Mapping
@@ -54,6 +60,8 @@ def _split(address: str) -> tuple[str, int]:
     found = _ADDRESS.fullmatch(address)
     # Bytes of the environment that are no text are there as halves of surrogate pairs, which nobody can print.
     if found is None or not address.isprintable() or int(found["port"]) > _GREATEST_PORT:
-        expected = f"HOST:PORT with a port from 0 to {_GREATEST_PORT}, as 127.0.0.1:8080 or [::1]:0"
+        expected = (
+            f"HOST:PORT with a port from 0 to {_GREATEST_PORT}, as 127.0.0.1:8080, :8080 for the same, or [::1]:0"
+        )
         raise SettingError(BIND_ADDR, f"must be {expected}, not {address!r}")
     return found["host"].strip("[]"), int(found["port"])

@@ -242,6 +242,9 @@ async def test_the_greeting_says_where_it_listens_and_what_to_try(tmp_path: Path
         assert (service.process.returncode, health.json()) == (None, {"status": "ok"})
         assert f"curl {service.client.base_url}/users" in service.greeting
         assert "sqlite:///avx-events.db" in service.greeting
+        assert f"curl {service.client.base_url}/health" in service.greeting
+        assert f"curl {service.client.base_url}/orders/$ORDER" in service.greeting
+        assert "examples/production_service/README.md" in service.greeting
 
 
 async def test_what_was_accepted_before_a_sigterm_is_there(tmp_path: Path) -> None:
