@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, groupby
+from operator import countOf
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast, overload
 
@@ -19,7 +20,6 @@ from avx_events.core.metadata import (
     NO_HEADERS,
     EventEnvelope,
     EventMetadata,
-    all_of,
     checked_headers,
     current_message,
     readdressed,
@@ -515,10 +515,11 @@ def _refuse_other_class(event_class: type) -> None:
 
 def _runs_of_one_class(events: Iterable[Any]) -> list[list[Any]]:
     try:
-        listed: list[object] = cast("list[object]", events) if isinstance(events, list) else list(events)
+        listed: list[Any] = events if isinstance(events, list) else list(events)
     except TypeError as exc:
         raise InvalidArgumentError("events", events, expected="several events, as a list") from exc
-    if listed and all_of(cast("type", type(listed[0])), listed):
+    first: object = listed[0] if listed else None
+    if listed and countOf(map(type, listed), type(first)) == len(listed):  # faster than a set of the classes, or a loop
         return [listed]
     return [list(run) for _, run in groupby(listed, type)]
 

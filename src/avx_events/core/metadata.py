@@ -228,7 +228,7 @@ def stamp_run(
         The metadata, and the envelopes that hold it.
     """
     keys: Sequence[Any] = [""] * len(events) if key_of is None else list(map(key_of, events))
-    if not all_of(str, keys):
+    if countOf(map(type, keys), str) != len(keys):
         keys = list(map(text_of, keys))
     same_type = repeat(event_type)
     outer = current_message.get()
@@ -252,11 +252,6 @@ def stamp_run(
             )
         )
     return stamped, list(map(EventEnvelope, events, stamped, same_type))
-
-
-def all_of(kind: type, values: Sequence[object]) -> bool:
-    """Tell whether each of ``values`` is of ``kind`` and not of a class derived from it, faster than a loop does."""
-    return countOf(map(type, values), kind) == len(values)
 
 
 def readdressed(
