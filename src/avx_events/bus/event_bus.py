@@ -154,7 +154,7 @@ class EventBus(DeliveringBus):
         """Return a subscriber that receives every event of ``event_classes`` from now on.
 
         Args:
-            event_classes: Event classes; one that others derive from is all of these.
+            event_classes: Event classes; one that others derive from is all of these, and ``Event`` is all there are.
             name: What statistics and dead letters call it; ``subscriber-1`` and so on if not given.
             capacity: How many unread events it holds, 1 or more.
             overflow: What happens to a publish when they are that many: it waits (``wait``), the oldest or the new one
@@ -439,7 +439,10 @@ class EventBus(DeliveringBus):
             return route
         schema = schema_of(event_class)
         _refuse_other_class(event_class)
-        subscriptions = tuple(item for classes, item in self._classes if issubclass(event_class, classes))
+        # Event is all events, those of decorated classes too.
+        subscriptions = tuple(
+            item for classes, item in self._classes if Event in classes or issubclass(event_class, classes)
+        )
         route = Route(schema, subscriptions)
         if self._engine.life.takes_all:
             self._routes[event_class] = route

@@ -280,3 +280,13 @@ async def test_a_subscriber_without_a_name_gets_one_that_is_free() -> None:
 
     assert len(names) == 2
     assert "subscriber-1" not in names
+
+
+async def test_the_base_of_all_events_is_decorated_classes_too() -> None:
+    bus = EventBus()
+    subscriber = await bus.subscribe(Event)
+
+    await bus.publish(Plain("k"))
+    await bus.publish(Pulled("a"))
+
+    assert await subscriber.recv_many() == [Plain("k"), Pulled("a")]

@@ -43,6 +43,8 @@ log = logging.getLogger("avx_events.projection")
 _LONGEST_S: Final = 0.05
 # Events without a handler that may lie behind the checkpoint: a restart reads them again, which is quick.
 _MOST_UNKEPT: Final = 10_000
+# Events without a handler that an effect may have to wait for.
+_MOST_BEHIND: Final = 1_000
 # Trouble that comes after so long a wait for events, in seconds, is a new one.
 _QUIET_S: Final = 60.0
 
@@ -145,6 +147,11 @@ class Follower:
         else:
             self._end("stopped")
 
+    def leave(self) -> None:
+        """Be stopped, also where there was no time to begin."""
+        if self._state == "following":
+            self._end("stopped")
+
     async def reach(self, position: int) -> None:
         """Return when everything up to ``position`` is done.
 
@@ -217,12 +224,20 @@ class Follower:
                 effects = self._effects_of(stored.event)
                 if effects:
                     items.append((stored, effects))
-                if stored.position >= known or len(items) >= self._pace.batch_events:
+                if self._is_enough(items, stored.position, known):
                     return items, stored.position, None
         except Exception as exc:  # noqa: BLE001 - raised again when what came before it is done
             self._was_quiet = self._clock.monotonic() - began_at > _QUIET_S
             return items, subscription.position, exc
         return items, subscription.position, ClosedError("the event store", "follow it")
+
+    def _is_enough(self, items: list[Item], position: int, known: int) -> bool:
+        return (
+            position >= known
+            or len(items) >= self._pace.batch_events
+            or position - self._kept >= _MOST_UNKEPT
+            or bool(items and position - items[0][0].position >= _MOST_BEHIND)
+        )
 
     def _effects_of(self, event: object) -> tuple[Effect, ...]:
         event_class = type(event)
@@ -234,7 +249,7 @@ class Follower:
     async def _take(self, items: list[Item], until: int) -> bool:
         """Do ``items``, in as many transactions as they need; return False where the checkpoint was set back."""
         if not items and until - self._kept < _MOST_UNKEPT:
-            self._advance(until)
+            self._advance(max(until, self._seen))  # another process may have been here
             return True
         while True:
             before = self._seen

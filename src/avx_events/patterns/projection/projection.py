@@ -93,7 +93,7 @@ class Projection:
         return tuple(
             _effect(getattr(self, method))
             for method, handled in self._handlers.items()
-            if issubclass(event_class, handled)
+            if Event in handled or issubclass(event_class, handled)  # Event is all, decorated classes too
         )
 
     @property

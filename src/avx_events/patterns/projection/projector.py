@@ -7,8 +7,8 @@ from typing import Final, Self
 
 from avx_events.core import arguments
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import InvalidArgumentError, NotRunningError, ProjectionLagError
-from avx_events.core.policy import Retry
+from avx_events.core.errors import ClosedError, InvalidArgumentError, NotRunningError, ProjectionLagError
+from avx_events.core.policy import ONE_ATTEMPT, Retry
 from avx_events.core.tasks import TaskScope
 from avx_events.patterns.projection.follower import Follower, Pace, ProjectionStatistics
 from avx_events.patterns.projection.projection import Projection
@@ -48,7 +48,7 @@ class Projector:
         self,
         store: EventStore,
         *projections: Projection,
-        retry: Retry = DEFAULT_RETRY,
+        retry: Retry | None = DEFAULT_RETRY,
         batch_events: int = 500,
         timeout_s: float = 30.0,
         clock: Clock = SYSTEM_CLOCK,
@@ -58,7 +58,7 @@ class Projector:
         Args:
             store: Whose log, and whose database; one in memory without a database will not do.
             projections: At least one, each with a name of its own.
-            retry: How often an event that fails is tried, and after which pauses.
+            retry: How often an event that fails is tried, and after which pauses; None is one attempt.
             batch_events: The most events in one transaction, 1 or more.
             timeout_s: The longest that the handlers of one transaction may take, in seconds of real time, before it is
                 undone: no clock hurries a database.
@@ -71,7 +71,8 @@ class Projector:
         _check(projections)
         arguments.whole("batch_events", batch_events, least=1)
         arguments.seconds("timeout_s", timeout_s)
-        pace = Pace(retry=retry, batch_events=batch_events, timeout_s=timeout_s)
+        arguments.optional("retry", retry, Retry)
+        pace = Pace(retry=ONE_ATTEMPT if retry is None else retry, batch_events=batch_events, timeout_s=timeout_s)
         self._store: Final = store
         self._followers: Final = [Follower(store, projection, pace=pace, clock=clock) for projection in projections]
         self._scope: Final = TaskScope()
@@ -103,6 +104,8 @@ class Projector:
         self._is_running = False
         for task in await self._scope.cancel():
             log.error("%s swallowed its cancellation and still runs; look at its handlers", task.get_name())
+        for follower in self._followers:
+            follower.leave()
 
     async def caught_up(self, position: int | None = None, *, timeout_s: float = 5.0) -> None:
         """Return when all projections have done everything up to ``position``: read your own writes.
@@ -122,12 +125,15 @@ class Projector:
             arguments.whole("position", position, least=0)
         if not self._is_running:
             raise NotRunningError(_WHAT, "wait for its projections")
-        wanted = await self._store.last_position() if position is None else position
-        slowest = self._followers[0]
+        wanted, slowest = position or 0, self._followers[0]
         try:
             async with asyncio.timeout(timeout_s):
+                if position is None:
+                    wanted = await self._store.last_position()
                 for slowest in self._followers:
                     await slowest.reach(wanted)
+        except ClosedError as exc:
+            raise NotRunningError(_WHAT, "wait for its projections") from exc
         except TimeoutError as exc:
             raise ProjectionLagError(slowest.name, wanted, reached=slowest.position, timeout_s=timeout_s) from exc
 

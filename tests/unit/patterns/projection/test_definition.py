@@ -1,11 +1,12 @@
 """How a projection is written, and what is refused when its class is made."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError, ProjectionDefinitionError
-from avx_events.core.event import Command, Event
+from avx_events.core.event import Command, Event, event
 from avx_events.patterns.projection import Projection, Projector, handles
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
@@ -170,3 +171,16 @@ def test_a_projector_refuses_to_run_nothing_or_two_of_one_name() -> None:
 def test_a_projector_refuses_numbers_outside_of_their_range(numbers: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match=next(iter(numbers))):
         Projector(EventStore(), Doors(), **numbers)
+
+
+def test_a_method_for_event_handles_decorated_classes_too() -> None:
+    @event("projection.by.hand")
+    @dataclass(frozen=True)
+    class ByHand:
+        number: int
+
+    class Journal(Projection, name="journal"):
+        @handles(Event)
+        async def write(self, event: Any, connection: Connection) -> None: ...
+
+    assert len(Journal().effects_of(ByHand)) == 1

@@ -806,3 +806,72 @@ async def test_whatever_a_handler_raises_is_tried_again_and_then_stops_its_proje
             await projector.caught_up(position)
 
     assert counts.seen == [1, 1, 1]
+
+
+async def test_events_without_a_handler_move_the_checkpoint_and_hold_no_effect_back(store: EventStore) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Watched(Counts):
+        @handles(Counted)
+        async def count(self, event: Counted, connection: Connection) -> None:
+            (checkpoint,) = await connection.fetch_one("SELECT position FROM avx_projections") or (0,)
+            seen.append((event.amount, checkpoint))
+
+    await store.append("s", Counted("a", 1))
+    await store.append("s", [Passed()] * 12_000)
+    await store.append("s", Counted("a", 2))
+
+    async with Projector(store, Watched()) as projector:
+        await projector.caught_up(1)
+        assert projector.statistics()["counts"].position < 5_000
+        await projector.caught_up()
+
+    assert seen[0] == (1, 0)
+    assert seen[1][1] > 10_000
+
+
+async def test_without_retry_there_is_one_attempt(store: EventStore) -> None:
+    counts = Counts()
+
+    def fail(event: Counted, connection: Connection) -> None:
+        raise LookupError
+
+    counts.before = fail
+    await store.append("s", Counted("a"))
+
+    async with Projector(store, counts, retry=None) as projector:
+        with pytest.raises(ProjectionFailedError) as failed:
+            await projector.caught_up()
+
+    assert isinstance(failed.value.__cause__, LookupError)
+    assert counts.seen == [1]
+
+
+async def test_a_projector_that_is_left_at_once_is_stopped(store: EventStore) -> None:
+    async with Projector(store, Counts()) as projector:
+        pass
+
+    assert projector.statistics()["counts"].state == "stopped"
+
+
+async def test_nobody_waits_for_the_end_of_a_closed_store(store: EventStore) -> None:
+    async with Projector(store, Counts()) as projector:
+        await store.close()
+
+        with pytest.raises(NotRunningError):
+            await projector.caught_up()
+
+
+async def test_a_position_does_not_go_back_where_another_process_is_ahead(store: EventStore) -> None:
+    projection = Counts()
+    (follower,) = Projector(store, projection)._followers
+    await follower.begin()
+    await store.append("s", [Counted("a"), *[Passed()] * 9])
+    items = [(stored, projection.effects_of(Counted)) async for stored in store.read_all() if stored.position == 1]
+    async with store.transaction() as connection:
+        await connection.execute("UPDATE avx_projections SET position = 10")
+
+    await follower._take(items, 1)
+    await follower._take([], 5)
+
+    assert follower.position == 10
