@@ -1,7 +1,8 @@
 """A command that is dispatched again with the same idempotency key gives the first result, and is not carried out."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias, TypeVar
@@ -22,6 +23,7 @@ from avx_events.core.errors import (
 from avx_events.core.event import Command
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EventEnvelope
+from avx_events.core.tasks import CLEANUP_GRACE_S, TaskScope
 from avx_events.patterns.cqrs.generics import generic_argument, names_of_module, resolved
 from avx_events.patterns.cqrs.ledgers import Entry, Ledger, MemoryLedger, Place, StoreLedger
 from avx_events.patterns.cqrs.routes import CallNext, Middleware
@@ -30,6 +32,8 @@ from avx_events.store.event_store import EventStore
 
 KeyOf: TypeAlias = Callable[[EventEnvelope[Any]], str | None]
 """Returns the idempotency key of a command, or None where it has none."""
+
+log = logging.getLogger("avx_events.cqrs")
 
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
 
@@ -66,7 +70,8 @@ def idempotency_key(
     memory, for this process and this bus, at most 10,000 of them, the oldest going first.
 
     An attempt that fails, is cancelled or takes longer than ``timeout_s`` is not kept: its caller gets the error, the
-    key is free, and one of those who waited carries the command out in its turn. A process that is killed between
+    key is free, and one of those who waited carries the command out in its turn. Once the handler has returned, its
+    result is kept also where the dispatch is cancelled meanwhile. A process that is killed between
     carrying out and keeping leaves its claim behind; the key is free when that ends, ``timeout_s`` and 5 seconds after
     it began, and what the command did by then is the handler's own to recognise.
 
@@ -108,6 +113,7 @@ class _Desk:
         self._timeout_s: Final = timeout_s
         self._expires_s: Final = expires_s
         self._clock: Final = clock
+        self._errands: Final = TaskScope()
         self._turns: dict[Place, _Turn] = {}
         self._result_types: dict[type, _ResultType] = {}
 
@@ -165,10 +171,9 @@ class _Desk:
             await self._release(place, claim, exc)
             raise
         spent = result_type.spent(_until(claim, self._in(self._expires_s)), result)
-        try:
-            await self._ledger.spend(place, spent)
-        except AvxEventsError as exc:
-            raise ResultNotKeptError(*place, str(exc), result=result) from exc
+        failure = await self._finish(self._ledger.spend(place, spent), f"keep the result of {place[0]} {place[1]!r}")
+        if failure is not None:
+            raise ResultNotKeptError(*place, str(failure), result=result) from failure
         if spent.problem is not None:
             raise ResultNotKeptError(*place, spent.problem, result=result)
         return spent
@@ -183,11 +188,39 @@ class _Desk:
                 raise HandlerTimeoutError(envelope.metadata.event_type, self._timeout_s) from exc
             raise
 
-    async def _release(self, place: Place, claim: Entry, failure: BaseException) -> None:
+    async def _release(self, place: Place, claim: Entry, cause: BaseException) -> None:
+        releasing = self._ledger.release(place, claim.owner)
+        failure = await self._finish(releasing, f"free the key of {place[0]} {place[1]!r}")
+        if failure is not None:  # what the handler raised is what its caller must hear of
+            note = f"idempotency key {place[1]!r} stays claimed for up to {self._timeout_s:g} s more: {failure}"
+            cause.add_note(note)
+
+    async def _finish(self, step: Coroutine[Any, Any, None], purpose: str) -> AvxEventsError | None:
+        """Take ``step`` to its end, whoever is cancelled meanwhile, and return what it failed of.
+
+        A caller that is cancelled is held up for ``CLEANUP_GRACE_S`` at most: it may itself have what the step waits
+        for. The step goes on; what it fails of then is in the log.
+        """
+        failures: list[AvxEventsError] = []
+        is_heard = True
+
+        async def take() -> None:
+            try:
+                await step
+            except AvxEventsError as exc:
+                failures.append(exc)
+                if not is_heard:
+                    log.error("could not %s: %s", purpose, exc)  # noqa: TRY400 - the text says it all
+
+        task = self._errands.spawn(take(), name=f"avx-events: {purpose}")
         try:
-            await self._ledger.release(place, claim.owner)
-        except AvxEventsError as exc:  # what the handler raised is what its caller must hear of
-            failure.add_note(f"idempotency key {place[1]!r} stays claimed for up to {self._timeout_s:g} s more: {exc}")
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            is_heard = False
+            await asyncio.wait({task}, timeout=CLEANUP_GRACE_S)
+            raise
+        task.result()
+        return failures[0] if failures else None
 
     def _result_type(self, command_class: type) -> "_ResultType":
         found = self._result_types.get(command_class)

@@ -24,6 +24,7 @@ from avx_events.core.event import Command, Query
 from avx_events.patterns.cqrs import CommandBus, QueryBus, idempotency_key
 from avx_events.patterns.cqrs.ledgers import MOST_IN_MEMORY
 from avx_events.store.event_store import EventStore
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -246,6 +247,67 @@ async def test_a_cancelled_attempt_frees_the_key_and_leaves_nothing_running(stor
     assert first.cancelled()
     assert receipt.number == 1
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_dispatch_that_is_cancelled_while_its_result_is_kept_is_not_carried_out_again(tmp_path: Path) -> None:
+    shop, clock = Shop(), OwnedClock()
+    shop.may_end.clear()
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store, asyncio.timeout(10):
+        commands = shop.commands(idempotency_key(store, clock=clock))
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(commands.dispatch(Order("tea"), headers=KEY))
+            await shop.started.wait()
+            async with store.transaction():
+                shop.may_end.set()
+                await until(lambda: shop.carried_out)
+                first.cancel()
+                await asyncio.wait([first])  # inside of what the keeping waits for
+        clock.now_s += 66
+        receipt = await commands.dispatch(Order("tea"), headers=KEY)
+
+    assert first.cancelled()
+    assert receipt.number == 1
+    assert shop.carried_out == ["tea"]
+
+
+async def test_a_dispatch_that_is_cancelled_while_its_key_is_freed_leaves_it_free(tmp_path: Path) -> None:
+    shop = Shop()
+    shop.failures = [ValidationError("no tea")]
+    shop.may_end.clear()
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store, asyncio.timeout(10):
+        commands = shop.commands(idempotency_key(store))
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(commands.dispatch(Order("tea"), headers=KEY))
+            await shop.started.wait()
+            async with store.transaction():
+                shop.may_end.set()
+                await until(lambda: shop.carried_out)
+                first.cancel()
+        receipt = await commands.dispatch(Order("tea"), headers=KEY)
+
+    assert first.cancelled()
+    assert receipt.number == 2
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_a_cancelled_dispatch_could_not_keep_is_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop()
+    shop.may_end.clear()
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store, asyncio.timeout(10):
+        commands = shop.commands(idempotency_key(store))
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(commands.dispatch(Order("tea"), headers=KEY))
+            await shop.started.wait()
+            async with store.transaction() as connection:
+                await connection.execute("DROP TABLE avx_idempotency")
+                shop.may_end.set()
+                await until(lambda: shop.carried_out)
+                first.cancel()
+
+    assert first.cancelled()
+    assert "could not keep the result of shop.order 'k-1'" in caplog.text
 
 
 async def test_an_attempt_that_takes_too_long_is_ended_and_the_key_is_free(store: EventStore | None) -> None:
