@@ -54,5 +54,5 @@ class AppendSignal:
 
 
 def _release(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
+    if not waiter.done() and not waiter.get_loop().is_closed():
         waiter.set_result(None)

@@ -193,7 +193,7 @@ def _record_of_envelope(envelope: EventEnvelope[Any]) -> NewRecordTuple:
         metadata.headers or None,
         None if envelope.topic == event_type else envelope.topic,
     )
-    _check_id(event_type, event_id)
+    _check_text(event_type, event_id=event_id, event_type=event_type)
     return event_id, event_type, _packed(event_type, fields), data
 
 
@@ -283,10 +283,12 @@ def _packed(event_type: str, fields: tuple[object, ...]) -> bytes:
     return packed
 
 
-def _check_id(event_type: str, event_id: object) -> None:
-    try:
-        if isinstance(event_id, str) and event_id.encode() and "\0" not in event_id:
-            return
-    except UnicodeEncodeError:
-        pass
-    raise EncodeError(event_type, f"the event id must be text, not empty and without NUL, not {event_id!r}")
+def _check_text(described_type: str, **texts: object) -> None:
+    for name, value in texts.items():
+        try:
+            if isinstance(value, str) and value.encode() and "\0" not in value:
+                continue
+        except UnicodeEncodeError:
+            pass
+        said = name.replace("_", " ")
+        raise EncodeError(described_type, f"the {said} must be text, not empty and without NUL, not {value!r}")

@@ -160,3 +160,23 @@ async def test_a_transaction_that_is_open_when_the_store_closes_is_undone(tmp_pa
     if "{folder}" in url:
         async with await connect(url, tmp_path) as again, again.transaction() as connection:
             assert await connection.fetch("SELECT name FROM sqlite_master WHERE name = 'late'") == []
+
+
+def test_a_store_in_memory_appends_though_a_follower_of_an_ended_loop_still_waits() -> None:
+    store = EventStore()
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+
+    async def follow() -> None:
+        async for _ in store.subscribe():
+            pass
+
+    following = loops[0].create_task(follow())
+    loops[0].run_until_complete(store.append("a", Seen(1)))
+    loops[0].run_until_complete(asyncio.sleep(0))
+    loops[0].close()
+
+    appended = loops[1].run_until_complete(store.append("a", Seen(2)))
+    loops[1].close()
+
+    following._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    assert (appended.version, following.done()) == (2, False)

@@ -15,12 +15,14 @@ import pytest
 
 from avx_events.core.errors import (
     AvxEventsError,
+    EncodeError,
     InvalidArgumentError,
     StoreSchemaError,
     StoreUnavailableError,
     UnknownSchemeError,
 )
-from avx_events.core.event import Event
+from avx_events.core.event import Event, UnknownEvent
+from avx_events.core.metadata import EventEnvelope, EventMetadata
 from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import AppendResult
@@ -350,3 +352,16 @@ async def test_a_log_that_was_cut_off_has_whole_appends_up_to_the_cut(tmp_path: 
         shutil.rmtree(cut)
 
     assert counts >= {0, 4, 8, 12, 16, 20}
+
+
+async def test_an_event_type_that_is_no_text_is_refused_and_harms_nobody_beside_it(tmp_path: Path) -> None:
+    bad = "bad\ud800"
+    envelope = EventEnvelope(UnknownEvent(bad, {}), EventMetadata("id", bad, "", 0, "id"), bad)
+
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/events.db") as store:
+        async with asyncio.TaskGroup() as tasks:
+            good = tasks.create_task(store.append("good", Noted(1)))
+            with pytest.raises(EncodeError, match="the event type must be text"):
+                await store.append("bad", envelope)
+
+        assert good.result().version == 1

@@ -158,8 +158,11 @@ async def _commit(writer: Writer, url: str) -> None:
 
     try:
         await writer.run(commit)
-    except sqlite3.Error as exc:
-        raise store_error(exc, url) from exc
+    except BaseException as exc:  # the store is being closed, say: nobody else would end the transaction
+        undo(writer)
+        if isinstance(exc, sqlite3.Error):
+            raise store_error(exc, url) from exc
+        raise
 
 
 def _end(connection: sqlite3.Connection, writer: Writer) -> None:
