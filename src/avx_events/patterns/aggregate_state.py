@@ -75,7 +75,8 @@ def _constant(constant: object) -> object:
 def is_same(one: object, other: object) -> bool:
     """Return whether two states are equal in values and in types all the way down, and share nothing inside of ``one``.
 
-    A list that two fields of ``one`` share would be two lists when it comes back.
+    A list that two fields of ``one`` share would be two lists when it comes back. Values that are equal but look
+    different are two: an instant in another time zone is another one once days are added to it.
     """
     return _is_same(one, other, seen=set())
 
@@ -85,7 +86,7 @@ def _is_same(one: Any, other: Any, *, seen: set[int]) -> bool:
         return False
     parts = _parts(one)
     if parts is None:
-        return bool(one == other) or bool(one != one and other != other)  # noqa: PLR0124 - NaN comes back as NaN
+        return repr(one) == repr(other) and _is_equal(one, other)
     if id(one) in seen:
         return False
     seen.add(id(one))
@@ -95,6 +96,10 @@ def _is_same(one: Any, other: Any, *, seen: set[int]) -> bool:
         and len(parts) == len(others)
         and all(_is_same(part, counterpart, seen=seen) for part, counterpart in zip(parts, others, strict=True))
     )
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    return bool(one == other) or bool(one != one and other != other)  # noqa: PLR0124 - NaN comes back as NaN
 
 
 def _parts(value: Any) -> Sequence[Any] | None:

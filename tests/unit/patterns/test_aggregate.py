@@ -8,8 +8,10 @@ import logging
 import pickle
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -410,7 +412,25 @@ def shapes() -> list[tuple[type[Any], str]]:
     return [(kind, kind.__name__) for kind in shapes]
 
 
-@pytest.mark.parametrize(("aggregate", "name"), shapes(), ids=lambda value: value if isinstance(value, str) else "")
+def instants() -> list[tuple[type[Any], str]]:
+    class Zoned(AggregateRoot):
+        due: datetime | None = None
+
+        def apply(self, event: Any) -> None:
+            self.due = datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))
+
+    class Ambiguous(AggregateRoot):
+        due: datetime | None = None
+
+        def apply(self, event: Any) -> None:
+            self.due = datetime(2026, 10, 25, 2, 30, fold=1)  # noqa: DTZ001 - the second of the two
+
+    return [(kind, kind.__name__) for kind in (Zoned, Ambiguous)]
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "name"), shapes() + instants(), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_state_that_would_not_come_back_as_it_is_gets_no_snapshot(
     aggregate: type[AggregateRoot], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -428,6 +448,25 @@ def test_a_state_that_would_not_come_back_as_it_is_gets_no_snapshot(
     assert [record.getMessage().partition(" ")[0].rpartition(".")[2] for record in caplog.records] == [name]
 
 
+class Bill(AggregateRoot):
+    due: datetime = datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))
+
+    def apply(self, event: Any) -> None:
+        self.due += timedelta(days=180)
+
+
+def test_a_time_zone_in_the_state_does_not_change_what_a_load_gives() -> None:
+    async def scenario() -> None:
+        async with EventStore(snapshot_every=1) as store:
+            await store.append("s", Renamed("a"))
+            await store.load(Bill, "s")
+            await store.append("s", Renamed("b"))
+
+            assert (await store.load(Bill, "s")).due.isoformat() == "2026-12-27T00:00:00+01:00"
+
+    run(scenario())
+
+
 class Rich(AggregateRoot):
     numbers: set[int] = set()
     by_name: dict[str, Address] = {}
@@ -436,6 +475,7 @@ class Rich(AggregateRoot):
     rate: float = float("nan")
     raw: bytes = b""
     maybe: Address | None = None
+    since: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     plain: "Plain" = msgspec.field(default_factory=lambda: Plain([]))
 
     def apply(self, event: Any) -> None:
