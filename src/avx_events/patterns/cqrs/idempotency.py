@@ -147,7 +147,13 @@ class _Desk:
         look_s = _FIRST_LOOK_S
         while True:
             until_us = self._in(self._timeout_s + _GRACE_S)
-            existing = await self._ledger.claim(place, _until(claim, until_us), now_us=self._in(0))
+            try:
+                existing = await self._ledger.claim(place, _until(claim, until_us), now_us=self._in(0))
+            except AvxEventsError:  # nothing was written
+                raise
+            except BaseException as exc:  # it may have been committed all the same
+                await self._release(place, claim, exc)
+                raise
             if existing is None:
                 return None
             if existing.fingerprint != claim.fingerprint:

@@ -290,6 +290,23 @@ async def test_a_dispatch_that_is_cancelled_while_its_key_is_freed_leaves_it_fre
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_a_dispatch_that_is_cancelled_while_it_claims_its_key_leaves_it_free(tmp_path: Path) -> None:
+    shop = Shop()
+    numbers: list[int] = []
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store, asyncio.timeout(10):
+        commands = shop.commands(idempotency_key(store))
+        for turns in range(60):  # of the loop, after which it is cancelled
+            headers = {"idempotency-key": f"{turns}"}
+            async with asyncio.TaskGroup() as tasks:
+                first = tasks.create_task(commands.dispatch(Order("tea"), headers=headers))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                first.cancel()
+            numbers.append((await commands.dispatch(Order("tea"), headers=headers)).number)
+
+    assert numbers == list(range(1, 61))
+
+
 async def test_what_a_cancelled_dispatch_could_not_keep_is_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
