@@ -8,7 +8,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from avx_events.core.callables import describe, is_async, required_positional
+from avx_events.core.callables import call_in_thread, describe, is_async, required_positional
 from avx_events.core.errors import HandlerDefinitionError
 
 Endpoint = Callable[..., Awaitable[Any]]
@@ -35,7 +35,7 @@ class Threads:
         self._executors.append(executor)
 
         async def in_thread(*args: object) -> object:
-            call = partial(copy_context().run, _call, function, *args)
+            call = partial(copy_context().run, call_in_thread, function, *args)
             result = await asyncio.get_running_loop().run_in_executor(executor, call)
             # A plain function may still have made a coroutine, as a decorator without async def does.
             return await result if inspect.isawaitable(result) else result
@@ -63,13 +63,6 @@ def endpoint_for(function: Callable[..., Any], threads: Threads, *, most: int) -
     if is_async(function):
         return function, takes_envelope
     return threads.endpoint(function, most=most), takes_envelope
-
-
-def _call(function: Callable[..., object], *args: object) -> object:
-    try:
-        return function(*args)
-    except (StopIteration, GeneratorExit) as exc:  # no future can hand them to a coroutine
-        raise RuntimeError(f"{describe(function)} raised {type(exc).__name__}") from exc
 
 
 def _takes_envelope(function: Callable[..., object]) -> bool:

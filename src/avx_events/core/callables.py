@@ -1,4 +1,4 @@
-"""What the functions of our users look like: their names, what they take, and whether they are asynchronous."""
+"""What the functions of our users look like, what they take, and how a thread calls them."""
 
 import inspect
 from collections.abc import Callable
@@ -33,3 +33,15 @@ def required_positional(function: Callable[..., object]) -> list[inspect.Paramet
             raise TypeError(problem)
     found = [parameter for parameter in parameters if parameter.kind in _POSITIONAL]
     return found[:1] + [parameter for parameter in found[1:] if parameter.default is inspect.Parameter.empty]
+
+
+def call_in_thread(function: Callable[..., object], *args: object) -> object:
+    """Return what ``function`` returns; to be called in a thread that a coroutine waits for.
+
+    Raises:
+        RuntimeError: It raised ``StopIteration`` or ``GeneratorExit``, which no future can hand to a coroutine.
+    """
+    try:
+        return function(*args)
+    except (StopIteration, GeneratorExit) as exc:
+        raise RuntimeError(f"{describe(function)} raised {type(exc).__name__}") from exc

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar, get_args, get_origin
 
-from avx_events.core.callables import describe, is_async, required_positional
+from avx_events.core.callables import call_in_thread, describe, is_async, required_positional
 from avx_events.core.errors import HandlerDefinitionError
 from avx_events.core.event import Command, Query
 from avx_events.core.metadata import EventEnvelope
@@ -95,7 +95,7 @@ def endpoint_for(function: Callable[..., Any]) -> Endpoint:
 
     async def in_thread(envelope: EventEnvelope[Any]) -> Any:
         arguments = (envelope.event, envelope) if takes_envelope else (envelope.event,)
-        result = await asyncio.to_thread(function, *arguments)
+        result = await asyncio.to_thread(call_in_thread, function, *arguments)
         # A plain function may still have made a coroutine, as a decorator without async def does.
         return await result if inspect.isawaitable(result) else result
 

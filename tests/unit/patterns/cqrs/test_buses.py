@@ -126,6 +126,22 @@ async def test_a_plain_function_runs_in_a_thread_in_the_context_of_the_command()
     assert inherited == (metadata.event_id, metadata.event_id, "jane")
 
 
+@pytest.mark.parametrize("error", [StopIteration, GeneratorExit])
+async def test_what_no_thread_can_hand_to_a_coroutine_reaches_the_caller_as_the_cause_of_a_runtime_error(
+    error: type[BaseException],
+) -> None:
+    commands = CommandBus()
+
+    @commands.handler
+    def create(command: CreateUser) -> str:
+        raise error
+
+    with pytest.raises(RuntimeError, match=rf"create raised {error.__name__}") as raised:
+        await commands.dispatch(CreateUser("a"))
+
+    assert isinstance(raised.value.__cause__, error)
+
+
 async def test_a_handler_with_a_second_parameter_is_given_the_envelope() -> None:
     commands = CommandBus()
     seen: list[EventMetadata] = []
