@@ -60,35 +60,38 @@ class Ledger(Protocol):
 
 
 class MemoryLedger:
-    """Keeps up to ``MOST_IN_MEMORY`` entries in this process; the oldest goes first."""
+    """Keeps the claims of this process, and up to ``MOST_IN_MEMORY`` results; the oldest result goes first."""
 
     def __init__(self) -> None:
-        self._entries: dict[Place, Entry] = {}
+        self._claims: dict[Place, Entry] = {}
+        self._results: dict[Place, Entry] = {}
 
     async def claim(self, place: Place, claim: Entry, *, now_us: int) -> Entry | None:
         """Claim a free key; see ``Ledger.claim``."""
-        existing = self._entries.get(place)
+        existing = self._claims.get(place) or self._results.get(place)
         if existing is not None and existing.until_us > now_us:
             return existing
-        self._entries.pop(place, None)
-        if len(self._entries) >= MOST_IN_MEMORY:
-            del self._entries[next(iter(self._entries))]
-        self._entries[place] = claim
+        self._results.pop(place, None)
+        self._claims[place] = claim
         return None
 
     async def spend(self, place: Place, spent: Entry) -> None:
         """Keep a result; see ``Ledger.spend``."""
-        if self._is_owner(place, spent.owner):
-            self._entries[place] = spent
+        if not self._is_owner(place, spent.owner):
+            return
+        del self._claims[place]
+        if len(self._results) >= MOST_IN_MEMORY:
+            del self._results[next(iter(self._results))]
+        self._results[place] = spent
 
     async def release(self, place: Place, owner: str) -> None:
         """Free a key; see ``Ledger.release``."""
         if self._is_owner(place, owner):
-            del self._entries[place]
+            del self._claims[place]
 
     def _is_owner(self, place: Place, owner: str) -> bool:
-        existing = self._entries.get(place)
-        return existing is not None and existing.owner == owner
+        claim = self._claims.get(place)
+        return claim is not None and claim.owner == owner
 
 
 _MIGRATIONS: Final[Sequence[Sequence[str]]] = (

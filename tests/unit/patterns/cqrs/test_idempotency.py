@@ -396,6 +396,24 @@ async def test_in_memory_the_oldest_result_goes_first() -> None:
     assert carried_out == MOST_IN_MEMORY + 2
 
 
+async def test_in_memory_a_command_that_takes_long_is_not_forgotten_for_those_that_end_meanwhile() -> None:
+    shop = Shop()
+    shop.may_end.clear()
+    commands = shop.commands(idempotency_key())
+
+    async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+        tasks.create_task(commands.dispatch(Order("tea"), headers=KEY))
+        await shop.started.wait()
+        for number in range(MOST_IN_MEMORY):
+            await commands.dispatch(Cancel("milk"), headers={"idempotency-key": f"{number}"})
+        shop.may_end.set()
+    for number in range(MOST_IN_MEMORY - 1):
+        await commands.dispatch(Cancel("salt"), headers={"idempotency-key": f"later {number}"})
+    await commands.dispatch(Order("tea"), headers=KEY)
+
+    assert shop.carried_out.count("tea") == 1
+
+
 async def test_a_result_outlives_the_process_that_kept_it(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shop.db"
     shop = Shop()
