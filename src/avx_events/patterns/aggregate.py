@@ -45,7 +45,7 @@ class _Schema:
         # Made on first use, when annotations resolve.
         try:
             return fingerprint_of(self._class, initial=self._class("new"), revision=self._revision)
-        except (TypeError, ValueError, NameError, AttributeError, OverflowError):
+        except (TypeError, ValueError, NameError, AttributeError, OverflowError, RecursionError):
             return None
 
     def fingerprint(self) -> str | None:

@@ -1,11 +1,12 @@
 """The state of an aggregate as bytes: whether it comes back as it is, and which changes of its class make it another.
 
-What ``fingerprint_of`` sees: the fields with their types, nested ones too, the state of a new instance, and the code of
-all methods of the class and its bases. What it cannot see is code that these call elsewhere; for that, the author
-raises ``revision=`` on the class.
+What ``fingerprint_of`` sees: the fields with their types, nested ones too, the state of a new instance, the constants
+of the class and its bases, and all their methods: code, defaults, and what they wrap, close over or dispatch to. What
+it cannot see is what these use elsewhere; for that, the author raises ``revision=`` on the class.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import CodeType, FunctionType
@@ -14,7 +15,13 @@ from typing import Any, Final, cast
 import msgspec
 
 # Raised when how snapshots are made changes.
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+
+_METHODS: Final = (FunctionType, property, classmethod, staticmethod)
+# Where properties, class methods, partial functions, dispatchers and decorators keep what is theirs.
+_WRAPPED: Final = ("fget", "fset", "fdel", "__func__", "func", "args", "keywords", "dispatcher", "__wrapped__")
+_FIXED: Final = (str, bytes, int, float, complex, tuple, frozenset, type, FunctionType)
+_ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+")
 
 # A dict comes back in the order in which it was filled.
 encode_state: Final = msgspec.msgpack.Encoder().encode
@@ -31,8 +38,9 @@ def fingerprint_of(aggregate_class: type, *, initial: object, revision: int) -> 
 
     Raises:
         TypeError: A field has a type that msgspec cannot describe or encode.
-        ValueError: A value of the new instance cannot be encoded.
+        ValueError: A value of the new instance cannot be encoded, or a method closes over what is not there.
         NameError: An annotation does not resolve.
+        RecursionError: A constant of the class has no end.
     """
     shape = (
         _FORMAT,
@@ -40,36 +48,55 @@ def fingerprint_of(aggregate_class: type, *, initial: object, revision: int) -> 
         msgspec.json.schema(aggregate_class),
         [(field.name, repr(field.type)) for field in msgspec.structs.fields(aggregate_class)],
         _encode_in_one_order(initial),
-        [_code(code) for code in _codes_of(aggregate_class)],
+        _members_of(aggregate_class),
     )
     return hashlib.sha256(repr(shape).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def _codes_of(aggregate_class: type) -> list[CodeType]:
-    codes: list[CodeType] = []
-    for base in aggregate_class.__mro__:
-        if base.__module__ != "avx_events.patterns.aggregate":
-            for value in base.__dict__.values():
-                codes += [function.__code__ for function in _functions_in(value)]
-    return codes
+def _members_of(aggregate_class: type) -> list[object]:
+    return [
+        (name, _described(value, ()))
+        for base in aggregate_class.__mro__
+        if base.__module__ != "avx_events.patterns.aggregate"
+        for name, value in base.__dict__.items()
+        if not name.startswith("__") or isinstance(value, _METHODS)
+    ]
 
 
-def _functions_in(value: object) -> list[FunctionType]:
-    parts = (value, *(getattr(value, name, None) for name in ("fget", "fset", "__func__", "func", "__wrapped__")))
-    return [part for part in parts if isinstance(part, FunctionType)]
+def _described(value: Any, around: tuple[int, ...]) -> object:
+    """Return what stands for ``value`` in each process alike; ``around`` are the ids of what it is inside of."""
+    if id(value) in around:
+        return "itself"
+    inside = (*around, id(value))
+    if isinstance(value, CodeType):
+        return _code(value, inside)
+    if isinstance(value, FunctionType):
+        return _function(value, inside)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    parts = _parts(value)
+    if parts is not None:
+        return type(value).__qualname__, [_described(part, inside) for part in parts]
+    wrapped = [getattr(value, name, None) for name in _WRAPPED]
+    return _ADDRESS.sub("", repr(value)), [_described(part, inside) for part in wrapped if part is not None]
 
 
-def _code(code: CodeType) -> tuple[object, ...]:
+def _function(function: Any, inside: tuple[int, ...]) -> object:
+    registry = getattr(function, "registry", None)  # of a singledispatch: all that is its author's
+    if registry is not None:
+        return _described(registry, inside)
+    # What else is around a function, as a cache, may change while it runs.
+    around: list[Any] = [cell.cell_contents for cell in function.__closure__ or ()]
+    fixed: list[Any] = [value for value in around if isinstance(value, _FIXED)]
+    wrapped = getattr(function, "__wrapped__", None)
+    parts: tuple[Any, ...] = (function.__code__, function.__defaults__, function.__kwdefaults__, fixed, wrapped)
+    return [_described(part, inside) for part in parts]
+
+
+def _code(code: CodeType, inside: tuple[int, ...]) -> tuple[object, ...]:
     # Neither file names nor line numbers: code that was only moved is the same.
-    return (code.co_name, code.co_code, code.co_names, code.co_varnames, [_constant(const) for const in code.co_consts])
-
-
-def _constant(constant: object) -> object:
-    if isinstance(constant, CodeType):
-        return _code(constant)
-    if isinstance(constant, frozenset):  # its order is another one in each process
-        return sorted(repr(member) for member in cast("frozenset[object]", constant))
-    return constant
+    constants = [_described(constant, inside) for constant in code.co_consts]
+    return (code.co_name, code.co_code, code.co_names, code.co_varnames, constants)
 
 
 def is_same(one: object, other: object) -> bool:

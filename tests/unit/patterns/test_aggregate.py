@@ -4,6 +4,7 @@
 
 import asyncio
 import copy
+import functools
 import logging
 import pickle
 from collections.abc import Callable, Coroutine
@@ -298,6 +299,107 @@ def calling(step: Callable[[], int]) -> type[Any]:
     return made("Total", {}, bases=(base,))
 
 
+def dispatching(step: int) -> type[Any]:
+    def add(self: Any, event: Renamed) -> None:
+        self.total += 1
+
+    def add_more(self: Any, event: Renamed) -> None:
+        self.total += 10
+
+    class Total(AggregateRoot):
+        __qualname__ = "Total"
+        total: int = 0
+
+        def apply(self, event: Any) -> None:
+            self._apply(event)
+
+        @functools.singledispatchmethod
+        def _apply(self, event: Any) -> None: ...
+
+        _apply.register(Renamed, add if step == 1 else add_more)
+        _apply.register(Tagged, ignore)
+
+    return Total
+
+
+def with_constant(value: Any) -> type[Any]:
+    class Total(AggregateRoot):
+        __qualname__ = "Total"
+        total: int = 0
+        steps: ClassVar[dict[str, Any]] = {"test.aggregate.renamed": value}
+
+        def apply(self, event: Any) -> None:
+            step = self.steps[event.event_type]
+            self.total += step if isinstance(step, int) else step()
+
+    return Total
+
+
+def with_default(step: int) -> type[Any]:
+    class Total(AggregateRoot):
+        __qualname__ = "Total"
+        total: int = 0
+
+        def apply(self, event: Any) -> None:
+            self.add()
+
+        def add(self, step: int = step) -> None:
+            self.total += step
+
+    return Total
+
+
+def with_keyword_default(step: int) -> type[Any]:
+    class Total(AggregateRoot):
+        __qualname__ = "Total"
+        total: int = 0
+
+        def apply(self, event: Any, *, step: int = step) -> None:
+            self.total += step
+
+    return Total
+
+
+def with_partial(step: int) -> type[Any]:
+    class Total(AggregateRoot):
+        __qualname__ = "Total"
+        total: int = 0
+
+        def apply(self, event: Any) -> None:
+            self.add_step()
+
+        def add(self, step: int) -> None:
+            self.total += step
+
+        add_step = functools.partialmethod(add, step)
+
+    return Total
+
+
+def closing_over(step: Any) -> type[Any]:
+    def apply(self: Any, event: object) -> None:
+        self.total += step if isinstance(step, int) else step()
+
+    return made("Total", {"__annotations__": {"total": int}, "total": 0, "apply": apply})
+
+
+def recursive(step: int) -> type[Any]:
+    def count(steps: int = 3) -> int:
+        return count(steps - 1) if steps else step
+
+    return closing_over(count)
+
+
+def caching(step: int) -> type[Any]:
+    cache: list[int] = []
+
+    def cached() -> int:
+        cache.append(step)
+        return cache[0]
+
+    return closing_over(cached)
+
+
 def typed(kind: type) -> type[Any]:
     def apply(self: Any, event: object) -> None:
         self.total = kind(2)
@@ -318,6 +420,14 @@ def nesting(**fields: tuple[type, Any]) -> type[Any]:
         (of_revision(1), of_revision(2), 2),
         (typed(int), typed(float), 2.0),
         (calling(one), calling(ten), 20),
+        (dispatching(1), dispatching(10), 20),
+        (with_constant(1), with_constant(10), 20),
+        (with_constant(one), with_constant(ten), 20),
+        (with_default(1), with_default(10), 20),
+        (with_keyword_default(1), with_keyword_default(10), 20),
+        (with_partial(1), with_partial(10), 20),
+        (closing_over(1), closing_over(10), 20),
+        (closing_over(one), closing_over(ten), 20),
     ],
 )
 def test_a_snapshot_of_a_class_that_changed_is_not_used(before: type[Any], after: type[Any], expected: float) -> None:
@@ -346,12 +456,26 @@ def test_a_nested_type_that_changed_is_a_changed_class() -> None:
     run(scenario())
 
 
-def test_the_same_class_made_again_uses_the_snapshots_of_the_first() -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        of_revision,
+        dispatching,
+        with_constant,
+        with_default,
+        with_keyword_default,
+        with_partial,
+        closing_over,
+        recursive,
+        caching,
+    ],
+)
+def test_the_same_class_made_again_uses_the_snapshots_of_the_first(make: Callable[[int], type[Any]]) -> None:
     async def scenario() -> None:
         async with EventStore(snapshot_every=1) as store:
             await store.append("s", Renamed("a"))
             for _ in range(4):
-                assert await totals(store, of_revision(1), loads=1) == [1]
+                assert await totals(store, make(1), loads=1) == [1]
 
             assert (store.statistics()["snapshots_taken"], store.statistics()["snapshots_used"]) == (1, 3)
 
@@ -412,6 +536,21 @@ def shapes() -> list[tuple[type[Any], str]]:
     return [(kind, kind.__name__) for kind in shapes]
 
 
+class Bottomless:
+    @property
+    def func(self) -> "Bottomless":
+        return Bottomless()
+
+
+def constants() -> list[tuple[type[Any], str]]:
+    class Deep(AggregateRoot):
+        depth: ClassVar[Bottomless] = Bottomless()
+
+        def apply(self, event: Any) -> None: ...
+
+    return [(Deep, Deep.__name__)]
+
+
 def instants() -> list[tuple[type[Any], str]]:
     class Zoned(AggregateRoot):
         due: datetime | None = None
@@ -429,7 +568,9 @@ def instants() -> list[tuple[type[Any], str]]:
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "name"), shapes() + instants(), ids=lambda value: value if isinstance(value, str) else ""
+    ("aggregate", "name"),
+    shapes() + constants() + instants(),
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_state_that_would_not_come_back_as_it_is_gets_no_snapshot(
     aggregate: type[AggregateRoot], name: str, caplog: pytest.LogCaptureFixture
