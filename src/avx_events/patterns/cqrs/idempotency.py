@@ -93,7 +93,7 @@ def idempotency_key(
     """
     arguments.seconds("timeout_s", timeout_s)
     arguments.seconds("expires_s", expires_s)
-    ledger: Ledger = MemoryLedger() if store is None else StoreLedger(store)
+    ledger: Ledger = MemoryLedger(clock) if store is None else StoreLedger(store, clock)
     desk = _Desk(ledger, timeout_s=timeout_s, expires_s=expires_s, clock=clock)
 
     async def once_for_each_key(envelope: EventEnvelope[Any], call_next: CallNext) -> Any:
@@ -121,7 +121,7 @@ class _Desk:
         """Return the result kept at ``place``, or carry the command out and keep it."""
         command: object = envelope.event
         result_type = self._result_type(type(command))
-        claim = Entry(_fingerprint(command), new_id(self._clock.time_ns()), 0)
+        claim = Entry(_fingerprint(command), new_id(self._clock.time_ns()))
         async with self._turn(place):
             spent = await self._claim(place, claim)
             if spent is None:
@@ -144,11 +144,10 @@ class _Desk:
 
     async def _claim(self, place: Place, claim: Entry) -> Entry | None:
         """Return None when the key is ours, or the entry when it is spent; waits while another process has it."""
-        look_s = _FIRST_LOOK_S
+        look_s, lasts_s = _FIRST_LOOK_S, self._timeout_s + _GRACE_S
         while True:
-            until_us = self._in(self._timeout_s + _GRACE_S)
             try:
-                existing = await self._ledger.claim(place, _until(claim, until_us), now_us=self._in(0))
+                existing = await self._ledger.claim(place, claim, lasts_s=lasts_s)
             except AvxEventsError:  # nothing was written
                 raise
             except BaseException as exc:  # it may have been committed all the same
@@ -176,8 +175,9 @@ class _Desk:
         except BaseException as exc:
             await self._release(place, claim, exc)
             raise
-        spent = result_type.spent(_until(claim, self._in(self._expires_s)), result)
-        failure = await self._finish(self._ledger.spend(place, spent), f"keep the result of {place[0]} {place[1]!r}")
+        spent = result_type.spent(claim, result)
+        keeping = self._ledger.spend(place, spent, lasts_s=self._expires_s)
+        failure = await self._finish(keeping, f"keep the result of {place[0]} {place[1]!r}")
         if failure is not None:
             raise ResultNotKeptError(*place, str(failure), result=result) from failure
         if spent.problem is not None:
@@ -234,9 +234,6 @@ class _Desk:
             found = self._result_types[command_class] = _ResultType(command_class)
         return found
 
-    def _in(self, delay_s: float) -> int:
-        return self._clock.time_ns() // 1000 + int(delay_s * 1_000_000)
-
 
 class _Turn:
     """The dispatches of one key in this process: one has the lock, the others wait for it."""
@@ -274,16 +271,12 @@ class _ResultType:
             self.decode(outcome)
         except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
             problem = f"the result does not fit what the command class says it is: {reason_of(exc)}"
-            return Entry(claim.fingerprint, claim.owner, claim.until_us, problem=problem)
-        return Entry(claim.fingerprint, claim.owner, claim.until_us, outcome=outcome)
+            return Entry(claim.fingerprint, claim.owner, problem=problem)
+        return Entry(claim.fingerprint, claim.owner, outcome=outcome)
 
 
 def _fingerprint(command: object) -> bytes:
     return blake2b(encode_data(command), digest_size=16).digest()
-
-
-def _until(entry: Entry, until_us: int) -> Entry:
-    return msgspec.structs.replace(entry, until_us=until_us)
 
 
 def _checked(key: object) -> str:

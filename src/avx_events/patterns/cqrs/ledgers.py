@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
+from avx_events.core.clock import Clock
 from avx_events.patterns.tables import prepare
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
@@ -26,14 +27,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         fingerprint: Of the command's own values; a key stands for one command only.
         owner: The id of the dispatch that made the entry.
-        until_us: When the key is free again, in Unix microseconds.
+        until_us: When the key is free again, in Unix microseconds; the ledger sets it.
         outcome: The result as JSON; None while it is claimed.
         problem: Why there is no result though the command was carried out.
     """
 
     fingerprint: bytes
     owner: str
-    until_us: int
+    until_us: int = 0
     outcome: bytes | None = None
     problem: str | None = None
 
@@ -44,13 +45,16 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ledger(Protocol):
-    """Keeps entries; each call is one step that nobody else can come between."""
+    """Keeps entries; each call is one step that nobody else can come between.
 
-    async def claim(self, place: Place, claim: Entry, *, now_us: int) -> Entry | None:
+    A call may wait for its turn. An entry lasts for ``lasts_s`` seconds from when it is written.
+    """
+
+    async def claim(self, place: Place, claim: Entry, *, lasts_s: float) -> Entry | None:
         """Put ``claim`` there if the key is free, and return None; else return what is there."""
         ...
 
-    async def spend(self, place: Place, spent: Entry) -> None:
+    async def spend(self, place: Place, spent: Entry, *, lasts_s: float) -> None:
         """Replace the claim of the same owner by ``spent``; nothing is done where another owner is there now."""
         ...
 
@@ -62,27 +66,29 @@ class Ledger(Protocol):
 class MemoryLedger:
     """Keeps the claims of this process, and up to ``MOST_IN_MEMORY`` results; the oldest result goes first."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock: Final = clock
         self._claims: dict[Place, Entry] = {}
         self._results: dict[Place, Entry] = {}
 
-    async def claim(self, place: Place, claim: Entry, *, now_us: int) -> Entry | None:
+    async def claim(self, place: Place, claim: Entry, *, lasts_s: float) -> Entry | None:
         """Claim a free key; see ``Ledger.claim``."""
+        now_us = _now_us(self._clock)
         existing = self._claims.get(place) or self._results.get(place)
         if existing is not None and existing.until_us > now_us:
             return existing
         self._results.pop(place, None)
-        self._claims[place] = claim
+        self._claims[place] = _until(claim, now_us + _us(lasts_s))
         return None
 
-    async def spend(self, place: Place, spent: Entry) -> None:
+    async def spend(self, place: Place, spent: Entry, *, lasts_s: float) -> None:
         """Keep a result; see ``Ledger.spend``."""
         if not self._is_owner(place, spent.owner):
             return
         del self._claims[place]
         if len(self._results) >= MOST_IN_MEMORY:
             del self._results[next(iter(self._results))]
-        self._results[place] = spent
+        self._results[place] = _until(spent, _now_us(self._clock) + _us(lasts_s))
 
     async def release(self, place: Place, owner: str) -> None:
         """Free a key; see ``Ledger.release``."""
@@ -131,24 +137,28 @@ _SWEEP: Final = (
 class StoreLedger:
     """Keeps entries in the table ``avx_idempotency`` of a store's database, for all processes that share it."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: EventStore, clock: Clock) -> None:
         self._store: Final = store
+        self._clock: Final = clock
         self._is_prepared = False
 
-    async def claim(self, place: Place, claim: Entry, *, now_us: int) -> Entry | None:
+    async def claim(self, place: Place, claim: Entry, *, lasts_s: float) -> Entry | None:
         """Claim a free key; see ``Ledger.claim``."""
         async with self._table() as connection:
+            now_us = _now_us(self._clock)
             row = await connection.fetch_one(_GET, *place)
             if row is not None and (existing := Entry(*row)).until_us > now_us:
                 return existing
             await connection.execute(_SWEEP, now_us)
-            await connection.execute(_CLAIM, *place, claim.fingerprint, claim.owner, claim.until_us)
+            until_us = now_us + _us(lasts_s)
+            await connection.execute(_CLAIM, *place, claim.fingerprint, claim.owner, until_us)
         return None
 
-    async def spend(self, place: Place, spent: Entry) -> None:
+    async def spend(self, place: Place, spent: Entry, *, lasts_s: float) -> None:
         """Keep a result; see ``Ledger.spend``."""
         async with self._table() as connection:
-            await connection.execute(_SPEND, spent.until_us, spent.outcome, spent.problem, *place, spent.owner)
+            until_us = _now_us(self._clock) + _us(lasts_s)
+            await connection.execute(_SPEND, until_us, spent.outcome, spent.problem, *place, spent.owner)
 
     async def release(self, place: Place, owner: str) -> None:
         """Free a key; see ``Ledger.release``."""
@@ -162,3 +172,15 @@ class StoreLedger:
                 await prepare(connection, "idempotency", _MIGRATIONS)
             yield connection
         self._is_prepared = True
+
+
+def _now_us(clock: Clock) -> int:
+    return clock.time_ns() // 1000
+
+
+def _us(delay_s: float) -> int:
+    return int(delay_s * 1_000_000)
+
+
+def _until(entry: Entry, until_us: int) -> Entry:
+    return msgspec.structs.replace(entry, until_us=until_us)

@@ -463,6 +463,31 @@ async def test_the_claim_of_a_process_that_died_ends(tmp_path: Path) -> None:
     assert clock.now_s >= 1_035
 
 
+async def test_a_claim_begins_when_it_is_there_however_long_it_waited_for_the_database(tmp_path: Path) -> None:
+    shop, clock, lock_is_held = Shop(), OwnedClock(), asyncio.Event()
+    shop.may_end.clear()
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store, asyncio.timeout(10):
+        commands = shop.commands(idempotency_key(store, clock=clock))
+
+        async def dispatch() -> Receipt:  # its context is not the transaction's
+            await lock_is_held.wait()
+            return await commands.dispatch(Order("tea"), headers=KEY)
+
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(dispatch())
+            async with store.transaction():
+                lock_is_held.set()
+                for _ in range(20):  # turns of the loop, in which the claim gets into the line
+                    await asyncio.sleep(0)
+                clock.now_s += 66
+            await shop.started.wait()
+            [(until_us,)] = await store.fetch("SELECT until_us FROM avx_idempotency")
+            shop.may_end.set()
+
+    assert first.result().number == 1
+    assert until_us == (1_000 + 66 + 65) * 1_000_000
+
+
 async def test_a_claim_that_was_taken_over_does_not_overwrite_the_result_of_its_successor(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shop.db"
     shop = Shop()
