@@ -43,6 +43,7 @@ _GRACE_S: Final = 5.0
 # How often a claim of another process is looked at: at first, and at last.
 _FIRST_LOOK_S: Final = 0.02
 _LAST_LOOK_S: Final = 0.5
+_UNFIT: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 def key_in_headers(envelope: EventEnvelope[Any]) -> str | None:
@@ -85,8 +86,8 @@ def idempotency_key(
     Returns:
         A middleware that raises, besides what the handler does: ``IdempotencyKeyReusedError`` where the key came with
         other values; ``HandlerTimeoutError``; ``ResultNotKeptError`` where the command was carried out but its result
-        cannot be kept, now and at every repetition; ``TransactionError`` where ``store`` is in memory;
-        ``StoreUnavailableError`` where nothing was done.
+        cannot be kept, now and at every repetition, or no longer be read; ``TransactionError`` where
+        ``store`` is in memory; ``StoreUnavailableError`` where nothing was done.
 
     Raises:
         InvalidArgumentError: A time is no number of seconds above 0.
@@ -128,7 +129,11 @@ class _Desk:
                 spent = await self._carry_out(place, claim, envelope, call_next, result_type)
         if spent.outcome is None:
             raise ResultNotKeptError(*place, f"{spent.problem}")
-        return result_type.decode(spent.outcome)
+        try:
+            return result_type.decode(spent.outcome)
+        except _UNFIT as exc:  # the command class said something else when it was kept
+            problem = f"what was kept cannot be read as what the command class says it is: {reason_of(exc)}"
+            raise ResultNotKeptError(*place, problem) from exc
 
     @asynccontextmanager
     async def _turn(self, place: Place) -> AsyncGenerator[None, None]:
@@ -269,7 +274,7 @@ class _ResultType:
         try:
             outcome = msgspec.json.encode(result)
             self.decode(outcome)
-        except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as exc:
+        except _UNFIT as exc:
             problem = f"the result does not fit what the command class says it is: {reason_of(exc)}"
             return Entry(claim.fingerprint, claim.owner, problem=problem)
         return Entry(claim.fingerprint, claim.owner, outcome=outcome)

@@ -558,6 +558,22 @@ async def test_a_result_that_does_not_fit_its_type_is_said_to_the_first_and_to_a
     assert carried_out == 1
 
 
+async def test_a_kept_result_that_no_longer_fits_its_type_is_said_to_whoever_repeats(tmp_path: Path) -> None:
+    shop = Shop()
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store:
+        commands = shop.commands(idempotency_key(store))
+        await commands.dispatch(Order("tea"), headers=KEY)
+        async with store.transaction() as connection:  # as an earlier release left it, whose result was a number
+            await connection.execute("UPDATE avx_idempotency SET outcome = ?", b"17")
+
+        with pytest.raises(
+            ResultNotKeptError, match=r"was carried out.* cannot be read .*Expected `object`, got `int`"
+        ):
+            await commands.dispatch(Order("tea"), headers=KEY)
+
+    assert shop.carried_out == ["tea"]
+
+
 async def test_a_result_that_the_store_refuses_is_given_with_the_error(tmp_path: Path) -> None:
     store = await EventStore.connect(f"sqlite:///{tmp_path}/shop.db")
     commands = CommandBus(middleware=[idempotency_key(store)])
