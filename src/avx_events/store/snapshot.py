@@ -3,11 +3,12 @@
 A snapshot must never change what a load returns. It is taken when an aggregate is loaded, of a state that comes from
 the events alone, and only if that state comes back from its encoding as it is. It is used only if nothing that it
 depends on has changed: the class (by its fingerprint), and the revision of each event type that was folded into it. An
-upcaster that is changed while the revisions stay is not noticed; raise ``revision=`` on the aggregate then.
+upcaster that is changed while the revisions stay is not noticed; raise ``revision=`` on the aggregate then. A type that
+this process has no class for rules a snapshot out: what a load makes of it is for each store to say.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -18,8 +19,6 @@ from avx_events.store.aggregates import AggregateSchema
 from avx_events.store.ports import SnapshotRecord, StoreEngine
 
 log = logging.getLogger("avx_events")
-
-_UNKNOWN: Final = 0
 
 
 class _Content(msgspec.Struct, array_like=True, frozen=True):
@@ -77,12 +76,15 @@ class Snapshots:
         """
         if self._every is None or version - restored.version < self._every:
             return
+        revisions = _revisions(restored.event_types)
+        if revisions is None:
+            return
         fingerprint = schema.fingerprint()
         state = None if fingerprint is None else schema.state_of(restored.aggregate)
         if fingerprint is None or state is None:
             self._report_unfit(schema.kind)
             return
-        content = _encode(_Content(_revisions(restored.event_types), state))
+        content = _encode(_Content(revisions, state))
         record = SnapshotRecord(restored.aggregate.id, schema.kind, fingerprint, version, recorded_us, content)
         try:
             await self._engine.put_snapshot(record)
@@ -119,10 +121,11 @@ def _restored(schema: AggregateSchema, record: SnapshotRecord) -> Restored | Non
     return None if aggregate is None else Restored(aggregate, record.version, set(content.revisions))
 
 
-def _revisions(event_types: Mapping[str, int] | set[str]) -> dict[str, int]:
-    return {event_type: _revision_now(event_type) for event_type in event_types}
-
-
-def _revision_now(event_type: str) -> int:
-    message_class = class_for(event_type)
-    return _UNKNOWN if message_class is None else schema_of(message_class).revision
+def _revisions(event_types: Iterable[str]) -> dict[str, int] | None:
+    revisions: dict[str, int] = {}
+    for event_type in event_types:
+        message_class = class_for(event_type)
+        if message_class is None:
+            return None
+        revisions[event_type] = schema_of(message_class).revision
+    return revisions

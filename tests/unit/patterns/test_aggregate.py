@@ -17,11 +17,17 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from avx_events.core.errors import AggregateDefinitionError, InvalidArgumentError, NotAnEventError
+from avx_events.core.errors import (
+    AggregateDefinitionError,
+    InvalidArgumentError,
+    NotAnEventError,
+    UnknownEventTypeError,
+)
 from avx_events.core.event import Event, UnknownEvent, event
 from avx_events.core.metadata import EventEnvelope, EventMetadata
 from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
+from avx_events.store.memory import MemoryEngine
 
 
 class Renamed(Event, event_type="test.aggregate.renamed"):
@@ -651,7 +657,12 @@ def test_rich_state_comes_back_from_a_snapshot_as_it_is() -> None:
     run(scenario())
 
 
-def test_an_event_type_that_was_unknown_when_the_snapshot_was_taken_is_applied_once_it_is_known() -> None:
+def unknown_event(event_type: str) -> EventEnvelope[UnknownEvent]:
+    metadata = EventMetadata("id-1", event_type, "", 1, "id-1")
+    return EventEnvelope(UnknownEvent(event_type, {"name": "Ada"}), metadata, event_type)
+
+
+def test_an_event_type_that_was_unknown_is_applied_once_it_is_known() -> None:
     class Counter(AggregateRoot):
         renames: int = 0
 
@@ -661,18 +672,28 @@ def test_an_event_type_that_was_unknown_when_the_snapshot_was_taken_is_applied_o
 
     async def scenario() -> None:
         async with EventStore(snapshot_every=1, unknown="keep") as store:
-            unknown = UnknownEvent("test.aggregate.later", {"name": "Ada"})
-            metadata = EventMetadata("id-1", "test.aggregate.later", "", 1, "id-1")
-            await store.append("s", [EventEnvelope(unknown, metadata, "test.aggregate.later")])
+            await store.append("s", unknown_event("test.aggregate.later"))
             assert [(await store.load(Counter, "s")).renames for _ in range(2)] == [0, 0]
-            assert store.statistics()["snapshots_used"] == 1
 
             class Later(Event, event_type="test.aggregate.later"):
                 name: str
 
             assert Later.event_type == "test.aggregate.later"
-            assert (await store.load(Counter, "s")).renames == 1
+            assert [(await store.load(Counter, "s")).renames for _ in range(2)] == [1, 1]
             assert store.statistics()["snapshots_used"] == 1
+
+    run(scenario())
+
+
+def test_a_load_that_keeps_unknown_types_leaves_nothing_to_one_that_refuses_them() -> None:
+    async def scenario() -> None:
+        engine = MemoryEngine()
+        keeping = EventStore(engine, unknown="keep", snapshot_every=1)
+        await keeping.append("s", unknown_event("test.aggregate.never"))
+        await keeping.load(Person, "s")
+
+        with pytest.raises(UnknownEventTypeError, match=r"test\.aggregate\.never"):
+            await EventStore(engine, snapshot_every=1).load(Person, "s")
 
     run(scenario())
 
