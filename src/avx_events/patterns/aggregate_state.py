@@ -102,7 +102,8 @@ def _code(code: CodeType, inside: tuple[int, ...]) -> tuple[object, ...]:
 def is_same(one: object, other: object) -> bool:
     """Return whether two states are equal in values and in types all the way down, and share nothing inside of ``one``.
 
-    A list that two fields of ``one`` share would be two lists when it comes back. Values that are equal but look
+    A list that two fields of ``one`` share would be two lists when it comes back; of what cannot change, one is as good
+    as two. Values that are equal but look
     different are two: an instant in another time zone is another one once days are added to it.
     """
     return _is_same(one, other, seen=set())
@@ -114,15 +115,21 @@ def _is_same(one: Any, other: Any, *, seen: set[int]) -> bool:
     parts = _parts(one)
     if parts is None:
         return repr(one) == repr(other) and _is_equal(one, other)
-    if id(one) in seen:
-        return False
-    seen.add(id(one))
+    if not _is_frozen(one):
+        if id(one) in seen:
+            return False
+        seen.add(id(one))
     others = _parts(other)
     return (
         others is not None
         and len(parts) == len(others)
         and all(_is_same(part, counterpart, seen=seen) for part, counterpart in zip(parts, others, strict=True))
     )
+
+
+def _is_frozen(container: Any) -> bool:
+    settings = getattr(container, "__struct_config__", None) or getattr(container, "__dataclass_params__", None)
+    return isinstance(container, tuple | frozenset) or (settings is not None and settings.frozen)
 
 
 def _is_equal(one: Any, other: Any) -> bool:
@@ -137,7 +144,7 @@ def _parts(value: Any) -> Sequence[Any] | None:
         return [part for pair in cast("Mapping[object, object]", value).items() for part in pair]
     if isinstance(value, AbstractSet):
         return sorted(cast("AbstractSet[object]", value), key=repr)
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | bytearray):
         return cast("Sequence[object]", value)
     fields = getattr(value, "__dataclass_fields__", None) or getattr(value, "__attrs_attrs__", None)
     if fields is None:

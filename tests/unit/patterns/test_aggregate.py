@@ -542,6 +542,31 @@ def shapes() -> list[tuple[type[Any], str]]:
     return [(kind, kind.__name__) for kind in shapes]
 
 
+def shared() -> list[tuple[type[Any], str]]:
+    class Within(AggregateRoot):
+        one: tuple[list[str], ...] = ()
+        two: tuple[list[str], ...] = ()
+
+        def apply(self, event: Any) -> None:
+            self.one = self.two = (["x"],)
+
+    class Bytes(AggregateRoot):
+        one: bytearray = bytearray()
+        two: bytearray = bytearray()
+
+        def apply(self, event: Any) -> None:
+            self.one = self.two = bytearray(b"x")
+
+    class Thawed(AggregateRoot):
+        one: Address = Address()
+        two: Address = Address()
+
+        def apply(self, event: Any) -> None:
+            self.one = self.two = Address("Bonn")
+
+    return [(kind, kind.__name__) for kind in (Within, Bytes, Thawed)]
+
+
 class Bottomless:
     @property
     def func(self) -> "Bottomless":
@@ -575,7 +600,7 @@ def instants() -> list[tuple[type[Any], str]]:
 
 @pytest.mark.parametrize(
     ("aggregate", "name"),
-    shapes() + constants() + instants(),
+    shapes() + shared() + constants() + instants(),
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_state_that_would_not_come_back_as_it_is_gets_no_snapshot(
@@ -653,6 +678,41 @@ def test_rich_state_comes_back_from_a_snapshot_as_it_is() -> None:
             assert snapshots.statistics()["snapshots_used"] == 1
             assert repr(one) == repr(other)
             assert one.plain == Plain(["w"] * 3)
+
+    run(scenario())
+
+
+class Point(msgspec.Struct, frozen=True):
+    x: int = 0
+
+
+@dataclass(frozen=True)
+class Line:
+    start: Point
+    end: Point
+
+
+class Drawing(AggregateRoot):
+    colors: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    one: frozenset[int] = frozenset()
+    two: frozenset[int] = frozenset()
+    first: Line = Line(Point(), Point())
+    last: Line = Line(Point(), Point(1))
+
+    def apply(self, event: Any) -> None:
+        self.first = self.last
+        self.two = self.one
+
+
+def test_a_state_that_shares_what_cannot_change_comes_back_from_a_snapshot() -> None:
+    async def scenario() -> None:
+        async with EventStore(snapshot_every=1) as store:
+            await store.append("s", Renamed("a"))
+            one, other = await store.load(Drawing, "s"), await store.load(Drawing, "s")
+
+            assert one == other
+            assert store.statistics()["snapshots_used"] == 1
 
     run(scenario())
 
