@@ -11,7 +11,7 @@ import inspect
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from avx_events.core.callables import describe
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
@@ -35,6 +35,9 @@ Record: TypeAlias = Callable[[str, float, Outcome], object]
 
 LOGGER: Final = logging.getLogger("avx_events.cqrs")
 DEFAULT_CONFLICT_RETRY: Final = Retry(attempts=5, initial_s=0.01, max_s=1.0)
+
+_EXPECTED_RULES: Final = "a mapping of command and query classes to rules"
+_EXPECTED_RULE: Final = "plain functions of the message, not async ones"
 
 
 def log_dispatch(logger: logging.Logger = LOGGER, *, clock: Clock = SYSTEM_CLOCK) -> Middleware:
@@ -108,8 +111,11 @@ def validate(rules: Mapping[ClassT, Rule | Iterable[Rule]]) -> Middleware:
         rules: For each command or query class (a base counts for all derived from it) one rule or several.
 
     Raises:
-        InvalidArgumentError: A class is no command or query class, or a rule is no plain function.
+        InvalidArgumentError: ``rules`` is no mapping, a class is no command or query class, or a rule is no plain
+            function.
     """
+    if not isinstance(cast("object", rules), Mapping):
+        raise InvalidArgumentError("rules", rules, expected=_EXPECTED_RULES)
     checked = [(message_class, _rules_of(message_class, given)) for message_class, given in rules.items()]
 
     async def validate_it(envelope: EventEnvelope[Any], call_next: CallNext) -> Any:
@@ -157,11 +163,13 @@ def retry_on_conflict(retry: Retry = DEFAULT_CONFLICT_RETRY, *, clock: Clock = S
 
 def _rules_of(message_class: object, given: Rule | Iterable[Rule]) -> tuple[Rule, ...]:
     if not inspect.isclass(message_class) or not issubclass(message_class, Command | Query):
-        raise InvalidArgumentError("rules", message_class, expected="a mapping of command and query classes to rules")
+        raise InvalidArgumentError("rules", message_class, expected=_EXPECTED_RULES)
+    if not callable(given) and not isinstance(cast("object", given), Iterable):
+        raise InvalidArgumentError("rules", given, expected=_EXPECTED_RULE)
     asked: tuple[Rule, ...] = (given,) if callable(given) else tuple(given)
     for rule in asked:
         if not _is_plain(rule):
-            raise InvalidArgumentError("rules", rule, expected="plain functions of the message, not async ones")
+            raise InvalidArgumentError("rules", rule, expected=_EXPECTED_RULE)
     return asked
 
 

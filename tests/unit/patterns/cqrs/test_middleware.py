@@ -249,7 +249,17 @@ async def asynchronous(command: Rename) -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [{Renamed: not_empty}, {"Rename": not_empty}, {Rename: [asynchronous]}, {Rename: ["not empty"]}]
+    "rules",
+    [
+        None,
+        [not_empty],
+        {Renamed: not_empty},
+        {"Rename": not_empty},
+        {Rename: None},
+        {Rename: 5},
+        {Rename: [asynchronous]},
+        {Rename: ["not empty"]},
+    ],
 )
 def test_rules_that_cannot_be_asked_are_refused_when_they_are_given(rules: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="rules must be"):
