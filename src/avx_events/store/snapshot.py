@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from avx_events.core.errors import RetryableError, TransactionError
+from avx_events.core.errors import AvxEventsError
 from avx_events.core.event import class_for, schema_of
 from avx_events.store.aggregates import AggregateSchema
 from avx_events.store.ports import SnapshotRecord, StoreEngine
@@ -60,8 +60,11 @@ class Snapshots:
     async def restore(
         self, schema: AggregateSchema, stream: str, *, until_version: int | None, until_us: int | None
     ) -> Restored:
-        """Return an aggregate at the newest version that needs no reading, within the bounds."""
-        record = None if self._every is None else await self._engine.get_snapshot(stream, schema.kind)
+        """Return an aggregate at the newest version that needs no reading, within the bounds.
+
+        A snapshot that cannot be read is none: the load does not fail of it.
+        """
+        record = None if self._every is None else await self._found(stream, schema.kind)
         if record is not None and _is_within(record, until_version, until_us):
             restored = _restored(schema, record)
             if restored is not None:
@@ -88,13 +91,17 @@ class Snapshots:
         record = SnapshotRecord(restored.aggregate.id, schema.kind, fingerprint, version, recorded_us, content)
         try:
             await self._engine.put_snapshot(record)
-        except (
-            RetryableError,
-            TransactionError,
-        ) as exc:  # disk full; inside of a transaction
+        except AvxEventsError as exc:  # disk full; inside of a transaction; closed meanwhile
             log.warning("no snapshot of %r kept: %s", record.stream, exc)
         else:
             self.taken += 1
+
+    async def _found(self, stream: str, kind: str) -> SnapshotRecord | None:
+        try:
+            return await self._engine.get_snapshot(stream, kind)
+        except AvxEventsError as exc:  # a damaged table; what ails the whole store, the events will say
+            log.warning("the snapshot of %r cannot be read: %s", stream, exc)
+            return None
 
     def _report_unfit(self, kind: str) -> None:
         if kind not in self._unfit:

@@ -19,8 +19,12 @@ import pytest
 
 from avx_events.core.errors import (
     AggregateDefinitionError,
+    AvxEventsError,
+    ClosedError,
     InvalidArgumentError,
     NotAnEventError,
+    StoreSchemaError,
+    StoreUnavailableError,
     UnknownEventTypeError,
 )
 from avx_events.core.event import Event, UnknownEvent, event
@@ -28,6 +32,7 @@ from avx_events.core.metadata import EventEnvelope, EventMetadata
 from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
 from avx_events.store.memory import MemoryEngine
+from avx_events.store.ports import SnapshotRecord
 
 
 class Renamed(Event, event_type="test.aggregate.renamed"):
@@ -756,6 +761,49 @@ def test_a_load_that_keeps_unknown_types_leaves_nothing_to_one_that_refuses_them
             await EventStore(engine, snapshot_every=1).load(Person, "s")
 
     run(scenario())
+
+
+class WithoutSnapshots(MemoryEngine):
+    """Keeps events, and fails of snapshots."""
+
+    def __init__(self, *, on_get: AvxEventsError | None = None, on_put: AvxEventsError | None = None) -> None:
+        super().__init__()
+        self._on_get, self._on_put = on_get, on_put
+
+    async def get_snapshot(self, stream: str, kind: str) -> SnapshotRecord | None:
+        if self._on_get is not None:
+            raise self._on_get
+        return await super().get_snapshot(stream, kind)
+
+    async def put_snapshot(self, snapshot: SnapshotRecord) -> None:
+        if self._on_put is not None:
+            raise self._on_put
+        await super().put_snapshot(snapshot)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreUnavailableError("memory", "no room"),
+        StoreSchemaError("memory", "no such table"),
+        ClosedError("the event store", "put a snapshot"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_load_does_not_fail_of_its_snapshot(error: AvxEventsError, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        for engine in (WithoutSnapshots(on_get=error), WithoutSnapshots(on_put=error)):
+            store = EventStore(engine, snapshot_every=1)
+            await store.append("s", Renamed("Ada"))
+            assert (await store.load(Person, "s")).name == "Ada"
+
+    with caplog.at_level(logging.WARNING, "avx_events"):
+        run(scenario())
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the snapshot of 's' cannot be read: {error}",
+        f"no snapshot of 's' kept: {error}",
+    ]
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "1"])
