@@ -4,7 +4,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import msgspec
 
@@ -224,7 +224,8 @@ class AggregateRoot(_Aggregate):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AggregateRoot):
             return NotImplemented
-        return _whole(self) == _whole(other)
+        # An event is the same whether its save was tried or not.
+        return _whole(self, self.uncommitted) == _whole(other, other.uncommitted)
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
@@ -232,8 +233,12 @@ class AggregateRoot(_Aggregate):
         fields = "".join(f", {field}={getattr(self, field)!r}" for field in _fields(self))
         return f"{type(self).__name__}({self.id!r}, version={self.version}{fields})"
 
+    def __copy__(self) -> Self:
+        copied: Self = _rebuild(*_whole(self, self.__avx_history__.uncommitted))
+        return copied
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, _whole(self)
+        return _rebuild, _whole(self, self.__avx_history__.uncommitted)
 
 
 def _fields(aggregate: Any) -> tuple[str, ...]:
@@ -246,8 +251,8 @@ def _event_in(message: Any) -> Any:
 
 
 def _rebuild(
-    aggregate_class: type[AggregateRoot], aggregate_id: str, version: int, uncommitted: list[Any], state: dict[str, Any]
-) -> AggregateRoot:
+    aggregate_class: type[Any], aggregate_id: str, version: int, uncommitted: list[Any], state: dict[str, Any]
+) -> Any:
     aggregate = aggregate_class(aggregate_id)
     for field, value in state.items():
         setattr(aggregate, field, value)
@@ -255,6 +260,6 @@ def _rebuild(
     return aggregate
 
 
-def _whole(aggregate: AggregateRoot) -> tuple[Any, ...]:
+def _whole(aggregate: AggregateRoot, uncommitted: Sequence[Any]) -> tuple[Any, ...]:
     state = {field: getattr(aggregate, field) for field in _fields(aggregate)}
-    return type(aggregate), aggregate.id, aggregate.version, list(aggregate.uncommitted), state
+    return type(aggregate), aggregate.id, aggregate.version, [*uncommitted], state

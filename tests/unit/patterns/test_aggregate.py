@@ -7,7 +7,7 @@ import copy
 import functools
 import logging
 import pickle
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -32,7 +32,7 @@ from avx_events.core.metadata import EventEnvelope, EventMetadata
 from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
 from avx_events.store.memory import MemoryEngine
-from avx_events.store.ports import SnapshotRecord
+from avx_events.store.ports import AppendResult, NewRecordTuple, SnapshotRecord
 
 
 class Renamed(Event, event_type="test.aggregate.renamed"):
@@ -180,6 +180,52 @@ def test_a_copy_has_everything_and_goes_its_own_way(duplicate: Callable[[Person]
     assert copied == person
     copied.record(Tagged("x"))
     assert (person.version, person.tags, person.uncommitted) == (1, ["new"], (Renamed("Ada"),))
+
+
+def test_a_shallow_copy_shares_the_state_and_has_its_own_history() -> None:
+    person = Person("p-1")
+    person.record(Renamed("Ada"))
+
+    copied = copy.copy(person)
+
+    assert copied == person
+    assert copied.tags is person.tags
+    copied.record(Renamed("Bea"))
+    assert (person.name, person.version, person.uncommitted) == ("Ada", 1, (Renamed("Ada"),))
+
+
+class Silent(MemoryEngine):
+    """Appends, and does not say so until ``answers``."""
+
+    answers = False
+
+    async def append(
+        self, stream: str, records: Sequence[NewRecordTuple], *, expected_version: int | None = None
+    ) -> AppendResult:
+        result = await super().append(stream, records, expected_version=expected_version)
+        if not self.answers:
+            raise StoreUnavailableError("memory", "no answer")
+        return result
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickled])
+def test_a_copy_can_repeat_a_save_whose_outcome_is_unknown(duplicate: Callable[[Person], Person]) -> None:
+    async def scenario() -> None:
+        engine = Silent()
+        store = EventStore(engine)
+        person = Person("p-1")
+        person.record(Renamed("Ada"))
+        with pytest.raises(StoreUnavailableError):
+            await store.save(person)
+
+        copied = duplicate(person)
+        engine.answers = True
+
+        assert (await store.save(copied)).version == 1
+        assert (await store.save(person)).version == 1
+        assert await store.version_of("p-1") == 1
+
+    run(scenario())
 
 
 def test_a_derived_class_has_the_fields_of_its_base_and_more() -> None:
