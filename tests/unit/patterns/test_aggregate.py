@@ -27,7 +27,7 @@ from avx_events.core.errors import (
     StoreUnavailableError,
     UnknownEventTypeError,
 )
-from avx_events.core.event import Event, UnknownEvent, event
+from avx_events.core.event import Command, Event, Query, Request, UnknownEvent, event
 from avx_events.core.metadata import EventEnvelope, EventMetadata
 from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
@@ -106,7 +106,23 @@ def test_mutable_defaults_belong_to_each_instance() -> None:
     assert Person.planet is Person("p-1").planet
 
 
-@pytest.mark.parametrize("wrong", [Renamed, "text", None, 7])
+class Rename(Command[None]):
+    name: str
+
+
+class NameOf(Query[str]):
+    person_id: str
+
+
+class Ask(Request[str], event_type="test.aggregate.ask"):
+    name: str
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [Renamed, "text", None, 7, Rename("Ada"), NameOf("p-1"), Ask("Ada"), UnknownEvent("test.unknown", {})],
+    ids=lambda wrong: type(wrong).__name__,
+)
 def test_what_is_no_event_is_refused_and_changes_nothing(wrong: object) -> None:
     person = Person("p-1")
 
