@@ -23,7 +23,7 @@ from avx_events.core.errors import (
 from avx_events.core.event import Command
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EventEnvelope
-from avx_events.core.tasks import CLEANUP_GRACE_S, TaskScope
+from avx_events.core.tasks import CLEANUP_GRACE_S, TaskScope, is_interrupted
 from avx_events.patterns.cqrs.generics import generic_argument, names_of_module, resolved
 from avx_events.patterns.cqrs.ledgers import Entry, Ledger, MemoryLedger, Place, StoreLedger
 from avx_events.patterns.cqrs.routes import CallNext, Middleware
@@ -201,16 +201,20 @@ class _Desk:
 
     async def _release(self, place: Place, claim: Entry, cause: BaseException) -> None:
         releasing = self._ledger.release(place, claim.owner)
-        failure = await self._finish(releasing, f"free the key of {place[0]} {place[1]!r}")
+        purpose = f"free the key of {place[0]} {place[1]!r}"
+        failure = await self._finish(releasing, purpose, longest_s=CLEANUP_GRACE_S if is_interrupted(cause) else None)
         if failure is not None:  # what the handler raised is what its caller must hear of
             note = f"idempotency key {place[1]!r} stays claimed for up to {self._timeout_s:g} s more: {failure}"
             cause.add_note(note)
 
-    async def _finish(self, step: Coroutine[Any, Any, None], purpose: str) -> AvxEventsError | None:
+    async def _finish(
+        self, step: Coroutine[Any, Any, None], purpose: str, *, longest_s: float | None = None
+    ) -> AvxEventsError | None:
         """Take ``step`` to its end, whoever is cancelled meanwhile, and return what it failed of.
 
         A caller that is cancelled is held up for ``CLEANUP_GRACE_S`` at most: it may itself have what the step waits
-        for. The step goes on; what it fails of then is in the log.
+        for. One that was cancelled before passes that as ``longest_s``. The step goes on; what it fails of then is in
+        the log.
         """
         failures: list[AvxEventsError] = []
         is_heard = True
@@ -225,11 +229,14 @@ class _Desk:
 
         task = self._errands.spawn(take(), name=f"avx-events: {purpose}")
         try:
-            await asyncio.wait({task})
+            await asyncio.wait({task}, timeout=longest_s)
         except asyncio.CancelledError:
             is_heard = False
             await asyncio.wait({task}, timeout=CLEANUP_GRACE_S)
             raise
+        if not task.done():
+            is_heard = False
+            return None
         task.result()
         return failures[0] if failures else None
 

@@ -307,6 +307,29 @@ async def test_a_dispatch_that_is_cancelled_while_it_claims_its_key_leaves_it_fr
     assert numbers == list(range(1, 61))
 
 
+async def test_whoever_holds_the_database_can_cancel_a_dispatch_and_wait_for_it(tmp_path: Path) -> None:
+    shop, lock_is_held = Shop(), asyncio.Event()
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store, asyncio.timeout(10):
+        commands = shop.commands(idempotency_key(store))
+
+        async def dispatch() -> Receipt:  # its context is not the transaction's
+            await lock_is_held.wait()
+            return await commands.dispatch(Order("tea"), headers=KEY)
+
+        async with asyncio.TaskGroup() as tasks:
+            claiming = tasks.create_task(dispatch())
+            async with store.transaction():
+                lock_is_held.set()
+                for _ in range(20):  # turns of the loop, in which the claim gets into the line
+                    await asyncio.sleep(0)
+                claiming.cancel()
+                await asyncio.wait([claiming])
+        receipt = await commands.dispatch(Order("tea"), headers=KEY)
+
+    assert claiming.cancelled()
+    assert receipt.number == 1
+
+
 async def test_what_a_cancelled_dispatch_could_not_keep_is_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
