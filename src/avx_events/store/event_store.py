@@ -1,6 +1,6 @@
 """The event store that users import: events in, events out, aggregates loaded and saved, on any engine."""
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final, Self, cast
@@ -13,7 +13,7 @@ from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
 from avx_events.store.engines import engine_factory
 from avx_events.store.memory import MemoryEngine
-from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecordTuple, RecordTuple, StoreEngine
+from avx_events.store.ports import AppendResult, Connection, NewRecordTuple, StoreEngine
 from avx_events.store.snapshot import Snapshots
 from avx_events.store.stored_event import (
     Recorder,
@@ -163,7 +163,7 @@ class EventStore:
         seen = _whole("after_version", after_version, least=0)
         keep_unknown = self._keeps(unknown)
         events: list[StoredEvent[Any]] = []
-        async for page in self._pages(stream, after=seen):
+        async for page in self._engine.stream_pages(stream, after=seen):
             events += stored_events(page, keep_unknown=keep_unknown)
         return events
 
@@ -197,7 +197,7 @@ class EventStore:
         _whole_or_none("until_version", until_version, least=0)
         until_us = _instant(as_of)
         keep_unknown = self._keeps(unknown)
-        async for page in self._pages(stream, after=seen, until_version=until_version, until_us=until_us):
+        async for page in self._engine.stream_pages(stream, after=seen, until_version=until_version, until_us=until_us):
             for stored in stored_events(page, keep_unknown=keep_unknown):
                 yield stored
 
@@ -219,13 +219,9 @@ class EventStore:
         """
         seen = _whole("after", after, least=0)
         keep_unknown = self._keeps(unknown)
-        while True:
-            page = await self._engine.read_all(after=seen, limit=PAGE_EVENTS)
+        async for page in self._engine.log_pages(after=seen):
             for stored in stored_events(page, keep_unknown=keep_unknown):
                 yield stored
-            if len(page) < PAGE_EVENTS:
-                return
-            seen = page[-1][0]
 
     async def load(
         self,
@@ -412,7 +408,8 @@ class EventStore:
         until_us = _instant(as_of)
         restored = await self._snapshots.restore(schema, stream, until_version=until_version, until_us=until_us)
         version, recorded_us = restored.version, 0
-        async for page in self._pages(stream, after=version, until_version=until_version, until_us=until_us):
+        pages = self._engine.stream_pages(stream, after=version, until_version=until_version, until_us=until_us)
+        async for page in pages:
             if page:
                 version, recorded_us = page[-1][2], page[-1][3]
                 restored.event_types.update(record[5] for record in page)
@@ -422,18 +419,6 @@ class EventStore:
             await self._snapshots.take(schema, restored, version=version, recorded_us=recorded_us)
         loaded: AggregateT = restored.aggregate
         return loaded
-
-    async def _pages(
-        self, stream: str, *, after: int, until_version: int | None = None, until_us: int | None = None
-    ) -> AsyncGenerator[Sequence[RecordTuple], None]:
-        while True:
-            page = await self._engine.read_stream(
-                stream, after=after, until_version=until_version, until_us=until_us, limit=PAGE_EVENTS
-            )
-            yield page
-            if len(page) < PAGE_EVENTS:
-                return
-            after = page[-1][2]
 
     def _records_of(self, events: object) -> list[NewRecordTuple]:
         several = _several(events)

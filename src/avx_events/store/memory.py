@@ -1,7 +1,7 @@
 """The engine in memory: everything is a list, nothing outlives the process."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -57,20 +57,18 @@ class MemoryEngine:
             raise verdict
         return self._add(stream, records, version)
 
-    async def read_stream(
-        self,
-        stream: str,
-        *,
-        after: int = 0,
-        until_version: int | None = None,
-        until_us: int | None = None,
-        limit: int = PAGE_EVENTS,
-    ) -> Sequence[RecordTuple]:
-        """Return a page of ``stream``; see ``StoreEngine.read_stream``."""
+    async def stream_pages(
+        self, stream: str, *, after: int = 0, until_version: int | None = None, until_us: int | None = None
+    ) -> AsyncGenerator[Sequence[RecordTuple], None]:
+        """Give ``stream`` as one page; see ``StoreEngine.stream_pages``."""
         self._check("read")
-        end = after + limit if until_version is None else min(after + limit, until_version)
-        page = self._streams.get(stream, [])[after:end]
-        return page if until_us is None else [record for record in page if record[3] <= until_us]
+        page = self._streams.get(stream, [])[after:until_version]
+        yield page if until_us is None else [record for record in page if record[3] <= until_us]
+
+    async def log_pages(self, *, after: int = 0) -> AsyncGenerator[Sequence[RecordTuple], None]:
+        """Give the log as one page; see ``StoreEngine.log_pages``."""
+        self._check("read")
+        yield self._log[after:]
 
     async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
         """Return a page of the log; see ``StoreEngine.read_all``."""

@@ -1,6 +1,6 @@
 """What an engine of the event store implements: encoded records in, encoded records out, no event classes."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -156,23 +156,26 @@ class StoreEngine(Protocol):
         """
         ...
 
-    async def read_stream(
-        self,
-        stream: str,
-        *,
-        after: int = 0,
-        until_version: int | None = None,
-        until_us: int | None = None,
-        limit: int = PAGE_EVENTS,
-    ) -> Sequence[RecordTuple]:
-        """Return up to ``limit`` records of ``stream``, version ascending, empty where there is nothing newer.
+    def stream_pages(
+        self, stream: str, *, after: int = 0, until_version: int | None = None, until_us: int | None = None
+    ) -> AsyncIterator[Sequence[RecordTuple]]:
+        """Give the records of ``stream``, version ascending, in pages. Some may be read ahead, some may be empty.
 
         Args:
             stream: Which stream; one that is not there has no records.
             after: The version already seen.
             until_version: The last version wanted.
             until_us: The last ``recorded_us`` wanted.
-            limit: At most so many.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The engine is closed.
+        """
+        ...
+
+    def log_pages(self, *, after: int = 0) -> AsyncIterator[Sequence[RecordTuple]]:
+        """Give the records of the whole log, position ascending, in pages as those of ``stream_pages``.
 
         Raises:
             StoreUnavailableError: The database cannot be read now.

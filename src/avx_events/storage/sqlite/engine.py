@@ -6,17 +6,20 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, StoreSchemaError, WrongLoopError
+from avx_events.core.errors import ClosedError, WrongLoopError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
 from avx_events.storage.sqlite.location import Location, OpenFile, parse
 from avx_events.storage.sqlite.log_writer import LogWriter
+from avx_events.storage.sqlite.pages import FEW_EVENTS, PageQuery
+from avx_events.storage.sqlite.read_ahead import pages_ahead
 from avx_events.storage.sqlite.readers import Readers
 from avx_events.storage.sqlite.schema import is_prepared, prepare
 from avx_events.storage.sqlite.statements import Answer, all_rows, check_query, first_row, run_query
@@ -27,11 +30,12 @@ from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRec
 
 ResultT = TypeVar("ResultT")
 
-_READ: Final = "SELECT position, stream, version, recorded_at, event_id, event_type, metadata, data FROM avx_events"
-_READ_STREAM: Final = f"{_READ} WHERE stream = ? AND version > ? AND version <= ?"
-_PAGE_OF_STREAM: Final = f"{_READ_STREAM} ORDER BY version LIMIT ?"
-_PAGE_OF_STREAM_UNTIL: Final = f"{_READ_STREAM} AND recorded_at <= ? ORDER BY version LIMIT ?"
-_PAGE_OF_LOG: Final = f"{_READ} WHERE position > ? ORDER BY position LIMIT ?"
+_OF_STREAM: Final = PageQuery(
+    "WHERE stream = ?4 AND version > ?2 AND version <= ?5 AND recorded_at <= ?6 ORDER BY version LIMIT ?3",
+    number=itemgetter(2),
+    stream="?4",
+)
+_OF_LOG: Final = PageQuery("WHERE position > ?2 ORDER BY position LIMIT ?3", number=itemgetter(0))
 _VERSION: Final = "SELECT coalesce(max(version), 0) FROM avx_events WHERE stream = ?"
 _POSITION: Final = "SELECT coalesce(max(position), 0) FROM avx_events"
 _PUT_SNAPSHOT: Final = (
@@ -42,14 +46,12 @@ _GET_SNAPSHOT: Final = (
     "SELECT stream, kind, fingerprint, version, recorded_at, state FROM avx_snapshots WHERE stream = ? AND kind = ?"
 )
 _CONNECTION_READS: Final = "its connection has a fetch() of its own, which sees what the block wrote"
-_GREATEST_VERSION: Final = 2**63 - 1
+_GREATEST_INTEGER: Final = 2**63 - 1
 _CACHE_KIB: Final = 16_384
 # Of 4 KiB, four times SQLite's own number: pages that every commit writes anew, as the last ones of the indexes, are
 # copied from the write-ahead log into the file a quarter as often.
 _CHECKPOINT_PAGES: Final = 4_000
 _WAL_RETRY_S: Final = 0.01
-_POSITION_OF_RECORD: Final = 0
-_VERSION_OF_RECORD: Final = 2
 
 
 async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteEngine":
@@ -178,29 +180,21 @@ class SqliteEngine:
         self._writer.submit((future, stream, records, expected_version))
         return future
 
-    async def read_stream(
-        self,
-        stream: str,
-        *,
-        after: int = 0,
-        until_version: int | None = None,
-        until_us: int | None = None,
-        limit: int = PAGE_EVENTS,
-    ) -> Sequence[RecordTuple]:
-        """Return a page of ``stream``; see ``StoreEngine.read_stream``."""
-        last = _GREATEST_VERSION if until_version is None else until_version
-        if until_us is None:
-            page = await self._fetch(_PAGE_OF_STREAM, stream, after, last, limit)
-        else:
-            page = await self._fetch(_PAGE_OF_STREAM_UNTIL, stream, after, last, until_us, limit)
-        self._check_order(after, page, place=_VERSION_OF_RECORD)
-        return page
+    def stream_pages(
+        self, stream: str, *, after: int = 0, until_version: int | None = None, until_us: int | None = None
+    ) -> AsyncIterator[Sequence[RecordTuple]]:
+        """Give the pages of ``stream``; see ``StoreEngine.stream_pages``."""
+        last = _GREATEST_INTEGER if until_version is None else until_version
+        last_us = _GREATEST_INTEGER if until_us is None else until_us
+        return self._pages(_OF_STREAM, after, stream, last, last_us)
+
+    def log_pages(self, *, after: int = 0) -> AsyncIterator[Sequence[RecordTuple]]:
+        """Give the pages of the log; see ``StoreEngine.log_pages``."""
+        return self._pages(_OF_LOG, after)
 
     async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
         """Return a page of the log; see ``StoreEngine.read_all``."""
-        page = await self._fetch(_PAGE_OF_LOG, after, limit)
-        self._check_order(after, page, place=_POSITION_OF_RECORD)
-        return page
+        return await self._read(lambda connection: _OF_LOG.page(connection, after, limit))
 
     async def version_of(self, stream: str) -> int:
         """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
@@ -281,24 +275,41 @@ class SqliteEngine:
             return run_query(connection, answer, sql, params, url=self._url)
 
         if self._readers is not None:
-            return await self._readers.run(query)
+            return await self._readers.begin(query)
         async with self._turn:  # in the midst of somebody's transaction it would see what is not committed
             return await self._run(query)
 
-    async def _fetch(self, sql: str, *params: str | int) -> list[RecordTuple]:
+    async def _pages(self, query: PageQuery, after: int, *values: str | int) -> AsyncGenerator[list[RecordTuple], None]:
+        # Most streams are short: their only page is read as any other answer.
+        page = await self._read(lambda connection: query.page(connection, after, FEW_EVENTS, *values))
+        yield page
+        if len(page) < FEW_EVENTS:
+            return
+        async with aclosing(self._more_pages(query, query.number(page[-1]), *values)) as pages:
+            async for more in pages:
+                yield more
+
+    def _more_pages(self, query: PageQuery, after: int, *values: str | int) -> AsyncGenerator[list[RecordTuple], None]:
+        if self._readers is None:
+            return self._pages_on_demand(query, after, *values)
+        return pages_ahead(self._readers, query, after, *values)
+
+    async def _pages_on_demand(
+        self, query: PageQuery, after: int, *values: str | int
+    ) -> AsyncGenerator[list[RecordTuple], None]:
         def read(connection: sqlite3.Connection) -> list[RecordTuple]:
-            return connection.execute(sql, params).fetchall()
+            return query.page(connection, after, PAGE_EVENTS, *values)
 
-        return await self._read(read)
-
-    def _check_order(self, after: int, page: Sequence[RecordTuple], *, place: int) -> None:
-        # In pages that repeat, as those of a damaged file may, a reader would go round for ever.
-        if page and page[-1][place] < after + len(page):  # type: ignore[operator]
-            raise StoreSchemaError(self._url, "its log goes back instead of on; the file is damaged")
+        page = await self._read(read)
+        while len(page) == PAGE_EVENTS:
+            yield page
+            after = query.number(page[-1])
+            page = await self._read(read)
+        yield page
 
     async def _read(self, read: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         self._check("read")
-        return await (self._run(read) if self._readers is None else self._readers.run(read))
+        return await (self._run(read) if self._readers is None else self._readers.begin(read))
 
     async def _run(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         try:

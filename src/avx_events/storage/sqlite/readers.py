@@ -15,6 +15,8 @@ ResultT = TypeVar("ResultT")
 _MOST_READERS: Final = 4
 # Of SQLite's machine, some ten milliseconds: so often a long read asks whether anybody still waits for it.
 _STEPS: Final = 1_000_000
+# Of the loop, for a thread that does not get the processor.
+_LONGEST_STANDSTILL_S: Final = 0.001
 
 
 class Readers:
@@ -26,42 +28,79 @@ class Readers:
         self._url = url
         self._idle: list[sqlite3.Connection] = []
         self._threads = ThreadPoolExecutor(_MOST_READERS, thread_name_prefix="avx-events sqlite reader")
+        self._unfinished = 0
         self._is_closed = False
 
-    async def run(self, read: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Return what ``read`` returns. When the caller is cancelled, the read is ended as well.
+    def begin(self, read: Callable[[sqlite3.Connection], ResultT]) -> "asyncio.Future[ResultT]":
+        """Begin to ``read``, and return the future of what it returns. When that is cancelled, the read is ended.
 
         Raises:
-            StoreUnavailableError: The database cannot be read now.
-            StoreSchemaError: It is damaged.
+            StoreUnavailableError: The database cannot be read now; where the future is awaited.
+            StoreSchemaError: It is damaged; likewise.
             ClosedError: The readers are closed.
         """
-        if self._is_closed:
-            raise ClosedError("the event store", "read")
-        is_over = threading.Event()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, read, is_over)
-        except (sqlite3.Error, UnicodeDecodeError) as exc:
-            raise store_error(exc, self._url) from exc
-        except asyncio.CancelledError:
-            is_over.set()
-            raise
+        return self._begin(read, threading.Event())
+
+    def begin_at_once(self, read: Callable[[sqlite3.Connection], ResultT]) -> "asyncio.Future[ResultT]":
+        """Do as ``begin``, and let the loop stand still until a thread that is free reads: some 50 microseconds.
+
+        To begin, a thread needs the GIL. A caller that has work to do for the loop would keep it, and the thread would
+        read afterwards instead of meanwhile.
+
+        Raises:
+            StoreUnavailableError: As ``begin``.
+            StoreSchemaError: As ``begin``.
+            ClosedError: As ``begin``.
+        """
+        has_begun = threading.Event()
+        future = self._begin(read, has_begun)
+        if self._unfinished <= _MOST_READERS:
+            has_begun.wait(_LONGEST_STANDSTILL_S)
+        return future
 
     async def close(self) -> None:
         """Wait for the reads that run, then close the connections. Harmless when repeated."""
         self._is_closed = True
         await asyncio.to_thread(self._shut)
 
-    def _read(self, read: Callable[[sqlite3.Connection], ResultT], is_over: threading.Event) -> ResultT:
+    def _begin(
+        self, read: Callable[[sqlite3.Connection], ResultT], has_begun: threading.Event
+    ) -> "asyncio.Future[ResultT]":
+        if self._is_closed:
+            raise ClosedError("the event store", "read")
+        is_over = threading.Event()
+
+        def end(_: object) -> None:
+            self._unfinished -= 1
+            is_over.set()
+
+        self._unfinished += 1
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._read, read, has_begun, is_over)
+        future.add_done_callback(end)
+        return future
+
+    def _read(
+        self,
+        read: Callable[[sqlite3.Connection], ResultT],
+        has_begun: threading.Event,
+        is_over: threading.Event,
+    ) -> ResultT:
         try:
-            connection = self._idle.pop()
+            connection = self._connection()
+            try:
+                connection.set_progress_handler(is_over.is_set, _STEPS)
+                has_begun.set()
+                return read(connection)
+            finally:
+                self._idle.append(connection)
+        except (sqlite3.Error, UnicodeDecodeError) as exc:
+            raise store_error(exc, self._url) from exc
+
+    def _connection(self) -> sqlite3.Connection:
+        try:
+            return self._idle.pop()
         except IndexError:
-            connection = self._open()
-        try:
-            connection.set_progress_handler(is_over.is_set, _STEPS)
-            return read(connection)
-        finally:
-            self._idle.append(connection)
+            return self._open()
 
     def _shut(self) -> None:
         self._threads.shutdown(wait=True)

@@ -45,7 +45,7 @@ async def test_connections_are_opened_when_they_are_needed_and_used_again() -> N
     assert opened.connections == []
 
     for _ in range(5):
-        assert await readers.run(seven) == 7
+        assert await readers.begin(seven) == 7
 
     assert len(opened.connections) == 1
     await readers.close()
@@ -60,10 +60,9 @@ async def test_many_reads_at_once_share_four_connections() -> None:
         all_read.wait(10)
         return seven(connection)
 
-    async with asyncio.TaskGroup() as tasks:
-        reads = [tasks.create_task(readers.run(together)) for _ in range(16)]
+    reads = [readers.begin(together) for _ in range(16)]
 
-    assert [read.result() for read in reads] == [7] * 16
+    assert [await read for read in reads] == [7] * 16
     assert len(opened.connections) == 4
     await readers.close()
 
@@ -72,13 +71,12 @@ async def test_a_read_whose_caller_gives_up_ends_and_its_connection_reads_on() -
     opened = Opened()
     readers = Readers(opened, URL)
     for turns in range(8):
-        async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(readers.run(for_ever))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            task.cancel()
+        read = readers.begin(for_ever)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        read.cancel()
 
-    assert await readers.run(seven) == 7
+    assert await readers.begin(seven) == 7
     assert len(opened.connections) <= 4
     await readers.close()
 
@@ -89,11 +87,11 @@ async def test_a_read_that_fails_gives_its_connection_back() -> None:
 
     for _ in range(6):
         with pytest.raises(StoreSchemaError, match="no such table"):
-            await readers.run(lambda connection: connection.execute("SELECT * FROM nowhere").fetchall())
+            await readers.begin(lambda connection: connection.execute("SELECT * FROM nowhere").fetchall())
         with pytest.raises(LookupError):
-            await readers.run(raise_lookup_error)
+            await readers.begin(raise_lookup_error)
 
-    assert await readers.run(seven) == 7
+    assert await readers.begin(seven) == 7
     assert len(opened.connections) == 1
     await readers.close()
 
@@ -102,7 +100,7 @@ async def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> No
     readers = Readers(lambda: sqlite3.connect(f"file:{tmp_path}/missing.db?mode=ro", uri=True), URL)
 
     with pytest.raises(StoreUnavailableError, match="unable to open"):
-        await readers.run(seven)
+        await readers.begin(seven)
     await readers.close()
 
 
@@ -117,12 +115,12 @@ async def test_close_waits_for_the_reads_that_run_and_refuses_others() -> None:
         return seven(connection)
 
     async with asyncio.TaskGroup() as tasks:
-        read = tasks.create_task(readers.run(wait))
+        read = readers.begin(wait)
         await until(has_begun.is_set)
         closing = tasks.create_task(readers.close())
         await asyncio.sleep(0)
         with pytest.raises(ClosedError):
-            await readers.run(seven)
+            await readers.begin(seven)
         may_end.set()
         await closing
         assert await read == 7
