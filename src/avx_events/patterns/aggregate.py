@@ -182,8 +182,9 @@ class AggregateRoot(_Aggregate):
     may come from nothing but the events: ``apply`` looks at no clock and calls nobody.
 
     Class keywords:
-        revision: From 1. Snapshots of another revision are not used. Changed fields and changed methods are noticed
-            without it; raise it when a function elsewhere, which ``apply`` calls, gives another state than before.
+        revision: From 1. Snapshots of another revision are not used. Changed fields, constants of the class and methods
+            are noticed without it; raise it when a function or constant elsewhere, which ``apply`` uses, gives another
+            state than before.
 
     Raises:
         AggregateDefinitionError: When the class is made: a field has no default or a name that is taken, ``apply`` is
