@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,9 @@ class Walk(AggregateRoot):
     tags: dict[str, float | None] = {}  # noqa: RUF012
     visited: set[int] = set()  # noqa: RUF012
     last: tuple[str, int] | None = None
+    words: tuple[str, ...] = ()
+    heavy: tuple[str, ...] = ()
+    since: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
     def apply(self, event: Event) -> None:
         match event:
@@ -42,11 +47,16 @@ class Walk(AggregateRoot):
                 self.place += by
                 self.path.append(self.place)
                 self.visited.add(self.place)
+                self.since += timedelta(days=1)
             case Tagged(name=name, weight=weight):
                 self.tags[name] = weight
                 self.last = (name, len(self.path))
+                self.words = (*self.words, name)
+                self.since = self.since.astimezone(UTC)
+                self.heavy = self.words if weight else self.heavy
             case _:
                 self.path, self.tags, self.last = [], {}, None
+                self.since = self.since.astimezone(ZoneInfo("Europe/Berlin"))
 
 
 class Length(AggregateRoot):
@@ -76,7 +86,7 @@ def replayed(aggregate: type[Any], events: Sequence[Event]) -> Any:
 
 def state_of(walk: Walk) -> str:
     # By repr, which tells -0.0 from 0.0 and the order of a dict; equal sets may be in any order.
-    return repr((walk.place, walk.path, walk.tags, sorted(walk.visited), walk.last))
+    return repr((walk.place, walk.path, walk.tags, sorted(walk.visited), walk.last, walk.words, walk.heavy, walk.since))
 
 
 async def check_past(store: EventStore, recorded: Sequence[Event], version: int) -> None:
