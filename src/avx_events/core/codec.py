@@ -5,7 +5,7 @@ What validators, ``__post_init__`` and upcasters raise cannot be listed: all of 
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_type_hints
 
 import msgspec
 
@@ -23,6 +23,8 @@ _GREATEST_INTEGER: Final = 2**64 - 1
 _LONG_RUN: Final = b"0" * 19
 _DIGITS_AS_ZEROS: Final = bytes(ord("0") if ord("0") <= byte <= ord("9") else byte for byte in range(256))
 
+
+_TEXT: Final = frozenset({str, bool})
 
 _encode_fields = msgspec.json.Encoder().encode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
@@ -44,6 +46,12 @@ class _Model:
 
     def decode(self, data: bytes) -> Any:
         return self._model.model_validate_json(data)
+
+
+class _TextPayload(Payload):
+    """Of a class whose fields are all text or truth: a number in one of them does not read back, so nobody looks."""
+
+    __slots__ = ()
 
 
 def encode_data(message: object) -> bytes:
@@ -72,7 +80,8 @@ def encode_fields(message: object, schema: EventSchema) -> bytes:
     try:
         payload = schema.payload or _payload_for(schema)
         data = payload.encode(message)
-        _refuse_unportable(message, data)
+        if type(payload) is not _TextPayload:
+            _refuse_unportable(message, data)
         payload.decode(data)
     except (AvxEventsError, MemoryError):
         raise
@@ -114,9 +123,17 @@ def _payload_for(schema: EventSchema) -> Payload:
         model = _Model(message_class)
         payload = Payload(model.encode, model.decode)
     else:
-        payload = Payload(msgspec.json.Encoder().encode, msgspec.json.Decoder(message_class).decode)
+        kind = _TextPayload if _has_only_text(message_class) else Payload
+        payload = kind(msgspec.json.Encoder().encode, msgspec.json.Decoder(message_class).decode)
     schema.payload = payload
     return payload
+
+
+def _has_only_text(message_class: type) -> bool:
+    if not issubclass(message_class, msgspec.Struct):
+        return False
+    hints = get_type_hints(message_class)
+    return all(hints[name] in _TEXT for name in message_class.__struct_fields__)
 
 
 def _unknown(event_type: str, data: bytes, revision: int, *, keep: bool) -> UnknownEvent:

@@ -90,7 +90,15 @@ class AModelThatWritesNaN(pydantic.BaseModel):
     share: float
 
 
+class Worded(Event, event_type="codec.worded"):
+    """Fields that no number reads back into."""
+
+    text: str = ""
+    is_so: bool = False
+
+
 CARRIED: list[Any] = [
+    Worded("null 99999999999999999999999", is_so=True),
     ADataclass(datetime(2026, 11, 24, 1, 2, 3, 4, tzinfo=UTC), ["a"]),
     AnAttrsClass(Decimal("0.10")),
     AModel(id=UUID(int=7), anything={"a": [None, 1]}),
@@ -117,6 +125,7 @@ def model_of(**fields: Any) -> AModel:
 
 
 INF, NAN = float("inf"), float("nan")
+NO_WORDS: list[Any] = [NAN, INF, None, 1, 2**64]
 REFUSED: list[tuple[Any, str]] = [
     (Measured(share=NAN), "share is nan"),
     (Measured(maybe=NAN), "maybe is nan"),
@@ -128,6 +137,8 @@ REFUSED: list[tuple[Any, str]] = [
     (Holding([msgspec.Raw(b"null"), NAN]), r"value\[\] is nan"),
     (Holding([msgspec.Raw(b"NaN")]), "malformed"),
     (Holding([msgspec.Raw(b'{"a"')]), "malformed|truncated"),
+    *[(Worded(text=number), "Expected `str`") for number in NO_WORDS],
+    *[(Worded(is_so=number), "Expected `bool`") for number in NO_WORDS],
     (model_of(share=NAN), "share"),
     (model_of(anything=[NAN]), r"anything\[\] is nan"),
     (AModelThatWritesNaN(share=NAN), "malformed"),

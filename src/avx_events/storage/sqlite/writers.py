@@ -314,12 +314,15 @@ def _written(log: LogWriter, members: Sequence[Member]) -> Sequence[Outcome]:
 
 
 def _settle(futures: Sequence["asyncio.Future[AppendResult]"], outcomes: Sequence[Outcome], announce: Announce) -> None:
-    # Tells the callers of a group what became of their appends, and the readers how far the log goes.
+    # Tells the callers of a group what became of their appends, and the readers how far the log goes. Written out: the
+    # loop does it for each append (bench/store_append.py).
     last = 0
     for future, outcome in zip(futures, outcomes, strict=True):
         if isinstance(outcome, AppendResult):
-            last = max(last, outcome.position)
-            _succeed(future, outcome)
+            if outcome.position > last:  # noqa: PLR1730 - max() takes 70 ns
+                last = outcome.position
+            if not future.done():
+                future.set_result(outcome)
         else:
             _fail(future, outcome)
     if last:
