@@ -353,12 +353,12 @@ class IdempotencyKeyReusedError(PermanentError):
 
 
 class ResultNotKeptError(PermanentError):
-    """A command was carried out, and its result could not be kept under its idempotency key: look before repeating."""
+    """A command was carried out, and its result could not be kept or read back: look before repeating."""
 
     def __init__(self, event_type: str, key: str, problem: str, *, result: object = None) -> None:
         """Name the command's type, the key and what went wrong; keep the ``result`` where it is known."""
         super().__init__(
-            f"{event_type!r} was carried out, but its result could not be kept under idempotency key "
+            f"{event_type!r} was carried out, but its result could not be kept or read back under idempotency key "
             f"{_brief.repr(key)}: {problem}; do not repeat it without looking at what it did"
         )
         self.event_type, self.key, self.problem, self.result = event_type, key, problem, result
