@@ -6,6 +6,7 @@ from typing import Final
 
 from avx_events.bus.subscription import AnyEnvelope, Subscription
 from avx_events.core.errors import SubscriptionFullError
+from avx_events.core.tasks import wake
 
 _ANY_NUMBER: Final = 1 << 62
 
@@ -41,8 +42,8 @@ class Ticket:
 
     def wake(self) -> None:
         """Let the publisher look again."""
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+        if self._future is not None:
+            wake(self._future)
 
     async def wait(self) -> None:
         """Wait until somebody says to look again."""

@@ -28,7 +28,7 @@ from avx_events.core.errors import (
     WrongLoopError,
 )
 from avx_events.core.metadata import current_message
-from avx_events.core.tasks import TaskScope
+from avx_events.core.tasks import TaskScope, wake
 
 log = logging.getLogger("avx_events")
 
@@ -329,8 +329,7 @@ class Life:
     def look_idle(self) -> None:
         """Let those look again who wait until nothing is left to do. Members call it when they have nothing."""
         for waiter in self._idle:
-            if not waiter.done():
-                waiter.set_result(None)
+            wake(waiter)
 
     def fail(self, error: BaseException) -> None:
         """End by an error that is no handler's: from now on everybody is told so."""
@@ -395,8 +394,8 @@ class Life:
                 await member.finish_stop()
             self.threads.close()
             self.look_idle()
-            if self._closed is not None and not self._closed.done():
-                self._closed.set_result(None)
+            if self._closed is not None:
+                wake(self._closed)
 
     async def _until_idle(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -20,6 +20,7 @@ from avx_events.bus.life import Life
 from avx_events.bus.readers import Readers
 from avx_events.core.errors import NoResponderError, RemoteError, ReplySentError, StoppedError
 from avx_events.core.metadata import EventEnvelope, current_message
+from avx_events.core.tasks import wake
 
 # How many requests may wait before somebody looks whether their requesters do.
 _FEW: Final = 64
@@ -198,8 +199,8 @@ class ResponderWorker:
         """Let the task go on with the answer to ``pending``, which waits for ``waits_for``."""
         self.pending = pending
         self._begun = waits_for
-        if self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
+        if self._wakeup is not None:
+            wake(self._wakeup)
 
     async def finish_begun(self) -> None:
         """Wait until there is something to go on with, and go on to the reply."""

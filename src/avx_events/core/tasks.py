@@ -23,6 +23,12 @@ def is_interrupted(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
+def wake(waiter: asyncio.Future[None]) -> None:
+    """Let the one go on who waits for ``waiter``; harmless where nobody does any more, or its loop is closed."""
+    if not waiter.done() and not waiter.get_loop().is_closed():
+        waiter.set_result(None)
+
+
 class OwnedTask(asyncio.Task[None]):
     """A task that can tell its own wish to be cancelled, which it made inside of itself, from everybody else's."""
 

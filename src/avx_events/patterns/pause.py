@@ -3,6 +3,7 @@
 import asyncio
 
 from avx_events.core.clock import Clock
+from avx_events.core.tasks import wake
 
 
 async def pause(clock: Clock, delay_s: float) -> None:
@@ -10,13 +11,8 @@ async def pause(clock: Clock, delay_s: float) -> None:
     if delay_s <= 0:
         return
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    timer = clock.call_later(delay_s, lambda: _release(done))
+    timer = clock.call_later(delay_s, lambda: wake(done))
     try:
         await done
     finally:
         timer.cancel()
-
-
-def _release(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Final
 
+from avx_events.core.tasks import wake
+
 
 class AppendSignal:
     """Knows how far this process has seen the log grow, and ends the waits of those who are not that far.
@@ -39,7 +41,7 @@ class AppendSignal:
             return
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        timer = None if self._poll_s is None else loop.call_later(self._poll_s, _release, waiter)
+        timer = None if self._poll_s is None else loop.call_later(self._poll_s, wake, waiter)
         self._waiters.add(waiter)
         try:
             await waiter
@@ -50,9 +52,4 @@ class AppendSignal:
 
     def _wake(self) -> None:
         for waiter in self._waiters:
-            _release(waiter)
-
-
-def _release(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done() and not waiter.get_loop().is_closed():
-        waiter.set_result(None)
+            wake(waiter)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from avx_events.core.clock import SYSTEM_CLOCK
-from avx_events.core.tasks import TaskScope
+from avx_events.core.tasks import TaskScope, wake
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -146,3 +146,28 @@ def test_the_system_clock_calls_back_on_the_loop_and_can_be_cancelled() -> None:
         assert SYSTEM_CLOCK.time_ns() > 0
 
     run(scenario)
+
+
+def test_waking_twice_or_after_the_loop_has_ended_is_harmless() -> None:
+    left: list[asyncio.Future[None]] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        wake(waiter)
+        wake(waiter)
+        await waiter
+
+        given_up: asyncio.Future[None] = loop.create_future()
+        given_up.cancel()
+        wake(given_up)
+        assert given_up.cancelled()
+
+        abandoned: asyncio.Future[None] = loop.create_future()
+        abandoned.add_done_callback(lambda _: None)  # a closed loop refuses to run it
+        left.append(abandoned)
+
+    run(scenario)
+
+    wake(left[0])
+    assert not left[0].done()

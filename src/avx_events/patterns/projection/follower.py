@@ -24,7 +24,7 @@ from avx_events.core.errors import (
 )
 from avx_events.core.metadata import current_message
 from avx_events.core.policy import Retry
-from avx_events.core.tasks import is_interrupted
+from avx_events.core.tasks import is_interrupted, wake
 from avx_events.patterns.pause import pause
 from avx_events.patterns.projection.checkpoints import begin, move, position_of
 from avx_events.patterns.projection.projection import Effect, Projection
@@ -335,7 +335,7 @@ class Follower:
         self._seen = position
         for wanted, waiter in self._waiters:
             if wanted <= position:
-                _release(waiter)
+                wake(waiter)
 
     def _fail(self, error: BaseException) -> None:
         where = self._where()
@@ -346,9 +346,4 @@ class Follower:
     def _end(self, state: State) -> None:
         self._state = state
         for _, waiter in self._waiters:
-            _release(waiter)
-
-
-def _release(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+            wake(waiter)
