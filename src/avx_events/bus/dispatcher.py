@@ -37,11 +37,12 @@ from avx_events.core.tasks import TaskScope, is_interrupted
 log = logging.getLogger("avx_events")
 
 KeyFunction = Callable[[Any], Hashable]
+QueueAction = Callable[[DeadLetterQueue], Awaitable[None]]
 
 # How long a dead letter waits for its queue to take it, after the queue failed.
 _BURIAL_PAUSE_S: Final = 1.0
-# How long the queue may take for a dead letter, in a bus that runs.
-_BURIAL_LIMIT_S: Final = 10.0
+# How long the queue may take to add or to resolve a dead letter, in a bus that runs.
+_QUEUE_LIMIT_S: Final = 10.0
 # How long a bus that stops waits for the queue to take a dead letter; after that, this one and all others are logged.
 _LAST_BURIAL_S: Final = 2.0
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -195,14 +196,9 @@ class Dispatcher:
         if self._dead_letters is None:
             _log_letter(letter, "no dead letter queue")
         else:
-            try:
-                async with asyncio.timeout(_BURIAL_LIMIT_S):
-                    await self._dead_letters.add(letter)
-            except (Exception, asyncio.CancelledError) as exc:
-                if is_interrupted(exc):
-                    raise
-                # Whatever it is, the event stays here until the queue has it.
-                log.error("the dead letter queue did not take %s: %s", letter.id, line_of(exc))  # noqa: TRY400
+            problem = await _problem_of(self._dead_letters, lambda queue: queue.add(letter), limit_s=_QUEUE_LIMIT_S)
+            if problem is not None:  # whatever it is, the event stays here until the queue has it
+                log.error("the dead letter queue did not take %s: %s", letter.id, line_of(problem))
                 self._park(work, _BURIAL_PAUSE_S)
                 return
             log.warning("%s gave up %s: %s", self.name, _described(work.envelope), letter.error)
@@ -351,23 +347,17 @@ class Dispatcher:
             work.burial = self._letter(work, StoppedError(self.name), "stopped")
         return work.burial
 
-    async def _finally(self, action: Callable[[DeadLetterQueue], Awaitable[None]]) -> str | None:
+    async def _finally(self, action: QueueAction) -> str | None:
         """Return why the queue did not do ``action``, or None. Nobody will try again: the log is the last place."""
         if self._dead_letters is None:
             return "no dead letter queue"
         if self._queue_hangs:
             return "the dead letter queue did not answer before"
-        try:
-            async with asyncio.timeout(_LAST_BURIAL_S):
-                await action(self._dead_letters)
-        except TimeoutError:
+        problem = await _problem_of(self._dead_letters, action, limit_s=_LAST_BURIAL_S)
+        if isinstance(problem, TimeoutError):
             self._queue_hangs = True
             return f"the dead letter queue did not answer within {_LAST_BURIAL_S:g} s"
-        except (Exception, asyncio.CancelledError) as exc:
-            if is_interrupted(exc):
-                raise
-            return f"the dead letter queue failed: {line_of(exc)}"
-        return None
+        return None if problem is None else f"the dead letter queue failed: {line_of(problem)}"
 
     def _letter(self, work: Work, error: BaseException, reason: Reason) -> DeadLetter:
         now, before = self._now(), work.letter
@@ -392,13 +382,28 @@ class Dispatcher:
             await asyncio.shield(self._errands.spawn(resolving, name=f"avx-events {self.name}: resolve"))
 
     async def _resolve_in(self, queue: DeadLetterQueue, letter: DeadLetter) -> None:
-        try:
-            await queue.resolve(letter.id)
-        except Exception as exc:  # noqa: BLE001 - the work is done; the letter stays and says so no worse than before
-            log.error("dead letter %s was redriven, but stays in its queue: %s", letter.id, line_of(exc))  # noqa: TRY400
+        problem = await _problem_of(queue, lambda queue: queue.resolve(letter.id), limit_s=_QUEUE_LIMIT_S)
+        if problem is not None:  # the work is done; the letter stays and says so no worse than before
+            log.error("dead letter %s was redriven, but stays in its queue: %s", letter.id, line_of(problem))
 
     def _now(self) -> datetime:
         return EPOCH + self._clock.time_ns() // 1000 * _MICROSECOND
+
+
+async def _problem_of(queue: DeadLetterQueue, action: QueueAction, *, limit_s: float) -> BaseException | None:
+    """Return what ``queue`` failed of at ``action``, which may take ``limit_s`` seconds; None where it did it.
+
+    Raises:
+        asyncio.CancelledError: The running task is cancelled; a cancellation of the queue's own is a failure of it.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            await action(queue)
+    except (Exception, asyncio.CancelledError) as exc:
+        if is_interrupted(exc):
+            raise
+        return exc
+    return None
 
 
 def _taken_from(waiting: deque[Work]) -> list[Work]:

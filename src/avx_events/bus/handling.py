@@ -35,7 +35,7 @@ class Handling(Protocol):
     """One place where events are handled one after the other: a worker, or a delivery block.
 
     Attributes:
-        owner: The engine of the bus whose events they are.
+        owner: The life of the bus whose events they are.
         item: The event that is being handled; None between two.
         is_waited_for: Whether closing the bus waits for it, so that it cannot close the bus itself.
         outer: What its code was called by, where that is a handler or delivery block too.

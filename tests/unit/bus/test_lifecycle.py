@@ -636,6 +636,50 @@ async def test_a_queue_that_cancels_who_waits_for_it_fails_like_any_other(caplog
         assert f"number={number}" in caplog.text
 
 
+@pytest.mark.parametrize("fault", ["cancels", "hangs"])
+def test_a_queue_that_does_not_resolve_a_letter_whose_work_is_done_stops_nobody(
+    caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    loop = LeapingLoop()
+    seen: list[int] = []
+
+    class Unresolving(DeadLetterQueue):
+        calls = 0
+
+        async def resolve(self, letter_id: str) -> None:
+            self.calls += 1
+            if fault == "cancels":
+                raise asyncio.CancelledError
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        queue = Unresolving()
+        async with EventBus(dead_letter_queue=queue) as bus:
+
+            @bus.on(Lived, retry=None)
+            async def handler(event: Lived) -> None:
+                seen.append(event.number)
+                if seen == [1]:
+                    raise KeyError
+
+            await bus.publish(Lived("a", 1))
+            await bus.settled()
+            assert await bus.republish((await queue.list())[0])
+            await until(lambda: queue.calls)
+            if fault == "hangs":
+                loop.leap_s = 10
+            await bus.publish(Lived("a", 2))
+            await bus.settled()
+            assert bus.statistics().handled == 2
+            assert await queue.count() == 1
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(asyncio.wait_for(main(), 60))
+
+    assert seen == [1, 1, 2]
+    assert "was redriven, but stays in its queue" in caplog.text
+
+
 # A bus that fails
 
 
