@@ -14,7 +14,7 @@ from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError
-from avx_events.core.event import Command, Event, EventSchema, Query, Request, schema_of, text_of
+from avx_events.core.event import ANSWERED_BY_ONE, Event, EventSchema, schema_of, text_of
 from avx_events.core.ids import IdBlock
 from avx_events.core.metadata import (
     NO_HEADERS,
@@ -39,8 +39,7 @@ Run: TypeAlias = tuple[Sequence[Subscription], list[EventMetadata], list[AnyEnve
 """Events of one class, stamped: who gets them, their metadata, and the envelopes that hold both."""
 
 _current_message: Final = current_message.get
-_NOT_PUBLISHED: Final[tuple[type, ...]] = (Request, Command, Query)
-_ANSWERED_BY_ONE: Final = (
+_NOT_FOR_MANY: Final = (
     "is a request, a command or a query, which one handler answers; "
     "give it to RequestReplyBus.request(), CommandBus.dispatch() or QueryBus.ask()"
 )
@@ -512,8 +511,8 @@ def refuse_other_messages(envelope: AnyEnvelope) -> None:
 
 def _refuse_other_class(event_class: type) -> None:
     value: object = event_class
-    if issubclass(event_class, _NOT_PUBLISHED):
-        raise NotAnEventError(value, problem=_ANSWERED_BY_ONE)
+    if issubclass(event_class, ANSWERED_BY_ONE):
+        raise NotAnEventError(value, problem=_NOT_FOR_MANY)
 
 
 def _runs_of_one_class(events: Iterable[Any]) -> list[list[Any]]:

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast, dataclass_transform
 
 import msgspec
 
@@ -329,6 +329,10 @@ class Command(Message, Generic[ResultT_co], frozen=True, gc=False, metaclass=Eve
 
 class Query(Message, Generic[ResultT_co], frozen=True, gc=False, metaclass=EventMeta):
     """A question to a read model, answered by exactly one handler with a ``ResultT_co``; for ``QueryBus.ask``."""
+
+
+ANSWERED_BY_ONE: Final[tuple[type, ...]] = (Request, Command, Query)
+"""The messages that one handler answers. They are no events: they are not published, recorded or stored."""
 
 
 def event(event_type: str, *, aggregate_id: str | None = None, revision: int = 1) -> Callable[[ClassT], ClassT]:

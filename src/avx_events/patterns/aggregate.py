@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import msgspec
 
 from avx_events.core.errors import AggregateDefinitionError, NotAnEventError
-from avx_events.core.event import Command, Query, Request, schema_of
+from avx_events.core.event import ANSWERED_BY_ONE, schema_of
 from avx_events.core.metadata import EventEnvelope
 from avx_events.patterns.aggregate_state import encode_state, fingerprint_of, is_same
 from avx_events.store.stored_event import check_stream, is_envelope
@@ -18,7 +18,7 @@ from avx_events.store.stored_event import check_stream, is_envelope
 _FIELD: Final[object] = msgspec.field()
 _AS_THEY_ARE: Final[tuple[type, ...]] = (str, bytes, int, float, bool, type(None), type(_FIELD))
 # Classes are no events, and the store refuses the rest.
-_NOT_RECORDED: Final = (type, Request, Command, Query)
+_NOT_RECORDED: Final = (type, *ANSWERED_BY_ONE)
 _RESERVED: Final = ("id", "version", "uncommitted", "record", "__init__")
 
 
@@ -213,7 +213,7 @@ class AggregateRoot(_Aggregate):
         Raises:
             NotAnEventError: It is no event, or a request, command or query.
         """
-        if _is_no_event(event):
+        if isinstance(event, _NOT_RECORDED):
             raise NotAnEventError(event)
         schema_of(event)
         self.apply(event)
@@ -247,10 +247,6 @@ class AggregateRoot(_Aggregate):
 def _fields(aggregate: Any) -> tuple[str, ...]:
     fields: tuple[str, ...] = aggregate.__struct_fields__
     return fields
-
-
-def _is_no_event(message: object) -> bool:
-    return isinstance(message, _NOT_RECORDED)
 
 
 def _event_in(message: Any) -> Any:

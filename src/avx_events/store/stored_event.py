@@ -17,11 +17,9 @@ from avx_events.core.errors import (
     NotAnEventError,
 )
 from avx_events.core.event import (
-    Command,
+    ANSWERED_BY_ONE,
     Event,
     EventSchema,
-    Query,
-    Request,
     UnknownEvent,
     class_for,
     schema_of,
@@ -39,7 +37,6 @@ LONGEST_STREAM_NAME: Final = 1024
 """Characters. Names are in an index; brokers' and databases' limits are of this order."""
 
 _MICROSECOND: Final = timedelta(microseconds=1)
-_NOT_STORED: Final = (Request, Command, Query)
 
 # The revision that a class reads as it is, and how.
 _Reader: TypeAlias = tuple[int, Callable[[bytes], Any]]
@@ -260,7 +257,7 @@ def _envelope_of(message: object, clock: Clock) -> EventEnvelope[Any]:
         event = message.event
         if isinstance(event, UnknownEvent):  # an event may be moved by a process that has no class for it
             return message
-    if _is_no_event(event):
+    if isinstance(event, ANSWERED_BY_ONE):
         raise NotAnEventError(event)
     return stamp(message, clock=clock)
 
@@ -268,10 +265,6 @@ def _envelope_of(message: object, clock: Clock) -> EventEnvelope[Any]:
 def is_envelope(message: object) -> TypeGuard[EventEnvelope[Any]]:
     """Return whether ``message`` is an envelope, of whatever."""
     return isinstance(message, EventEnvelope)
-
-
-def _is_no_event(message: object) -> bool:
-    return isinstance(message, _NOT_STORED)
 
 
 def _packed(event_type: str, fields: tuple[object, ...]) -> bytes:
