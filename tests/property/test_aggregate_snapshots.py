@@ -34,8 +34,8 @@ class Walk(AggregateRoot):
 
     place: int = 0
     path: list[int] = []  # noqa: RUF012 - each instance has its own
-    tags: dict[str, float | None] = {}  # noqa: RUF012
-    visited: set[int] = set()  # noqa: RUF012
+    tags: dict[str, float | None] = {}  # noqa: RUF012 - as above
+    visited: set[int] = set()  # noqa: RUF012 - as above
     last: tuple[str, int] | None = None
     words: tuple[str, ...] = ()
     heavy: tuple[str, ...] = ()

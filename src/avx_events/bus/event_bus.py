@@ -286,7 +286,7 @@ class EventBus(DeliveringBus):
             route = self._routes[type(event)]
         except KeyError:
             return await self._publish_unusual(event, headers)
-        if headers is not None or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if headers is not None or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             return await self._publish_unusual(event, headers)
         time_ns = self._time_ns  # called in one line with the look-up, it would be looked up as a method
         now_ns = time_ns()
@@ -360,7 +360,7 @@ class EventBus(DeliveringBus):
             WrongLoopError: It is called from another thread or event loop.
         """
         # Routes are there only while everything may be published.
-        if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
         for subscriptions, _, envelopes in runs:

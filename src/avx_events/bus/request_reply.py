@@ -272,7 +272,7 @@ class RequestReplyBus:
             WrongLoopError: It is called from another thread or event loop.
         """
         route = self._ready.get(type(request))
-        if route is None or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if route is None or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             route = self._find(request)
         if timeout_s is not DEFAULT_TIMEOUT_S:
             seconds("timeout_s", timeout_s)

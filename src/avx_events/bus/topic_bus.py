@@ -294,7 +294,7 @@ class TopicBus(DeliveringBus):
         return self._trie.match(envelope.topic)
 
     def _stamped(self, topic: str | None, event: object, headers: Mapping[str, str] | None) -> AnyEnvelope:
-        if not self._is_ready or self._whereabouts._thread_id != get_ident():  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if not self._is_ready or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             self._engine.life.check_takes("publish")
         if topic is not None:
             self._trie.match(topic)  # which remembers what it has seen, unlike a check

@@ -94,7 +94,7 @@ class BusWatch:
         was_running = self.bus.is_running
         is_async = inspect.iscoroutinefunction(test)
         if is_async:
-            item.obj = self._with_bus(cast("Test", test))  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            item.obj = self._with_bus(cast("Test", test))  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # all that have a function have it
         try:
             result = yield
         except (Exception, pytest.fail.Exception) as error:
@@ -103,7 +103,7 @@ class BusWatch:
             raise
         finally:
             if is_async:
-                item.obj = test  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+                item.obj = test  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # as above
         if self.bus.is_running and not was_running:
             self._left.append("mock_event_bus")
         complaints = self._complaints(item)
@@ -133,7 +133,7 @@ class BusWatch:
 
     def _running_beside(self) -> set[str]:
         """Return what runs of avx-events besides the bus, by name: a bus that ran before may have more workers now."""
-        own = self.bus._engine.life.tasks._tasks  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        own = self.bus._engine.life.tasks._tasks  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # of the same package
         names = [task.get_name() for task in asyncio.all_tasks() if task not in own]
         return {name.removeprefix(_TASKS_ARE_CALLED) for name in names if name.startswith(_TASKS_ARE_CALLED)}
 

@@ -478,7 +478,7 @@ def test_what_msgspec_or_we_cannot_make_a_class_of_is_refused_by_name(
 def test_a_decorator_without_its_call_is_refused() -> None:
     with pytest.raises(EventDefinitionError, match=r"Placed.*@event\('its\.type'\)"):
 
-        @event  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUntypedClassDecorator]
+        @event  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUntypedClassDecorator]  # the mistake
         @dataclass
         class Placed:
             order_id: int

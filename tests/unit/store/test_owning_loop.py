@@ -178,5 +178,5 @@ def test_a_store_in_memory_appends_though_a_follower_of_an_ended_loop_still_wait
     appended = loops[1].run_until_complete(store.append("a", Seen(2)))
     loops[1].close()
 
-    following._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    following._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # its loop is closed: it can never end
     assert (appended.version, following.done()) == (2, False)

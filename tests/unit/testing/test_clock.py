@@ -141,7 +141,7 @@ async def test_buses_stamp_retry_and_bury_by_the_clock(bus_class: type[EventBus 
     clock = ManualClock()
     bus = bus_class(clock=clock, dead_letter_queue=DeadLetterQueue())
 
-    @bus.on(what_is_heard(bus), retry=Retry(attempts=2))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    @bus.on(what_is_heard(bus), retry=Retry(attempts=2))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of the two fits this bus
     async def fails(event: Ticked) -> None:
         raise RetryAfter(3600)
 
@@ -162,7 +162,7 @@ async def test_an_attempt_is_late_by_the_clock(bus_class: type[EventBus | TopicB
     clock = ManualClock()
     bus = bus_class(clock=clock, dead_letter_queue=DeadLetterQueue())
 
-    @bus.on(what_is_heard(bus), timeout_s=3600, retry=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    @bus.on(what_is_heard(bus), timeout_s=3600, retry=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of the two fits this bus
     async def never_returns(event: Ticked) -> None:
         await asyncio.Event().wait()
 
@@ -179,12 +179,12 @@ async def test_an_attempt_is_late_by_the_clock(bus_class: type[EventBus | TopicB
 async def test_a_failed_delivery_comes_again_by_the_clock(bus_class: type[EventBus | TopicBus]) -> None:
     clock = ManualClock()
     bus = bus_class(clock=clock)
-    subscriber = await bus.subscribe(what_is_heard(bus), retry=MINUTE)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+    subscriber = await bus.subscribe(what_is_heard(bus), retry=MINUTE)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportUnknownMemberType]  # one of the two fits this bus
     await bus.publish(Ticked())
     attempts = 0
 
     async with asyncio.timeout(5):
-        async for delivery in subscriber.deliveries():  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        async for delivery in subscriber.deliveries():  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  # as above
             async with delivery:
                 attempts += 1
                 if attempts == 1:

@@ -121,14 +121,14 @@ def test_a_plan_that_cannot_be_is_refused() -> None:
     faults = Faults()
 
     with pytest.raises(InvalidArgumentError, match="error must be an exception"):
-        faults.refuse(TimeoutError)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        faults.refuse(TimeoutError)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the mistake
     with pytest.raises(InvalidArgumentError, match="after"):
         faults.refuse(AWAY, after=-1)
     with pytest.raises(InvalidArgumentError, match="times"):
         faults.lose_confirmation(AWAY, times=0)
     for wrong in (int, "placed", Placed("a")):
         with pytest.raises(NotAnEventError):
-            faults.refuse(AWAY, wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            faults.refuse(AWAY, wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the mistake
     assert len(faults) == 0
 
 
