@@ -243,17 +243,24 @@ async def close_when(bus: EventBus | RequestReplyBus, condition: Callable[[], bo
 # The life of a bus
 
 
+def handling(bus: EventBus) -> list[int]:
+    """Handle what can be; return the list to which that is added."""
+    handled: list[int] = []
+
+    @bus.on(Cut, retry=AT_ONCE, concurrency=2)
+    async def handler(event: Cut) -> None:
+        await asyncio.sleep(0)
+        if event.key == "never":
+            raise RuntimeError
+        handled.append(event.number)
+
+    return handled
+
+
 async def test_waiting_until_all_is_settled_changes_nothing() -> None:
     async def scenario(cancelled: Interruption) -> None:
         bus = EventBus(dead_letter_queue=SlowDeadLetters())
-        handled: list[int] = []
-
-        @bus.on(Cut, retry=AT_ONCE, concurrency=2)
-        async def handler(event: Cut) -> None:
-            await asyncio.sleep(0)
-            if event.key == "never":
-                raise RuntimeError
-            handled.append(event.number)
+        handled = handling(bus)
 
         async with bus:
             await bus.publish_many([Cut("a", 0), Cut("a", 1), Cut("never", 2), Cut("b", 3)])
@@ -271,14 +278,7 @@ async def test_waiting_until_all_is_settled_changes_nothing() -> None:
 async def test_a_close_ends_at_once_and_settles_what_is_left(cancellations: int) -> None:
     async def scenario(cancelled: Interruption) -> None:
         bus = EventBus(dead_letter_queue=SlowDeadLetters())
-        handled: list[int] = []
-
-        @bus.on(Cut, retry=AT_ONCE, concurrency=2)
-        async def handler(event: Cut) -> None:
-            await asyncio.sleep(0)
-            if event.key == "never":
-                raise RuntimeError
-            handled.append(event.number)
+        handled = handling(bus)
 
         await bus.start()
         subscriber = await bus.subscribe(Cut, name="reader")

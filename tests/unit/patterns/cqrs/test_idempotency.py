@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -93,6 +94,25 @@ class Shop:
             self.carried_out.append(f"not {command.what}")
 
         return commands
+
+
+@asynccontextmanager
+async def waiting_for_the_database(
+    store: EventStore, commands: CommandBus, tasks: asyncio.TaskGroup
+) -> AsyncGenerator[asyncio.Task[Receipt], None]:
+    """Hold a transaction open, and behind it an order whose claim waits for its turn."""
+    lock_is_held = asyncio.Event()
+
+    async def dispatch() -> Receipt:  # its context is not the transaction's
+        await lock_is_held.wait()
+        return await commands.dispatch(Order("tea"), headers=KEY)
+
+    claiming = tasks.create_task(dispatch())
+    async with store.transaction():
+        lock_is_held.set()
+        for _ in range(20):  # turns of the loop, in which the claim gets into the line
+            await asyncio.sleep(0)
+        yield claiming
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -308,22 +328,13 @@ async def test_a_dispatch_that_is_cancelled_while_it_claims_its_key_leaves_it_fr
 
 
 async def test_whoever_holds_the_database_can_cancel_a_dispatch_and_wait_for_it(tmp_path: Path) -> None:
-    shop, lock_is_held = Shop(), asyncio.Event()
+    shop = Shop()
     async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store, asyncio.timeout(10):
         commands = shop.commands(idempotency_key(store))
 
-        async def dispatch() -> Receipt:  # its context is not the transaction's
-            await lock_is_held.wait()
-            return await commands.dispatch(Order("tea"), headers=KEY)
-
-        async with asyncio.TaskGroup() as tasks:
-            claiming = tasks.create_task(dispatch())
-            async with store.transaction():
-                lock_is_held.set()
-                for _ in range(20):  # turns of the loop, in which the claim gets into the line
-                    await asyncio.sleep(0)
-                claiming.cancel()
-                await asyncio.wait([claiming])
+        async with asyncio.TaskGroup() as tasks, waiting_for_the_database(store, commands, tasks) as claiming:
+            claiming.cancel()
+            await asyncio.wait([claiming])
         receipt = await commands.dispatch(Order("tea"), headers=KEY)
 
     assert claiming.cancelled()
@@ -487,21 +498,13 @@ async def test_the_claim_of_a_process_that_died_ends(tmp_path: Path) -> None:
 
 
 async def test_a_claim_begins_when_it_is_there_however_long_it_waited_for_the_database(tmp_path: Path) -> None:
-    shop, clock, lock_is_held = Shop(), OwnedClock(), asyncio.Event()
+    shop, clock = Shop(), OwnedClock()
     shop.may_end.clear()
     async with await EventStore.connect(f"sqlite:///{tmp_path}/shop.db") as store, asyncio.timeout(10):
         commands = shop.commands(idempotency_key(store, clock=clock))
 
-        async def dispatch() -> Receipt:  # its context is not the transaction's
-            await lock_is_held.wait()
-            return await commands.dispatch(Order("tea"), headers=KEY)
-
         async with asyncio.TaskGroup() as tasks:
-            first = tasks.create_task(dispatch())
-            async with store.transaction():
-                lock_is_held.set()
-                for _ in range(20):  # turns of the loop, in which the claim gets into the line
-                    await asyncio.sleep(0)
+            async with waiting_for_the_database(store, commands, tasks) as first:
                 clock.now_s += 66
             await shop.started.wait()
             [(until_us,)] = await store.fetch("SELECT until_us FROM avx_idempotency")
