@@ -61,7 +61,7 @@ async def aggregates(store: EventStore) -> None:
     assert_type(user.id, str)
     assert_type(user.version, int)
     assert_type(await store.save(user), AppendResult)
-    assert_type(user == user, bool)  # noqa: PLR0124
+    assert_type(user == user, bool)  # noqa: PLR0124 - only its type matters
     user.id = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     User()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await store.load(dict, "user-1")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]

@@ -22,6 +22,8 @@ EVENTS = """
 
     class UserDeleted(Event, event_type="plugin.user.deleted", aggregate_id="user_id"):
         user_id: str
+
+    started = []  # an event loop does not keep a task that nobody else knows: the collector may end it
 """
 
 
@@ -226,6 +228,7 @@ def test_what_was_left_over_fails_the_test_and_is_named(project: Project) -> Non
                 pass
 
             await bus.start()
+            started.append(bus)
 
         def test_plain(mock_event_bus):
             asyncio.run(mock_event_bus.start())
@@ -345,6 +348,7 @@ def test_a_bus_that_runs_on_is_found_whatever_its_handlers_are_called(project: P
             for bus in (running, other):
                 bus.on(UserCreated, name="greet")(greet)
             await other.start()
+            started.append(other)
         """,
         "--show-capture=no",
     )

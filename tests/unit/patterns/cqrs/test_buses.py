@@ -404,7 +404,7 @@ def make_functions_that_cannot_be() -> list[tuple[Any, str]]:
     def needs_keyword(command: CreateUser, *, name: str) -> str:
         return command.email + name
 
-    def unresolvable(command: "Nowhere") -> str:  # type: ignore[name-defined]  # pyright: ignore  # noqa: F821, PGH003
+    def unresolvable(command: "Nowhere") -> str:  # type: ignore[name-defined]  # pyright: ignore[reportUndefinedVariable]  # noqa: F821 - the mistake
         return ""
 
     def for_text(command: str) -> str:
