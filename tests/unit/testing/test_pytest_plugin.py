@@ -59,6 +59,8 @@ class Project:
 @pytest.fixture
 def project(pytester: pytest.Pytester, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    for variable in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(variable, raising=False)  # pytest repeats whole messages in its summary where one is set
     return Project(pytester, pytestconfig.pluginmanager)
 
 
