@@ -5,18 +5,19 @@ dead letter must be as durable as the checkpoint, or a kill after both would los
 letter has its place in the log.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
-from avx_events import Connection, DeadLetter, EventBus, EventStore, InvalidArgumentError, StoredEvent
+from avx_events import Connection, DeadLetter, EventBus, EventStore, InvalidArgumentError, LetterFilter, StoredEvent
 
 _TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS dead_letters"
     " (id TEXT PRIMARY KEY, stream TEXT NOT NULL, version INTEGER NOT NULL, letter BLOB NOT NULL)"
 )
 _PUT: Final = "INSERT OR REPLACE INTO dead_letters (id, stream, version, letter) VALUES (?, ?, ?, ?)"
+_DELETE: Final = "DELETE FROM dead_letters WHERE id = ?"
 _SELECT: Final = "SELECT stream, version, letter FROM dead_letters"
 
 _encode = msgspec.json.Encoder().encode
@@ -74,14 +75,16 @@ class StoredDeadLetters:
         """Undo a claim."""
         self._claimed.discard(letter_id)
 
-    async def select(self, matches: Callable[[DeadLetter], bool], *, limit: int | None) -> list[DeadLetter]:
+    async def select(
+        self, letter_filter: LetterFilter, *, after: str | None = None, limit: int | None = None
+    ) -> list[DeadLetter]:
         """Return up to ``limit`` letters that match, oldest first."""
         found: list[DeadLetter] = []
-        for row in await self._store.fetch(f"{_SELECT} ORDER BY id"):  # an id begins with the time it was made at
+        for row in await self._store.fetch(f"{_SELECT} WHERE id > ? ORDER BY id", after or ""):
             if len(found) == limit:
                 break
             letter = await self._letter(row)
-            if matches(letter):
+            if letter_filter.matches(letter):
                 found.append(letter)
         return found
 
@@ -89,12 +92,22 @@ class StoredDeadLetters:
         """Forget the letter; False where there is none."""
         self._claimed.discard(letter_id)
         async with self._store.transaction() as connection:
-            return await connection.execute("DELETE FROM dead_letters WHERE id = ?", letter_id) > 0
+            return await connection.execute(_DELETE, letter_id) > 0
+
+    async def purge(self, letter_filter: LetterFilter) -> int:
+        """Forget the letters that match."""
+        letters = await self.select(letter_filter)
+        self._claimed.difference_update(letter.id for letter in letters)
+        async with self._store.transaction() as connection:
+            return sum([await connection.execute(_DELETE, letter.id) for letter in letters])
 
     async def count(self) -> int:
         """Return how many letters there are."""
         row = await self._store.fetch_one("SELECT count(*) FROM dead_letters")
         return 0 if row is None else int(row[0])
+
+    async def close(self) -> None:
+        """Leave the database to the store, whose it is."""
 
     async def _letter(self, row: Sequence[Any]) -> DeadLetter:
         stream, version, content = row

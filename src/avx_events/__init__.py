@@ -63,7 +63,7 @@ from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContex
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
 
 if TYPE_CHECKING:
-    from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, DeadLetterStore
+    from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, DeadLetterStore, LetterFilter
     from avx_events.bus.deliveries import Delivery
     from avx_events.bus.event_bus import EventBus
     from avx_events.bus.request_reply import RequestReplyBus, RequestStatistics
@@ -127,6 +127,7 @@ __all__ = [
     "IdempotencyKeyReusedError",
     "InvalidArgumentError",
     "InvalidTopicError",
+    "LetterFilter",
     "Listener",
     "MessageContext",
     "MissingExtraError",
@@ -200,6 +201,7 @@ _PLACES: Final = {
     "Delivery": "avx_events.bus.deliveries",
     "EventBus": "avx_events.bus.event_bus",
     "EventStore": "avx_events.store.event_store",
+    "LetterFilter": "avx_events.bus.dead_letters",
     "Listener": "avx_events.bus.responders",
     "Projection": "avx_events.patterns.projection",
     "Projector": "avx_events.patterns.projection",

@@ -1,9 +1,10 @@
 """Dead letters: what one handler could not process, kept with everything needed to give it back."""
 
 import logging
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -54,12 +55,71 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         """The event; None where the bytes could not be decoded."""
         return None if self.envelope is None else self.envelope.event
 
+    @property
+    def event_type(self) -> str | None:
+        """The event's type, also where only that much of ``raw`` can be read; None where not even that can."""
+        if self.envelope is not None:
+            return self.envelope.metadata.event_type
+        return None if self.raw is None else _type_in(self.raw)
+
+
+class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which letters are meant: those that match all that is given, all letters where nothing is.
+
+    Attributes:
+        handler: Of this handler.
+        event_type: With an event of this type.
+        error_type: Whose last error was of this class name.
+        since: Dead at this instant or later; aware.
+        until: Dead at this instant or earlier; aware.
+    """
+
+    handler: str | None = None
+    event_type: str | None = None
+    error_type: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can match nothing.
+
+        Raises:
+            InvalidArgumentError: A name is no text, or an instant has no time zone.
+        """
+        texts: dict[str, object] = {
+            "handler": self.handler,
+            "event_type": self.event_type,
+            "error_type": self.error_type,
+        }
+        for name, value in texts.items():
+            if value is not None:
+                text(name, value)
+        instants: dict[str, object] = {"since": self.since, "until": self.until}
+        for name, instant in instants.items():
+            if instant is not None and not (isinstance(instant, datetime) and instant.tzinfo is not None):
+                raise InvalidArgumentError(name, instant, expected="an aware datetime, as datetime.now(UTC)")
+
+    def matches(self, letter: DeadLetter) -> bool:
+        """Tell whether ``letter`` is meant."""
+        return (
+            self.handler in (None, letter.handler)
+            and (self.event_type is None or self.event_type == letter.event_type)
+            and self.error_type in (None, letter.error_type)
+            and (self.since is None or letter.dead_at >= self.since)
+            and (self.until is None or letter.dead_at <= self.until)
+        )
+
 
 DEFAULT_LETTERS: Final = 10_000
 
+_id = attrgetter("id")
+
 
 class DeadLetterStore(Protocol):
-    """Keeps dead letters. All calls are safe to repeat."""
+    """Keeps dead letters, in the order of their ids: those that a bus gives them sort by time.
+
+    All calls are safe to repeat. ``StoreUnavailableError`` says that one may not have been done.
+    """
 
     async def put(self, letter: DeadLetter) -> None:
         """Keep ``letter``, or replace the one with its id; it is not being redriven any more."""
@@ -70,23 +130,39 @@ class DeadLetterStore(Protocol):
         ...
 
     async def claim(self, letter_id: str) -> bool:
-        """Mark the letter as being redriven; False where it is already."""
+        """Mark the letter as being redriven, for as long as this process lives; False where it is, or is not there."""
         ...
 
     async def release(self, letter_id: str) -> None:
-        """Undo a claim."""
+        """Undo a claim of this store's own; harmless where there is none."""
         ...
 
-    async def select(self, matches: Callable[[DeadLetter], bool], *, limit: int | None) -> list[DeadLetter]:
-        """Return up to ``limit`` letters that match, oldest first."""
+    async def select(
+        self, letter_filter: LetterFilter, *, after: str | None = None, limit: int | None = None
+    ) -> list[DeadLetter]:
+        """Return up to ``limit`` letters that match, oldest first.
+
+        Args:
+            letter_filter: Which.
+            after: Only those past this id, whether or not its letter is still there.
+            limit: At most so many, 1 or more; None for all.
+        """
         ...
 
     async def discard(self, letter_id: str) -> bool:
         """Forget the letter; False where there is none."""
         ...
 
+    async def purge(self, letter_filter: LetterFilter) -> int:
+        """Forget the letters that match, also those that are being redriven, in one step; return how many went."""
+        ...
+
     async def count(self) -> int:
         """Return how many letters there are."""
+        ...
+
+    async def close(self) -> None:
+        """Give up the claims, and what is open; harmless when repeated. No other call follows."""
         ...
 
 
@@ -118,7 +194,7 @@ class MemoryDeadLetters:
 
     async def claim(self, letter_id: str) -> bool:
         """Mark the letter as being redriven."""
-        if letter_id in self._claimed:
+        if letter_id in self._claimed or letter_id not in self._letters:
             return False
         self._claimed.add(letter_id)
         return True
@@ -127,19 +203,34 @@ class MemoryDeadLetters:
         """Undo a claim."""
         self._claimed.discard(letter_id)
 
-    async def select(self, matches: Callable[[DeadLetter], bool], *, limit: int | None) -> list[DeadLetter]:
+    async def select(
+        self, letter_filter: LetterFilter, *, after: str | None = None, limit: int | None = None
+    ) -> list[DeadLetter]:
         """Return up to ``limit`` letters that match, oldest first."""
-        found = [letter for letter in self._letters.values() if matches(letter)]
-        return found if limit is None else found[:limit]
+        found = [letter for letter in self._letters.values() if letter_filter.matches(letter)]
+        found.sort(key=_id)
+        begin = 0 if after is None else bisect_right(found, after, key=_id)
+        return found[begin : None if limit is None else begin + limit]
 
     async def discard(self, letter_id: str) -> bool:
         """Forget the letter."""
         self._claimed.discard(letter_id)
         return self._letters.pop(letter_id, None) is not None
 
+    async def purge(self, letter_filter: LetterFilter) -> int:
+        """Forget the letters that match."""
+        gone = [letter.id for letter in self._letters.values() if letter_filter.matches(letter)]
+        for letter_id in gone:
+            del self._letters[letter_id]
+        self._claimed.difference_update(gone)
+        return len(gone)
+
     async def count(self) -> int:
         """Return how many letters there are."""
         return len(self._letters)
+
+    async def close(self) -> None:
+        """Keep the letters: there is nothing to give up."""
 
 
 class DeadLetterQueue:
@@ -175,6 +266,7 @@ class DeadLetterQueue:
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int | None = None,
+        after: DeadLetter | str | None = None,
     ) -> "list[DeadLetter]":
         """Return the letters that match all the filters given, oldest first.
 
@@ -185,14 +277,17 @@ class DeadLetterQueue:
             since: Dead at this instant or later; aware.
             until: Dead at this instant or earlier; aware.
             limit: At most this many, 1 or more.
+            after: Only those that come after this letter, given itself or its id, whether or not it is still there: the
+                last one of the page before.
 
         Raises:
-            InvalidArgumentError: A name is no text, an instant has no time zone, or the limit is below 1.
+            InvalidArgumentError: A name is no text, an instant has no time zone, the limit is below 1, or ``after`` is
+                no letter.
         """
-        matches = _filter(handler, event_type, error_type, since, until)
+        wanted = LetterFilter(handler=handler, event_type=event_type, error_type=error_type, since=since, until=until)
         if limit is not None:
             whole("limit", limit, least=1)
-        return await self._store.select(matches, limit=limit)
+        return await self._store.select(wanted, after=None if after is None else id_of(after), limit=limit)
 
     async def get(self, letter_id: str) -> DeadLetter:
         """Return one letter as it is now.
@@ -230,9 +325,8 @@ class DeadLetterQueue:
         Raises:
             InvalidArgumentError: A name is no text, or an instant has no time zone.
         """
-        matches = _filter(handler, event_type, error_type, since, until)
-        letters = await self._store.select(matches, limit=None)
-        return sum([await self._store.discard(letter.id) for letter in letters])
+        wanted = LetterFilter(handler=handler, event_type=event_type, error_type=error_type, since=since, until=until)
+        return await self._store.purge(wanted)
 
     async def count(self) -> int:
         """Return how many letters there are."""
@@ -248,8 +342,14 @@ class DeadLetterQueue:
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
         """
-        letter = await self.get(letter_id)
-        return letter if await self._store.claim(letter_id) else None
+        is_claimed = await self._store.claim(letter_id)
+        try:
+            letter = await self.get(letter_id)  # now, as nobody else redrives it any more
+        except BaseException:
+            if is_claimed:
+                await self._store.release(letter_id)
+            raise
+        return letter if is_claimed else None
 
     async def release(self, letter_id: str) -> None:
         """Let the letter be redriven again. The bus calls this."""
@@ -273,30 +373,15 @@ def id_of(letter: object) -> str:
     return letter
 
 
-def _filter(
-    handler: str | None,
-    event_type: str | None,
-    error_type: str | None,
-    since: datetime | None,
-    until: datetime | None,
-) -> Callable[[DeadLetter], bool]:
-    texts: dict[str, object] = {"handler": handler, "event_type": event_type, "error_type": error_type}
-    for name, value in texts.items():
-        if value is not None:
-            text(name, value)
-    instants: dict[str, object] = {"since": since, "until": until}
-    for name, instant in instants.items():
-        if instant is not None and not (isinstance(instant, datetime) and instant.tzinfo is not None):
-            raise InvalidArgumentError(name, instant, expected="an aware datetime, as datetime.now(UTC)")
+class _Typed(msgspec.Struct):
+    type: str
 
-    def matches(letter: DeadLetter) -> bool:
-        found_type = None if letter.envelope is None else letter.envelope.metadata.event_type
-        return (
-            handler in (None, letter.handler)
-            and event_type in (None, found_type)
-            and error_type in (None, letter.error_type)
-            and (since is None or letter.dead_at >= since)
-            and (until is None or letter.dead_at <= until)
-        )
 
-    return matches
+_read_type = msgspec.json.Decoder(_Typed).decode
+
+
+def _type_in(raw: bytes) -> str | None:
+    try:
+        return _read_type(raw).type
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import pytest
 
-from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, MemoryDeadLetters
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, LetterFilter, MemoryDeadLetters
 from avx_events.core.clock import SYSTEM_CLOCK
 from avx_events.testing.clock import ManualClock
 from avx_events.testing.differences import difference, differing_fields, one_line
@@ -51,9 +51,11 @@ class WatchedLetters(MemoryDeadLetters):
         self.unseen.pop(letter_id, None)
         return await super().get(letter_id)
 
-    async def select(self, matches: Callable[[DeadLetter], bool], *, limit: int | None) -> list[DeadLetter]:
+    async def select(
+        self, letter_filter: LetterFilter, *, after: str | None = None, limit: int | None = None
+    ) -> list[DeadLetter]:
         """Return up to ``limit`` letters that match, oldest first."""
-        found = await super().select(matches, limit=limit)
+        found = await super().select(letter_filter, after=after, limit=limit)
         for letter in found:
             self.unseen.pop(letter.id, None)
         return found
@@ -62,6 +64,12 @@ class WatchedLetters(MemoryDeadLetters):
         """Forget the letter."""
         self.unseen.pop(letter_id, None)
         return await super().discard(letter_id)
+
+    async def purge(self, letter_filter: LetterFilter) -> int:
+        """Forget the letters that match."""
+        for letter in [letter for letter in self.unseen.values() if letter_filter.matches(letter)]:
+            del self.unseen[letter.id]
+        return await super().purge(letter_filter)
 
     async def count(self) -> int:
         """Return how many letters there are."""

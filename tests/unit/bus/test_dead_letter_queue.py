@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from itertools import combinations, pairwise
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from avx_events import DeadLetterQueue, Event, EventBus, EventEnvelope, Reject, Retry, RetryAfter
@@ -46,7 +47,7 @@ def a_letter(
 ) -> DeadLetter:
     envelope: EventEnvelope[Any] = stamp(event_class("a", number), clock=SYSTEM_CLOCK)
     return DeadLetter(
-        id=f"letter-{number}",
+        id=f"letter-{number:02}",
         handler=handler,
         reason="failed",
         error=f"{error_type}: no",
@@ -99,7 +100,7 @@ async def test_filters_find_what_passes_all_of_them() -> None:
 
     for count in range(len(FILTERS) + 1):
         for names in combinations(FILTERS, count):
-            expected = [f"letter-{number}" for number, own in enumerate(passed) if {*names} <= own]
+            expected = [f"letter-{number:02}" for number, own in enumerate(passed) if {*names} <= own]
             assert await ids(queue, **{name: FILTERS[name] for name in names}) == expected
 
 
@@ -121,9 +122,9 @@ async def test_instants_are_inclusive_to_the_microsecond_in_any_time_zone() -> N
         await queue.add(a_letter(number, dead_at=BEGAN + offset))
     in_tokyo = BEGAN.astimezone(timezone(timedelta(hours=9)))
 
-    assert await ids(queue, since=BEGAN) == await ids(queue, since=in_tokyo) == ["letter-1", "letter-2"]
-    assert await ids(queue, until=BEGAN) == await ids(queue, until=in_tokyo) == ["letter-0", "letter-1"]
-    assert await ids(queue, since=BEGAN, until=BEGAN) == ["letter-1"]
+    assert await ids(queue, since=BEGAN) == await ids(queue, since=in_tokyo) == ["letter-01", "letter-02"]
+    assert await ids(queue, until=BEGAN) == await ids(queue, until=in_tokyo) == ["letter-00", "letter-01"]
+    assert await ids(queue, since=BEGAN, until=BEGAN) == ["letter-01"]
     assert await ids(queue, since=BEGAN + MICROSECOND, until=BEGAN) == []
 
 
@@ -132,8 +133,33 @@ async def test_letters_come_oldest_first_and_no_more_than_the_limit() -> None:
     for number in range(5):
         await queue.add(a_letter(number))
 
-    assert await ids(queue, limit=2) == ["letter-0", "letter-1"]
-    assert await ids(queue, limit=99) == [f"letter-{number}" for number in range(5)]
+    assert await ids(queue, limit=2) == ["letter-00", "letter-01"]
+    assert await ids(queue, limit=99) == [f"letter-{number:02}" for number in range(5)]
+
+
+async def test_a_page_goes_on_after_a_letter_that_is_gone() -> None:
+    queue = DeadLetterQueue()
+    for number in (3, 0, 4, 1, 2):
+        await queue.add(a_letter(number, handler="mail" if number % 2 else "other"))
+
+    (first, second) = await queue.list(limit=2)
+    await queue.remove(first)
+    await queue.remove(second)
+
+    assert await ids(queue, after=second, limit=2) == ["letter-02", "letter-03"]
+    assert await ids(queue, after="letter-01", handler="mail") == ["letter-03"]
+    assert await ids(queue, after="letter-04") == []
+    with pytest.raises(InvalidArgumentError, match="letter"):
+        await queue.list(after=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_letter_without_an_envelope_is_found_by_the_type_that_its_bytes_say() -> None:
+    queue = DeadLetterQueue()
+    for number, raw in enumerate([b'{"type":"dead_letters.lost"}', b'{"type":3}', b'{"type":', b"[" * 100_000, None]):
+        await queue.add(msgspec.structs.replace(a_letter(number), envelope=None, raw=raw))
+
+    assert await ids(queue, event_type="dead_letters.lost") == ["letter-00"]
+    assert await queue.purge(event_type="dead_letters.lost") == 1
 
 
 async def test_what_cannot_be_a_filter_is_refused() -> None:
@@ -177,11 +203,11 @@ async def test_when_it_is_full_the_oldest_goes_and_is_counted_and_logged(caplog:
         for number in range(5):
             await queue.add(a_letter(number, handler=f"handler-{number}"))
 
-    assert await ids(queue) == ["letter-3", "letter-4"]
+    assert await ids(queue) == ["letter-03", "letter-04"]
     assert (queue.evicted, await queue.count()) == (3, 2)
     for number in range(3):
-        assert f"letter-{number} of handler-{number}: KeyError: no" in caplog.text
-    assert "letter-3" not in caplog.text
+        assert f"letter-{number:02} of handler-{number}: KeyError: no" in caplog.text
+    assert "letter-03" not in caplog.text
 
 
 async def test_a_letter_that_is_added_again_is_replaced_and_evicts_nobody() -> None:
@@ -192,7 +218,7 @@ async def test_a_letter_that_is_added_again_is_replaced_and_evicts_nobody() -> N
     await queue.add(a_letter(0, error_type="OSError"))
 
     assert (queue.evicted, await queue.count()) == (0, 2)
-    assert (await queue.get("letter-0")).error_type == "OSError"
+    assert (await queue.get("letter-00")).error_type == "OSError"
 
 
 async def test_an_evicted_letter_that_was_being_redriven_comes_back_if_it_fails_again() -> None:
@@ -290,6 +316,50 @@ async def test_each_failed_redrive_updates_the_same_letter_and_the_last_one_ends
     assert len({(letter.id, letter.first_failed_at) for letter in seen}) == 1
     assert all(later.dead_at - earlier.dead_at == timedelta(seconds=60) for earlier, later in pairwise(seen))
     assert len(attempts) == 7
+
+
+async def test_a_redrive_is_of_the_letter_as_it_is_then() -> None:
+    queue = DeadLetterQueue()
+    await queue.add(a_letter(1))
+    await queue.add(a_letter(1, error_type="OSError"))
+
+    claimed = await queue.claim("letter-01")
+
+    assert claimed is not None
+    assert claimed.error_type == "OSError"
+    assert await queue.claim("letter-01") is None
+    await queue.add(claimed)
+    assert await queue.claim("letter-01") == claimed
+
+
+@pytest.mark.parametrize("failure", [OSError, asyncio.CancelledError])
+async def test_a_redrive_whose_letter_cannot_be_had_leaves_it_free(failure: type[BaseException]) -> None:
+    class Failing(MemoryDeadLetters):
+        async def get(self, letter_id: str) -> DeadLetter | None:
+            if failures:
+                raise failures.pop()
+            return await super().get(letter_id)
+
+    failures = [failure()]
+    queue = DeadLetterQueue(store=Failing(10))
+    await queue.add(a_letter(1))
+
+    with pytest.raises(failure):
+        await queue.claim("letter-01")
+
+    assert await queue.claim("letter-01") == await queue.get("letter-01")
+
+
+async def test_a_letter_that_is_purged_is_claimed_no_more() -> None:
+    queue = DeadLetterQueue()
+    await queue.add(a_letter(1))
+    await queue.claim("letter-01")
+    await queue.purge()
+
+    with pytest.raises(DeadLetterNotFoundError):
+        await queue.claim("letter-01")
+    await queue.add(a_letter(1))
+    assert await queue.claim("letter-01")
 
 
 async def test_a_redrive_keeps_the_order_of_its_key() -> None:
