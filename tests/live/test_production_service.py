@@ -297,7 +297,7 @@ async def test_after_a_kill_under_load_nothing_accepted_is_lost_and_all_goes_on(
         ("AVX_EVENTS__STORE_URL", "avx-events.db", "cannot be used: url must be a URL"),
         ("AVX_EVENTS__STORE_URL", "mongo://localhost", "cannot be used: no engine for"),
         ("AVX_EVENTS__STORE_URL", "sqlite:///no/such/folder/events.db", "in a folder that is there"),
-        ("AVX_EVENTS__STORE_URL", "sqlite:///notes.txt", "cannot be opened as an event store"),
+        ("AVX_EVENTS__STORE_URL", "sqlite:///notes.txt", "cannot be opened"),
     ],
 )
 async def test_a_setting_that_cannot_be_used_is_one_line_and_exit_code_2(

@@ -472,9 +472,9 @@ class StreamNotFoundError(PermanentError):
 
 
 class StoreSchemaError(PermanentError):
-    """A file or database is not a store that this version can open."""
+    """A file or database is not one that this version can open."""
 
     def __init__(self, url: str, problem: str) -> None:
         """Name the store and what does not fit."""
-        super().__init__(f"{url} cannot be opened as an event store: {problem}")
+        super().__init__(f"{url} cannot be opened: {problem}")
         self.url, self.problem = url, problem

@@ -87,7 +87,7 @@ async def test_what_is_no_database_is_refused_and_stays_as_it_is(tmp_path: Path,
     path = tmp_path / "events.db"
     path.write_bytes(content)
 
-    with pytest.raises(StoreSchemaError, match=rf"sqlite:///{path}\?.* cannot be opened as an event store"):
+    with pytest.raises(StoreSchemaError, match=rf"sqlite:///{path}\?.* cannot be opened"):
         await EventStore.connect(url_of(path))
 
     assert contents(tmp_path) == {"events.db": content}

@@ -4,12 +4,10 @@ import asyncio
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
@@ -18,10 +16,11 @@ from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
 from avx_events.storage.sqlite.location import Location, OpenFile, parse
 from avx_events.storage.sqlite.log_writer import LogWriter
+from avx_events.storage.sqlite.opening import open_database, open_for_reading
 from avx_events.storage.sqlite.pages import FEW_EVENTS, PageQuery
 from avx_events.storage.sqlite.read_ahead import pages_ahead
 from avx_events.storage.sqlite.readers import Readers
-from avx_events.storage.sqlite.schema import is_prepared, prepare
+from avx_events.storage.sqlite.schema import EVENTS
 from avx_events.storage.sqlite.statements import Answer, all_rows, check_query, first_row, run_query
 from avx_events.storage.sqlite.transaction import refuse_inside, sqlite_transaction, undo
 from avx_events.storage.sqlite.writers import InlineWriter, ThreadWriter, Writer
@@ -47,11 +46,6 @@ _GET_SNAPSHOT: Final = (
 )
 _CONNECTION_READS: Final = "its connection has a fetch() of its own, which sees what the block wrote"
 _GREATEST_INTEGER: Final = 2**63 - 1
-_CACHE_KIB: Final = 16_384
-# Of 4 KiB, four times SQLite's own number: pages that every commit writes anew, as the last ones of the indexes, are
-# copied from the write-ahead log into the file a quarter as often.
-_CHECKPOINT_PAGES: Final = 4_000
-_WAL_RETRY_S: Final = 0.01
 
 
 async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteEngine":
@@ -68,86 +62,7 @@ async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteEngine":
         StoreUnavailableError: It cannot be opened now: locked, not permitted, disk full.
     """
     location = parse(url)
-    opening = _Opening(location, url)
-    try:
-        connection = await asyncio.to_thread(opening.run)
-    except (sqlite3.Error, UnicodeDecodeError) as exc:
-        raise store_error(exc, url) from exc
-    except asyncio.CancelledError:
-        opening.give_up()
-        raise
-    return SqliteEngine(connection, location, url, clock=clock)
-
-
-class _Opening:
-    """A connection on its way from the thread that opens it, closed where nobody waits for it any more."""
-
-    def __init__(self, location: Location, url: str) -> None:
-        self._location = location
-        self._url = url
-        self._lock = threading.Lock()
-        self._opened: sqlite3.Connection | None = None
-        self._is_given_up = False
-
-    def run(self) -> sqlite3.Connection:
-        connection = _open_for_writing(self._location, self._url)
-        with self._lock:
-            self._opened = connection
-            if self._is_given_up:
-                connection.close()
-        return connection
-
-    def give_up(self) -> None:
-        with self._lock:
-            self._is_given_up = True
-            if self._opened is not None:
-                self._opened.close()
-
-
-def _open_for_writing(location: Location, url: str) -> sqlite3.Connection:
-    connection = _open(location, mode="rwc")
-    try:
-        is_prepared(connection, url)  # first: what cannot be a store of ours stays as it is
-        _use_wal(connection, location)
-        prepare(connection, url)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _use_wal(connection: sqlite3.Connection, location: Location) -> None:
-    # SQLite does not wait here for another process that does the same.
-    deadline = time.monotonic() + location.busy_timeout_s
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
-                raise
-        else:
-            return
-        time.sleep(_WAL_RETRY_S)
-
-
-def _open_for_reading(location: Location) -> sqlite3.Connection:
-    return _open(location, mode="rw")  # a file that was taken away is not made again
-
-
-def _open(location: Location, *, mode: str) -> sqlite3.Connection:
-    # Used by one thread at a time, but not always by the same.
-    connection = sqlite3.connect(
-        ":memory:" if location.path is None else f"{Path(location.path).as_uri()}?mode={mode}",
-        timeout=location.busy_timeout_s,
-        isolation_level=None,
-        check_same_thread=False,
-        uri=True,
-    )
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    connection.execute("PRAGMA temp_store = MEMORY")
-    return connection
+    return SqliteEngine(await open_database(location, url, EVENTS), location, url, clock=clock)
 
 
 class SqliteEngine:
@@ -163,7 +78,7 @@ class SqliteEngine:
         writer = InlineWriter if location.writer == "inline" else ThreadWriter
         self._writer: Writer = writer(connection, self._log, announce=self._signal.announce)
         # A database in memory belongs to its connection: others would see another one.
-        self._readers = None if location.path is None else Readers(lambda: _open_for_reading(location), url)
+        self._readers = None if location.path is None else Readers(lambda: open_for_reading(location), url)
         self._turn = asyncio.Lock()
         self._brief = BriefStatements()
         self._is_closed = False

@@ -3,10 +3,11 @@
 import sqlite3
 from collections.abc import Generator, Sequence
 
+import msgspec
 import pytest
 
 from avx_events.core.errors import StoreSchemaError
-from avx_events.storage.sqlite.schema import MIGRATIONS, is_prepared, prepare
+from avx_events.storage.sqlite.schema import EVENTS, MIGRATIONS, Tables, is_prepared, prepare
 
 URL = "sqlite:///events.db"
 ADDED = ["ALTER TABLE avx_events ADD COLUMN tenant TEXT", "CREATE INDEX avx_events_tenant ON avx_events (tenant)"]
@@ -17,6 +18,10 @@ def connection() -> Generator[sqlite3.Connection, None, None]:
     opened = sqlite3.connect(":memory:", isolation_level=None)
     yield opened
     opened.close()
+
+
+def with_another(migration: Sequence[str]) -> Tables:
+    return msgspec.structs.replace(EVENTS, migrations=(*MIGRATIONS, migration))
 
 
 def tables(connection: sqlite3.Connection) -> list[str]:
@@ -50,7 +55,7 @@ def test_an_older_file_is_brought_forward_with_its_events(connection: sqlite3.Co
     prepare(connection, URL)
     connection.execute("INSERT INTO avx_events VALUES (1, 's', 1, 0, 'id', 'type', '[]', '{}')")
 
-    prepare(connection, URL, migrations=(*MIGRATIONS, ADDED))
+    prepare(connection, URL, with_another(ADDED))
 
     assert connection.execute("SELECT stream, tenant FROM avx_events").fetchall() == [("s", None)]
     assert "avx_events_tenant" in tables(connection)
@@ -65,7 +70,7 @@ def test_a_step_that_fails_leaves_the_file_at_its_version(connection: sqlite3.Co
     before = tables(connection)
 
     with pytest.raises((sqlite3.Error, StoreSchemaError)):
-        prepare(connection, URL, migrations=(*MIGRATIONS, wrong))
+        prepare(connection, URL, with_another(wrong))
 
     assert (tables(connection), version(connection)) == (before, len(MIGRATIONS))
     assert not connection.in_transaction
@@ -73,7 +78,7 @@ def test_a_step_that_fails_leaves_the_file_at_its_version(connection: sqlite3.Co
 
 
 def test_a_newer_file_is_refused_and_says_what_to_do(connection: sqlite3.Connection) -> None:
-    prepare(connection, URL, migrations=(*MIGRATIONS, ADDED))
+    prepare(connection, URL, with_another(ADDED))
 
     for use in (is_prepared, prepare):
         with pytest.raises(StoreSchemaError, match=r"at version 2, newer than 1.*upgrade avx-events"):
