@@ -11,14 +11,17 @@ READY := { $(PIP) --version && $(BIN)/python -c ''; } >/dev/null 2>&1 || $(VENV)
 CODE := src tests $(wildcard examples)
 
 .DEFAULT_GOAL := setup
-.PHONY: setup run test check fix bench
+.PHONY: setup run servers test check fix bench
 
 setup: .venv/.dev
 
 run: .venv/.dev
 	$(BIN)/python -m examples.production_service
 
-test: .venv/.dev
+servers: .venv/.dev
+	$(BIN)/python -m tests.servers.software
+
+test: servers
 	$(BIN)/python -m pytest
 
 check: .venv/.dev

@@ -1,0 +1,136 @@
+"""The servers of the tests do as they are told, and none of them outlives the tests."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers.process import Server, ServerFailedError
+from tests.servers.redis import redis_in
+
+pytestmark = pytest.mark.live
+
+ROOT = Path(__file__).parents[2]
+
+STARTS_A_SERVER = """
+import sys
+from pathlib import Path
+from tests.servers.redis import redis_in
+
+server = redis_in(Path(sys.argv[1]))
+server.start()
+print(server.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def redis_says(server: Server, *words: str, timeout_s: float = 10) -> bytes:
+    """Send one command on a connection of its own, and return the first of the answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout_s) as connection:
+        connection.sendall(" ".join(words).encode() + b"\r\n")
+        return connection.recv(1024)
+
+
+def wait_for_the_end_of(pid: int) -> None:
+    """Return when no process has this id, at once if that is so already."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(process):
+        ended, _, _ = select.select([process], [], [], 10)
+    assert ended
+
+
+def test_redis_answers_at_its_url(redis_url: str) -> None:
+    host, _, port = redis_url.removeprefix("redis://").partition("/")[0].rpartition(":")
+
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(b"PING\r\n")
+        assert connection.recv(64) == b"+PONG\r\n"
+
+
+def test_redis_that_is_killed_comes_back_on_its_port_with_its_data(redis_server: Server) -> None:
+    redis_says(redis_server, "SET", "kept", "yes")
+
+    redis_server.kill()
+    with pytest.raises(ConnectionRefusedError):
+        redis_says(redis_server, "PING")
+    redis_server.start()
+
+    assert redis_says(redis_server, "GET", "kept") == b"$3\r\nyes\r\n"
+
+
+def test_redis_that_is_restarted_is_another_process_with_the_same_data(redis_server: Server) -> None:
+    before = redis_server.pid
+    redis_says(redis_server, "SET", "kept", "yes")
+
+    redis_server.restart()
+
+    assert redis_server.pid != before
+    assert redis_says(redis_server, "GET", "kept") == b"$3\r\nyes\r\n"
+
+
+def test_a_server_that_is_paused_answers_when_it_is_resumed(redis_server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", redis_server.port), 10) as connection:
+        redis_server.pause()
+        connection.sendall(b"PING\r\n")
+        connection.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            connection.recv(64)
+        connection.settimeout(10)
+        redis_server.resume()
+
+        assert connection.recv(64) == b"+PONG\r\n"
+
+
+def test_a_server_that_is_paused_can_be_stopped(redis_server: Server) -> None:
+    redis_server.pause()
+
+    redis_server.stop()
+
+    assert not redis_server.is_running
+    assert redis_server.log.read_text().endswith("bye bye...\n")
+
+
+def test_a_server_that_does_not_answer_in_time_is_said_to_be_late(redis_server: Server) -> None:
+    redis_server.pause()
+
+    with pytest.raises(ServerFailedError, match=r"was not ready after 0\.1 s"):
+        redis_server.wait_until_ready(timeout_s=0.1)
+
+
+def test_a_server_that_ends_by_itself_is_said_to_have_ended_and_why(redis_server: Server, tmp_path: Path) -> None:
+    unable = redis_in(tmp_path / "unable", "--no-such-option", "yes")
+
+    with pytest.raises(ServerFailedError, match=r"(?s)has ended.*no-such-option"):
+        unable.start()
+
+
+def test_a_server_is_not_started_twice(redis_server: Server) -> None:
+    with pytest.raises(ServerFailedError, match="runs already"):
+        redis_server.start()
+
+
+def test_no_server_outlives_a_process_that_is_killed(tmp_path: Path, redis_server: Server) -> None:
+    command = [sys.executable, "-c", STARTS_A_SERVER, str(tmp_path / "other")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as starter:  # noqa: S603 - our own program
+        assert starter.stdout is not None
+        pid = int(starter.stdout.readline())
+        starter.send_signal(signal.SIGKILL)
+
+    wait_for_the_end_of(pid)
+
+
+def test_no_server_outlives_its_block(redis_server: Server, tmp_path: Path) -> None:
+    with redis_in(tmp_path / "other") as server:
+        pid = server.pid
+
+    assert not server.is_running
+    wait_for_the_end_of(pid)

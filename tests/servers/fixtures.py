@@ -1,0 +1,56 @@
+"""The servers of the tests: one of each kind for all who leave it alone, and one of its own for a test that does not.
+
+A test shares ``redis_url`` with all others, so each uses names of its own in it. A test that stops, kills or freezes
+its server asks for ``redis_server``.
+"""
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.servers.process import Server
+from tests.servers.redis import KEEP_EACH_WRITE, redis_in
+from tests.servers.software import MissingServerError
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the Redis server is that all tests share: ``AVX_REDIS_URL``, or one that starts now and keeps nothing."""
+    with _shared("AVX_REDIS_URL", lambda: redis_in(tmp_path_factory.mktemp("redis"))) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[Server]:
+    """Run a Redis server for this test alone, which keeps each write that it has answered to."""
+    with _running(lambda: redis_in(tmp_path / "redis", *KEEP_EACH_WRITE)) as server:
+        yield server
+
+
+@contextmanager
+def _shared(variable: str, describe: Callable[[], Server]) -> Generator[str]:
+    if url := os.environ.get(variable):
+        yield url
+    else:
+        with _running(describe) as server:
+            yield server.url
+
+
+@contextmanager
+def _running(describe: Callable[[], Server]) -> Generator[Server]:
+    try:
+        server = describe()
+    except MissingServerError as error:
+        _do_without(str(error))
+    with server:
+        yield server
+
+
+def _do_without(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
