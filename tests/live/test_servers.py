@@ -1,5 +1,8 @@
 """The servers of the tests do as they are told, and none of them outlives the tests."""
 
+# The NATS client does not say of which types the options of its functions are.
+# pyright: reportUnknownMemberType=false
+
 import os
 import select
 import signal
@@ -8,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nats
 import pytest
 
 from tests.servers.process import Server, ServerFailedError
@@ -74,6 +78,26 @@ def test_redis_that_is_restarted_is_another_process_with_the_same_data(redis_ser
 
     assert redis_server.pid != before
     assert redis_says(redis_server, "GET", "kept") == b"$3\r\nyes\r\n"
+
+
+async def test_nats_has_jetstream_at_its_url(nats_url: str) -> None:
+    async with await nats.connect(nats_url) as client:
+        account = await client.jetstream().account_info()
+
+    assert account.limits.max_streams == -1
+
+
+async def test_nats_that_is_killed_comes_back_on_its_port_with_its_streams(nats_server: Server) -> None:
+    async with await nats.connect(nats_server.url) as client:
+        await client.jetstream().add_stream(name="kept", subjects=["kept.*"])
+        await client.jetstream().publish("kept.one", b"yes")
+
+    nats_server.kill()
+    nats_server.start()
+
+    async with await nats.connect(nats_server.url) as client:
+        message = await client.jetstream().get_msg("kept", 1)
+    assert message.data == b"yes"
 
 
 def test_a_server_that_is_paused_answers_when_it_is_resumed(redis_server: Server) -> None:

@@ -1,7 +1,7 @@
 """The servers of the tests: one of each kind for all who leave it alone, and one of its own for a test that does not.
 
-A test shares ``redis_url`` with all others, so each uses names of its own in it. A test that stops, kills or freezes
-its server asks for ``redis_server``.
+A test shares ``redis_url`` and ``nats_url`` with all others, so each uses names of its own there. A test that stops,
+kills or freezes its server asks for ``redis_server`` or ``nats_server``.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.servers.nats import nats_in
 from tests.servers.process import Server
 from tests.servers.redis import KEEP_EACH_WRITE, redis_in
 from tests.servers.software import MissingServerError
@@ -28,6 +29,20 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def redis_server(tmp_path: Path) -> Iterator[Server]:
     """Run a Redis server for this test alone, which keeps each write that it has answered to."""
     with _running(lambda: redis_in(tmp_path / "redis", *KEEP_EACH_WRITE)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the NATS server with JetStream is that all tests share: ``AVX_NATS_URL``, or one that starts now."""
+    with _shared("AVX_NATS_URL", lambda: nats_in(tmp_path_factory.mktemp("nats"))) as url:
+        yield url
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[Server]:
+    """Run a NATS server with JetStream for this test alone."""
+    with _running(lambda: nats_in(tmp_path / "nats")) as server:
         yield server
 
 

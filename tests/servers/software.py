@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-PROGRAMS: Final = {"redis-server": "redis-server"}
+PROGRAMS: Final = {"redis-server": "redis-server", "nats-server": "nats-server"}
 """Which of Debian's packages a program is in."""
 
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
@@ -20,8 +20,8 @@ class MissingServerError(Exception):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"{name} is not on this machine: run `make servers`, or install it, or start the servers with "
-            "`docker compose up --detach --wait` and say in AVX_REDIS_URL where they are"
+            f"{name} is not on this machine. `make servers` installs it where it may. Tests that need no server of "
+            "their own also take one that runs elsewhere, from AVX_REDIS_URL and AVX_NATS_URL"
         )
 
 
