@@ -19,7 +19,7 @@ run: .venv/.dev
 	$(BIN)/python -m examples.production_service
 
 servers: .venv/.dev
-	$(BIN)/python -m tests.servers.software
+	$(BIN)/python -m tests.servers
 
 test: servers
 	$(BIN)/python -m pytest

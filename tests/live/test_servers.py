@@ -9,10 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import nats
 import pytest
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
 
 from tests.servers.process import Server, ServerFailedError
 from tests.servers.redis import redis_in
@@ -23,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 STARTS_A_SERVER = """
 import sys
+from contextlib import closing
 from pathlib import Path
 from tests.servers.redis import redis_in
 
@@ -98,6 +102,37 @@ async def test_nats_that_is_killed_comes_back_on_its_port_with_its_streams(nats_
     async with await nats.connect(nats_server.url) as client:
         message = await client.jetstream().get_msg("kept", 1)
     assert message.data == b"yes"
+
+
+def test_kafka_has_one_broker_at_its_url(kafka_url: str) -> None:
+    address = kafka_url.removeprefix("kafka://")
+
+    brokers = AdminClient({"bootstrap.servers": address}).list_topics(timeout=10).brokers
+
+    assert [f"{broker.host}:{broker.port}" for broker in brokers.values()] == [address]
+
+
+def test_kafka_that_is_killed_comes_back_on_its_port_with_its_topics(kafka_server: Server) -> None:
+    address = kafka_server.url.removeprefix("kafka://")
+    producer = Producer({"bootstrap.servers": address, "acks": "all"})
+    producer.produce("kept", b"yes")
+    assert producer.flush(10) == 0
+
+    kafka_server.kill()
+    kafka_server.start()
+
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "late", "auto.offset.reset": "earliest"})
+    consumer.subscribe(["kept"])
+    with closing(consumer):
+        message = consumer.poll(20)
+    assert message is not None
+    assert message.value() == b"yes"
+
+
+def test_kafka_stops_in_good_order(kafka_server: Server) -> None:
+    kafka_server.stop()
+
+    assert not kafka_server.is_running
 
 
 def test_a_server_that_is_paused_answers_when_it_is_resumed(redis_server: Server) -> None:

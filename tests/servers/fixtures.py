@@ -1,7 +1,7 @@
 """The servers of the tests: one of each kind for all who leave it alone, and one of its own for a test that does not.
 
-A test shares ``redis_url`` and ``nats_url`` with all others, so each uses names of its own there. A test that stops,
-kills or freezes its server asks for ``redis_server`` or ``nats_server``.
+A test shares ``redis_url``, ``nats_url`` and ``kafka_url`` with all others, so each uses names of its own there. A test
+that stops, kills or freezes its server asks for ``redis_server``, ``nats_server`` or ``kafka_server``.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.servers.kafka import kafka_in
 from tests.servers.nats import nats_in
 from tests.servers.process import Server
 from tests.servers.redis import KEEP_EACH_WRITE, redis_in
@@ -43,6 +44,20 @@ def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def nats_server(tmp_path: Path) -> Iterator[Server]:
     """Run a NATS server with JetStream for this test alone."""
     with _running(lambda: nats_in(tmp_path / "nats")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the Kafka server is that all tests share: ``AVX_KAFKA_URL``, or one that starts now, in two seconds."""
+    with _shared("AVX_KAFKA_URL", lambda: kafka_in(tmp_path_factory.mktemp("kafka"))) as url:
+        yield url
+
+
+@pytest.fixture
+def kafka_server(tmp_path: Path) -> Iterator[Server]:
+    """Run a Kafka server for this test alone, which takes two seconds to start."""
+    with _running(lambda: kafka_in(tmp_path / "kafka")) as server:
         yield server
 
 

@@ -1,15 +1,19 @@
-"""Where the programs of the servers are, and how they get onto a machine: ``python -m tests.servers.software``."""
+"""Where the programs of the servers are, and how they get onto a machine that has Debian's packages."""
 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-PROGRAMS: Final = {"redis-server": "redis-server", "nats-server": "nats-server"}
+PACKAGES: Final = {
+    "redis-server": "redis-server",
+    "nats-server": "nats-server",
+    "java": "default-jre-headless",
+    "mvn": "maven",
+}
 """Which of Debian's packages a program is in."""
 
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
@@ -21,7 +25,7 @@ class MissingServerError(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"{name} is not on this machine. `make servers` installs it where it may. Tests that need no server of "
-            "their own also take one that runs elsewhere, from AVX_REDIS_URL and AVX_NATS_URL"
+            "their own also take one that runs elsewhere, from AVX_REDIS_URL, AVX_NATS_URL or AVX_KAFKA_URL"
         )
 
 
@@ -37,16 +41,17 @@ def program(name: str) -> str:
     return found
 
 
-def install() -> None:
-    """Install what is missing, where this user may.
+def install(*names: str) -> None:
+    """Install those programs that are missing, where this user may.
 
     Raises:
-        MissingServerError: A program is still missing.
+        MissingServerError: One is still missing.
+        SubprocessError: Debian's package manager failed or hung; ``output`` has what it says.
     """
-    missing = [package for name, package in PROGRAMS.items() if not _is_here(name)]
+    missing = [PACKAGES[name] for name in names if not _is_here(name)]
     if missing and shutil.which("apt-get") and os.geteuid() == 0:
         _apt_get_install(missing)
-    for name in PROGRAMS:
+    for name in names:
         program(name)
 
 
@@ -59,12 +64,18 @@ def _is_here(name: str) -> bool:
 
 
 def _apt_get_install(packages: list[str]) -> None:
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    apt_get = ("apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0")
+    apt_get = ("apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120")
     with _no_service_starts():
-        subprocess.run([*apt_get, "update"], env=quiet, check=True)  # noqa: S603 - our own command
-        install = [*apt_get, "install", "--yes", "--no-install-recommends", *packages]
-        subprocess.run(install, env=quiet, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - likewise
+        _run(*apt_get, "update")
+        _run(*apt_get, "install", "--yes", "--no-install-recommends", *packages)
+
+
+def _run(*command: str) -> None:
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    output = subprocess.PIPE
+    subprocess.run(  # noqa: S603 - our own commands
+        command, env=quiet, check=True, stdout=output, stderr=subprocess.STDOUT, text=True, timeout=600
+    )
 
 
 @contextmanager
@@ -83,11 +94,3 @@ def _no_service_starts() -> Generator[None]:
         yield
     finally:
         POLICY.unlink()
-
-
-if __name__ == "__main__":
-    try:
-        install()
-    except (MissingServerError, subprocess.CalledProcessError) as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(os.environ.get("CI") == "true")  # elsewhere the tests that need it are skipped
