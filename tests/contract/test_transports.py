@@ -12,6 +12,7 @@ from avx_events.testing import (
     GracefulStopContract,
     InProcessContract,
     KeyOrderContract,
+    OwnKeyContract,
     RequestReplyContract,
     TopicContract,
     TransportContract,
@@ -21,6 +22,7 @@ from avx_events.testing import (
 class TestMemory(
     TransportContract,
     KeyOrderContract,
+    OwnKeyContract,
     DeadLetterContract,
     BackPressureContract,
     GracefulStopContract,

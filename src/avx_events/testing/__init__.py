@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         GracefulStopContract,
         InProcessContract,
         KeyOrderContract,
+        OwnKeyContract,
     )
     from avx_events.testing.mock_bus import MockEventBus
     from avx_events.testing.mock_store import MockEventStore
@@ -35,6 +36,7 @@ __all__ = [
     "ManualClock",
     "MockEventBus",
     "MockEventStore",
+    "OwnKeyContract",
     "RequestReplyContract",
     "StoreContract",
     "TopicContract",
@@ -56,6 +58,7 @@ _MODULES: Final = {
     "ManualClock": "clock",
     "MockEventBus": "mock_bus",
     "MockEventStore": "mock_store",
+    "OwnKeyContract": "handler_contracts",
     "RequestReplyContract": "request_contract",
     "StoreContract": "store_contract",
     "TopicContract": "topic_contract",

@@ -57,7 +57,7 @@ PAYLOADS: Final[dict[str, Event]] = {
     "fraction": Parcel(ratio=0.1),
     "great and small": Parcel(ratio=1.7976931348623157e308, numbers=(-1, 0, 1), names={"": "5e-324"}),
     "containers": Parcel(maybe="", numbers=tuple(range(1000)), names={"ключ": "значение", "a.b": "c", " ": "\x00"}),
-    "near the size limit": Parcel("x" * 1_000_000),
+    "near the size limit": Parcel("big", maybe="x" * 1_000_000),
 }
 
 
@@ -109,10 +109,10 @@ class TransportContract(BusContract):
             family = await bus.subscribe(Sent)
             chosen = await bus.subscribe(SentOn, Plain)
 
-            await bus.publish_many([Sent("a", 1), Other(2), SentOn("b", 3), Plain("c"), Sent("a", 4)])
+            await bus.publish_many([Sent("a", 1), Other(2), SentOn("a", 3), Plain("a"), Sent("a", 4)])
 
-            assert [await family.recv() for _ in range(3)] == [Sent("a", 1), SentOn("b", 3), Sent("a", 4)]
-            assert [await chosen.recv() for _ in range(2)] == [SentOn("b", 3), Plain("c")]
+            assert [await family.recv() for _ in range(3)] == [Sent("a", 1), SentOn("a", 3), Sent("a", 4)]
+            assert [await chosen.recv() for _ in range(2)] == [SentOn("a", 3), Plain("a")]
 
     @on_its_own_loop
     async def test_5000_events_of_50_publishers_reach_every_subscriber_once_and_in_order(self) -> None:
