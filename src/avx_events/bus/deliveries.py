@@ -26,15 +26,27 @@ class OpenDeliveries:
         dispatcher: Gives out the events.
         owner: The life of the bus.
         waiting: How many readers wait for the next one.
+        is_read_on: Tells whether a reader without blocks is still at work, where it is known.
     """
 
-    __slots__ = ("__weakref__", "_left", "_on_idle", "_open", "_settling", "dispatcher", "owner", "waiting")
+    __slots__ = (
+        "__weakref__",
+        "_left",
+        "_on_idle",
+        "_open",
+        "_settling",
+        "dispatcher",
+        "is_read_on",
+        "owner",
+        "waiting",
+    )
 
     def __init__(self, dispatcher: Dispatcher, *, owner: object, on_idle: Callable[[], None]) -> None:
         """Begin with none; ``on_idle`` is called when one was settled."""
         self.dispatcher = dispatcher
         self.owner = owner
         self.waiting = 0
+        self.is_read_on: Callable[[], bool] = bool  # it is not
         self._on_idle = on_idle
         self._open: set[Delivery[Any]] = set()
         self._settling = 0  # dead letters on their way to or from their queue, in no block
@@ -53,6 +65,8 @@ class OpenDeliveries:
             if work is not None and work.burial is not None:
                 await self._settle(work, dispatcher.bury)
                 continue
+            if work is not None and work.must_count and not await self._counted(work):
+                continue
             if work is not None:
                 delivery: Delivery[Any] = Delivery(work, self)
                 self._open.add(delivery)
@@ -69,6 +83,20 @@ class OpenDeliveries:
     async def hand_over(self) -> None:
         """Let a reader without blocks have what is ready; to read it is all that it will do with it."""
         await self._settle(self.dispatcher.take_ready(), self.dispatcher.put_back)
+
+    async def _counted(self, work: Work) -> bool:
+        """Have the attempt that begins next counted; False where the event is no longer ours."""
+        self._settling += 1
+        try:
+            is_ours = await work.count()
+        except BaseException:  # this reader was cancelled: the next one does it
+            self.dispatcher.give_back(work)
+            raise
+        finally:
+            self._settling -= 1
+        if not is_ours:
+            self.dispatcher.drop(work)
+        return is_ours
 
     async def _settle(self, work: Work, settle: Callable[[Work], Awaitable[None]]) -> None:
         self._settling += 1
@@ -89,6 +117,10 @@ class OpenDeliveries:
             self.dispatcher.give_back(work)
             raise
 
+    def look_idle(self) -> None:
+        """Let those look again who wait until nothing is left to do."""
+        self._on_idle()
+
     def settled(self, delivery: "Delivery[Any]") -> None:
         """Forget ``delivery``."""
         self._open.discard(delivery)
@@ -100,6 +132,8 @@ class OpenDeliveries:
 
     def is_drained(self) -> bool:
         """Tell whether no block of another task is open and no reader waits for what is there."""
+        if self.is_read_on():
+            return False
         task = asyncio.current_task()
         return self.is_settled() or not (
             self.waiting or self._settling or any(delivery.task not in {None, task} for delivery in self._open)

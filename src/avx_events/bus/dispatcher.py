@@ -56,6 +56,7 @@ class Dispatcher:
         subscription: Where its events come from.
         ready: What may run now.
         lanes: The keys that are taken, each with what waits behind it (None until something does).
+        gives_works: Whether all that comes has a history with the handler, or is about to get one: it is from a broker.
         handled: How many events succeeded.
     """
 
@@ -68,6 +69,7 @@ class Dispatcher:
         "_retry",
         "dead_lettered",
         "discarded",
+        "gives_works",
         "handled",
         "lanes",
         "name",
@@ -108,6 +110,7 @@ class Dispatcher:
         self.ready: deque[Work] = deque()
         self.lanes: dict[Hashable, deque[Work] | None] = {}
         self.parked: dict[Work, Timer] = {}
+        self.gives_works = False
         self.handled = 0
         self.retried = 0
         self.discarded = 0
@@ -115,13 +118,20 @@ class Dispatcher:
 
     def take(self) -> Work | None:
         """Return what may run next, its key taken; None when there is nothing now."""
-        if self.ready:
-            return self.take_ready()
+        while self.ready:
+            work = self.take_ready()
+            if work.may_begin():
+                return work
+            self.drop(work)
         subscription = self.subscription
         queue, found = subscription.queue, None
         while queue and found is None:
-            work = Work(queue.popleft())
-            found = work if self._enter_lane(work) else None
+            item = queue.popleft()
+            work = item if isinstance(item, Work) else Work(item)
+            if not work.may_begin():
+                work.dropped()
+            elif self._enter_lane(work):
+                found = work
         if len(queue) <= subscription.wake_at:
             subscription.admit_waiting()
         return found
@@ -139,6 +149,11 @@ class Dispatcher:
         if work.letter is not None:
             await self._resolve(work.letter)
         self.subscription.queue.appendleft(work.envelope)
+        self.leave_lane(work)
+
+    def drop(self, work: Work) -> None:
+        """Leave ``work``, which was taken, to whoever is given it next."""
+        work.dropped()
         self.leave_lane(work)
 
     def redrive(self, letter: DeadLetter, envelope: AnyEnvelope) -> None:
@@ -160,7 +175,7 @@ class Dispatcher:
             if work.letter is not None:
                 await self._resolve(work.letter)
         finally:
-            self.leave_lane(work)
+            self._finish(work)
 
     async def fail(self, work: Work, error: BaseException) -> None:
         """Settle a failed attempt: plan the next, drop the event, or make it a dead letter."""
@@ -168,7 +183,11 @@ class Dispatcher:
             work.first_failed_at = self._now()
         decision = decide(self._retry, attempts=work.attempts, error=error, jitter=random.random())  # noqa: S311 - spreads load
         if isinstance(decision, TryAgain) and self.subscription.is_closed:
-            await self._give_up(work, error, "stopped")
+            if work.is_kept_elsewhere:
+                work.paused()
+                self.drop(work)
+            else:
+                await self._give_up(work, error, "stopped")
         elif isinstance(decision, TryAgain):
             self.retried += 1
             log.info(
@@ -178,13 +197,14 @@ class Dispatcher:
                 line_of(error),
                 decision.delay_s,
             )
+            work.paused()
             self._park(work, decision.delay_s)
         elif isinstance(decision, Drop):
             log.info("%s dropped %s: %s", self.name, _described(work.envelope), line_of(error))
             if work.letter is not None:
                 await self._resolve(work.letter)
             self.discarded += 1
-            self.leave_lane(work)
+            self._finish(work)
         else:
             await self._give_up(work, error, decision.reason)
 
@@ -203,7 +223,30 @@ class Dispatcher:
                 return
             log.warning("%s gave up %s: %s", self.name, _described(work.envelope), letter.error)
         self.dead_lettered += 1
-        self.leave_lane(work)
+        self._finish(work)
+
+    def withdraw(self, is_meant: Callable[[Work], bool]) -> None:
+        """Drop what has not begun and ``is_meant``; what is being handled goes on."""
+        queue = self.subscription.queue
+        items = list(queue)
+        queue.clear()
+        for item in items:
+            if isinstance(item, Work) and is_meant(item):
+                item.dropped()
+            else:
+                queue.append(item)
+        first = [work for work in (*self.parked, *self.ready) if is_meant(work)]
+        behind = [work for lane in self.lanes.values() for work in _taken_from(lane or deque(), is_meant)]
+        self.subscription.hold(-len(first) - len(behind))
+        for work in behind:
+            work.dropped()
+        for work in first:
+            timer = self.parked.pop(work, None)
+            if timer is None:
+                self.ready.remove(work)
+            else:
+                timer.cancel()
+            self.drop(work)
 
     def take_waiting(self) -> list[Work]:
         """Return and remove what waits for an attempt that will not come; new events stay in their queue."""
@@ -221,8 +264,8 @@ class Dispatcher:
         """Return and remove what failed before, and dead letters that were to be redriven; what is new stays."""
         for timer in self.parked.values():
             timer.cancel()
-        first = [*self.parked, *_taken_from(self.ready)]
-        behind = [work for lane in self.lanes.values() if lane for work in _taken_from(lane)]
+        first = [*self.parked, *_taken_from(self.ready, _has_failed)]
+        behind = [work for lane in self.lanes.values() if lane for work in _taken_from(lane, _has_failed)]
         self.parked.clear()
         self.subscription.hold(-len(first) - len(behind))
         for work in first:
@@ -230,14 +273,17 @@ class Dispatcher:
         return first + behind
 
     async def stop(self, left: Iterable[Work | AnyEnvelope]) -> None:
-        """Make dead letters of what is not done, and will not be; log those that the queue does not take in time."""
+        """Make dead letters of what is not done, and will not be; log those that the queue does not take in time.
+
+        What a broker keeps is left to it.
+        """
         works = [item if isinstance(item, Work) else Work(item) for item in left]
         for number, work in enumerate(works):
             try:
                 await self._stop_one(work)
             except asyncio.CancelledError:  # the loop ends, and nothing can be waited for any more
                 for lost in works[number:]:
-                    if lost.letter is None:
+                    if lost.letter is None and not lost.is_kept_elsewhere:
                         _log_letter(self._burial_of(lost), "the event loop ended")
                 raise
 
@@ -256,6 +302,19 @@ class Dispatcher:
             self.subscription.wake()
         else:
             self._wait_for_retry(following, following.pause_s)
+
+    def mark_used_up(self, work: Work, error: BaseException) -> None:
+        """Make ``work``, which cannot be handled at all, a dead letter when its turn comes."""
+        work.burial = self._letter(work, error, "failed")
+
+    def mark_undecodable(self, work: Work, error: BaseException, *, raw: bytes) -> None:
+        """Make ``work``, whose bytes are no event, a dead letter when its turn comes."""
+        letter = self._letter(work, error, "undecodable")
+        work.burial = msgspec.structs.replace(letter, envelope=None, raw=raw)
+
+    def is_used_up(self, work: Work) -> bool:
+        """Tell whether no attempt is left."""
+        return work.attempts >= self._retry.attempts
 
     def is_empty(self) -> bool:
         """Tell whether nothing waits here."""
@@ -320,6 +379,10 @@ class Dispatcher:
             self.subscription.hold(-1)
             self._make_ready(work)
 
+    def _finish(self, work: Work) -> None:
+        work.done()
+        self.leave_lane(work)
+
     def _make_ready(self, work: Work) -> None:
         self.subscription.hold(1)
         self.ready.append(work)
@@ -331,6 +394,9 @@ class Dispatcher:
 
     async def _stop_one(self, work: Work) -> None:
         letter = work.letter
+        if work.is_kept_elsewhere:
+            work.dropped()
+            return
         if work.burial is None and letter is not None:
             problem = await self._finally(lambda queue: queue.release(letter.id))  # it is in the queue as it was
             if problem is not None:
@@ -406,11 +472,15 @@ async def _problem_of(queue: DeadLetterQueue, action: QueueAction, *, limit_s: f
     return None
 
 
-def _taken_from(waiting: deque[Work]) -> list[Work]:
-    failed = [work for work in waiting if work.has_failed]
-    for work in failed:
+def _has_failed(work: Work) -> bool:
+    return work.has_failed
+
+
+def _taken_from(waiting: deque[Work], is_meant: Callable[[Work], bool]) -> list[Work]:
+    taken = [work for work in waiting if is_meant(work)]
+    for work in taken:
         waiting.remove(work)
-    return failed
+    return taken
 
 
 def _described(envelope: AnyEnvelope) -> str:

@@ -332,7 +332,7 @@ class HandlerRunner:
         subscription, ready, lanes = dispatcher.subscription, dispatcher.ready, dispatcher.lanes
         queue = subscription.queue
         has_lanes, takes_envelope, has_deadline = (
-            options.concurrency > 1,
+            options.concurrency > 1 or dispatcher.gives_works,
             options.takes_envelope,
             options.timeout_s is not None,
         )
@@ -380,6 +380,10 @@ class HandlerRunner:
         worker.item = work
         if work.burial is not None:
             await dispatcher.bury(work)
+            worker.item = None
+            return
+        if work.must_count and not await work.count():
+            dispatcher.drop(work)
             worker.item = None
             return
         work.attempts += 1

@@ -1,6 +1,6 @@
 """What a reader holds who takes events when it pleases: ``recv``, ``async for``, envelopes, deliveries."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -24,7 +24,7 @@ class Subscriber(Generic[EventT]):
     left can be begun again. A cancelled read takes no event.
     """
 
-    __slots__ = ("_deliveries", "_dispatcher", "_on_close", "_queue", "_subscription")
+    __slots__ = ("_deliveries", "_dispatcher", "_on_close", "_on_stopped", "_queue", "_subscription")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class Subscriber(Generic[EventT]):
         owner: object,
         on_idle: Callable[[], None],
         on_close: Callable[["Subscriber[EventT]"], None],
+        on_stopped: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Read what ``dispatcher`` has.
 
@@ -41,12 +42,14 @@ class Subscriber(Generic[EventT]):
             owner: The life of the bus.
             on_idle: Called when a delivery was settled.
             on_close: Called once, when the subscriber is closed by its reader.
+            on_stopped: Awaited after that, each time it is closed.
         """
         self._dispatcher = dispatcher
         self._subscription: Subscription = dispatcher.subscription
         self._queue = dispatcher.subscription.queue
         self._deliveries = OpenDeliveries(dispatcher, owner=owner, on_idle=on_idle)
         self._on_close = on_close
+        self._on_stopped = on_stopped
 
     @property
     def name(self) -> str:
@@ -99,7 +102,7 @@ class Subscriber(Generic[EventT]):
         while not self._queue:
             if not await self._more():
                 return None
-        envelope = self._queue.popleft()
+        envelope: EventEnvelope[EventT] = self._queue.popleft()
         if len(self._queue) <= self._subscription.wake_at:
             self._subscription.admit_waiting()
         return envelope
@@ -157,6 +160,8 @@ class Subscriber(Generic[EventT]):
             self._subscription.close()
             self._on_close(self)
         await self._deliveries.finish_stop()
+        if self._on_stopped is not None:
+            await self._on_stopped()
 
     async def __aenter__(self) -> Self:
         return self

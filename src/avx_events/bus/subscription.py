@@ -74,7 +74,7 @@ class Subscription:
         self.name = name
         self.capacity = whole("capacity", capacity, least=1)
         self.overflow = overflow
-        self.queue: deque[AnyEnvelope] = deque()
+        self.queue: deque[Any] = deque()  # envelopes, or works that hold them: see Dispatcher.gives_works
         self.limit = capacity
         self.held = 0  # taken from the queue, but waiting behind a key or for a retry: they take up its room
         self.delivered = 0  # without what the counters count

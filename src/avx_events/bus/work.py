@@ -1,6 +1,6 @@
 """One event on its way through one handler, and what a failed attempt leads to."""
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import msgspec
 
@@ -25,9 +25,14 @@ class Work:
         burial: The dead letter that it became, as long as the queue has not taken it.
         key_error: What the handler's key function raised for it.
         pause_s: How many seconds its next attempt has to wait, where others of its key come before it.
+        is_kept_elsewhere: Whether a broker gives it out again where this process does not settle it.
+        must_count: Whether each attempt is to be counted where it is kept, before it begins.
     """
 
     __slots__ = ("attempts", "burial", "envelope", "first_failed_at", "key", "key_error", "letter", "pause_s")
+
+    is_kept_elsewhere: ClassVar[bool] = False
+    must_count: bool = False
 
     def __init__(self, envelope: AnyEnvelope, *, letter: DeadLetter | None = None) -> None:
         """Begin without attempts; ``letter`` is given where a dead letter is redriven."""
@@ -44,6 +49,23 @@ class Work:
     def has_failed(self) -> bool:
         """Whether an attempt failed, this time round or before it became the dead letter that is redriven."""
         return self.first_failed_at is not None or self.letter is not None
+
+    def may_begin(self) -> bool:
+        """Tell whether it is still this process that should handle it."""
+        return True
+
+    async def count(self) -> bool:
+        """Have the attempt that begins next counted where the event is kept; False where it is no longer ours."""
+        return True
+
+    def paused(self) -> None:
+        """Take note that the attempt failed, and that another one follows later."""
+
+    def done(self) -> None:
+        """Take note that nothing is left to do with the event."""
+
+    def dropped(self) -> None:
+        """Take note that the event is left to whoever is given it next."""
 
     def raise_key_error(self) -> None:
         """Raise what the key function raised, if it did: such an attempt fails before its handler is called."""

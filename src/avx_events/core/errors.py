@@ -243,6 +243,27 @@ class UnknownSchemeError(UsageError, ValueError):
         self.url, self.installed, self.extra = url, schemes, extra
 
 
+class UnsupportedError(UsageError):
+    """Something that this engine cannot do, said where it is asked for and not found out in production."""
+
+    def __init__(self, what: str, problem: str, *, remedy: str) -> None:
+        """``what`` cannot do it because of ``problem``; ``remedy`` says what to do instead."""
+        super().__init__(f"{what}: {problem}; {remedy}")
+        self.what, self.problem, self.remedy = what, problem, remedy
+
+
+class PartitionsMismatchError(UsageError):
+    """Members of one namespace must agree on how many lanes its log has, or the order by key would be lost."""
+
+    def __init__(self, broker: str, namespace: str, *, here: int, there: int) -> None:
+        """``here`` is what was given, ``there`` what the namespace was made with."""
+        super().__init__(
+            f"namespace {namespace!r} on {broker} has {there} partitions, not {here}; "
+            f"connect with partitions={there}, or use another namespace"
+        )
+        self.broker, self.namespace, self.here, self.there = broker, namespace, here, there
+
+
 class TransactionError(UsageError):
     """A transaction on the store's database is used where it cannot be."""
 
@@ -322,6 +343,30 @@ class ConcurrencyError(RetryableError):
         """Keep the stream's name, the version the caller expected and the one it has."""
         super().__init__(f"{stream!r} is at version {actual}, not {expected}; reload and decide again")
         self.stream, self.expected, self.actual = stream, expected, actual
+
+
+class TransportUnavailableError(RetryableError):
+    """A broker cannot be reached, or does not answer. What was to be sent was not sent."""
+
+    def __init__(self, broker: str, problem: str) -> None:
+        """Name the broker and what went wrong."""
+        super().__init__(f"{broker} is not available: {problem}; nothing was sent, try again later")
+        self.broker, self.problem = broker, problem
+
+
+class PublishUnknownError(RetryableError):
+    """An event was sent, and the broker did not confirm it: it may be there or not.
+
+    To repeat it with the same ``EventEnvelope`` is safe where the broker or an inbox drops duplicates.
+    """
+
+    def __init__(self, broker: str, event_type: str, problem: str) -> None:
+        """Name the broker, the event's type and what went wrong."""
+        super().__init__(
+            f"{broker} did not confirm {event_type!r}: {problem}; it may have been accepted, "
+            f"publish the same envelope again where duplicates are dropped"
+        )
+        self.broker, self.event_type, self.problem = broker, event_type, problem
 
 
 class StoreUnavailableError(RetryableError):
@@ -412,6 +457,27 @@ class ProjectionFailedError(PermanentError):
         """Name the projection, and where it stopped and why."""
         super().__init__(f"projection {projection!r} stopped {problem}; mend it and start its projector again")
         self.projection, self.problem = projection, problem
+
+
+class TransportRefusedError(PermanentError):
+    """A broker answers, and refuses: a password, a permission or TLS is missing, or something is not as it was."""
+
+    def __init__(self, broker: str, problem: str, *, remedy: str) -> None:
+        """Name the broker, what it said, and what to do."""
+        super().__init__(f"{broker} refuses: {problem}; {remedy}")
+        self.broker, self.problem, self.remedy = broker, problem, remedy
+
+
+class HandlerKilledError(PermanentError):
+    """An event whose handling ended its process, or left it without an answer, as often as it may be tried."""
+
+    def __init__(self, handler: str, attempts: int) -> None:
+        """Name the handler and how often it began."""
+        super().__init__(
+            f"{handler} began {attempts} times with this event and never ended: its process was killed or stood still; "
+            f"look at what it does with the event before it is redriven"
+        )
+        self.handler, self.attempts = handler, attempts
 
 
 class RemoteError(PermanentError):
