@@ -1,11 +1,17 @@
 """What the event bus and the topic bus have in common: their life, their dead letters, their figures."""
 
+import sys
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
-from avx_events.bus.engine import Engine
+from avx_events.bus.engine import Engine, Remote
+from avx_events.bus.remote.connecting import transport_at
+from avx_events.bus.remote.link import DEFAULT_IN_FLIGHT, LinkOptions
+from avx_events.bus.remote.ports import DEFAULT_RETENTION_S, Start, TransportOptions
 from avx_events.bus.statistics import BusStatistics
+from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.cloudevents import MAX_EVENT_BYTES
 from avx_events.core.errors import NoDeadLetterQueueError
 
 
@@ -18,8 +24,117 @@ class DeliveringBus:
 
     __slots__ = ("_engine", "_published")
 
-    _engine: Engine
-    _published: int
+    def __init__(
+        self,
+        *,
+        name: str = "bus",
+        dead_letter_queue: DeadLetterQueue | None = None,
+        drain_timeout_s: float = 10.0,
+        clock: Clock = SYSTEM_CLOCK,
+        remote: Remote | None = None,
+    ) -> None:
+        """Make an open bus without subscriptions.
+
+        Args:
+            name: What errors and logs call it.
+            dead_letter_queue: Where events go that a handler gave up; None is the log, or the broker of ``remote``.
+            drain_timeout_s: How many seconds ``close`` lets handlers finish what is there.
+            clock: Time.
+            remote: A transport and how to use it, as ``connect`` gives them; None is memory.
+
+        Raises:
+            InvalidArgumentError: The timeout is no number of seconds above 0, or the queue is none.
+        """
+        self._engine = Engine(
+            name,
+            dead_letters=dead_letter_queue,
+            drain_timeout_s=drain_timeout_s,
+            clock=clock,
+            on_change=self._look_again,
+            remote=remote,
+        )
+        self._published: int = 0
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        group: str | None = None,
+        start: Start = "latest",
+        namespace: str = "avx",
+        partitions: int = 16,
+        redeliver_after_s: float = 30.0,
+        timeout_s: float = 10.0,
+        capacity: int = DEFAULT_IN_FLIGHT,
+        retention_s: float | None = DEFAULT_RETENTION_S,
+        max_events: int | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        dead_letter_queue: DeadLetterQueue | None = None,
+        drain_timeout_s: float = 10.0,
+        clock: Clock = SYSTEM_CLOCK,
+        **client: Any,
+    ) -> Self:
+        """Return a bus on the broker at ``url``, which was reached.
+
+        With a group, each event is handled by one of those members of the group that have the handler, at least once:
+        it is acknowledged when the handler, its retry or its dead letter is done. Without one, every subscriber and
+        handler gets every event that is published while it lives.
+
+        Args:
+            url: Where the broker is: ``redis://`` and what else is installed.
+            group: Which service this is; its members share the work.
+            start: Where a handler that is new to its group begins: ``latest`` is now, ``earliest`` all that is kept.
+            namespace: The prefix of every name in the broker; buses of one namespace share one log.
+            partitions: How many lanes the log has, 1 to 1,024, where the broker has none of its own: no more members
+                than that share the work of a handler. All that use a namespace must agree.
+            redeliver_after_s: How many seconds the work of a member waits that died or stood still.
+            timeout_s: How many seconds the broker may be away before a call fails.
+            capacity: How many events a handler of this member may have received and not acknowledged, 1 or more.
+            retention_s: How many seconds the broker keeps events, whether they were handled or not; None is for ever.
+            max_events: How many events it keeps, about, however young they are; None is no limit.
+            max_event_bytes: The largest event that is sent or looked into.
+            dead_letter_queue: Where events go that a handler gave up; None is the broker.
+            drain_timeout_s: How many seconds ``close`` lets handlers finish what they have begun.
+            clock: Time.
+            client: Options of the broker's client library: credentials, TLS.
+
+        Raises:
+            InvalidArgumentError: The URL is none, or an option is outside its range.
+            UnknownSchemeError: Nothing is installed for its scheme.
+            MissingExtraError: The client library is not installed.
+            TransportUnavailableError: The broker does not answer within ``timeout_s``.
+            TransportRefusedError: It answers, and refuses: a password or TLS is missing.
+            PartitionsMismatchError: The namespace has another number of partitions.
+        """
+        link = LinkOptions(
+            group=group,
+            start=start,
+            capacity=capacity,
+            source=f"/{namespace}" if group is None else f"/{namespace}/{group}",
+            max_event_bytes=max_event_bytes,
+        )
+        options = TransportOptions(
+            namespace=namespace,
+            partitions=partitions,
+            redeliver_after_s=redeliver_after_s,
+            timeout_s=timeout_s,
+            retention_s=retention_s,
+            max_events=max_events,
+            client=client,
+        )
+        transport = await transport_at(url, options, clock=clock)
+        try:
+            return cls(
+                name=f"bus at {transport.name}",
+                dead_letter_queue=dead_letter_queue,
+                drain_timeout_s=drain_timeout_s,
+                clock=clock,
+                remote=(transport, link),
+            )
+        except BaseException:
+            await transport.close()
+            raise
 
     @property
     def dead_letter_queue(self) -> DeadLetterQueue:
@@ -40,7 +155,7 @@ class DeliveringBus:
             ClosedError: The bus was closed.
             WrongLoopError: The bus belongs to another event loop.
         """
-        self._engine.life.start()
+        await self._engine.start()
 
     async def close(self) -> None:
         """Stop in good order; harmless when repeated.
@@ -53,7 +168,7 @@ class DeliveringBus:
             HandlerWaitError: One of its own handlers calls it.
             WrongLoopError: The bus belongs to another event loop.
         """
-        await self._engine.life.close()
+        await self._engine.close(is_in_good_order=sys.exception() is None)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -62,7 +177,7 @@ class DeliveringBus:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.close()
+        await self._engine.close(is_in_good_order=kind is None)
 
     async def settled(self) -> None:
         """Wait until every event, and all that handlers published because of it, is handled.
@@ -100,6 +215,9 @@ class DeliveringBus:
     def statistics(self) -> BusStatistics:
         """Return what was published, delivered, handled, retried, dead-lettered and dropped, and what waits."""
         return self._engine.statistics(self._count_in_line())
+
+    def _look_again(self) -> None:
+        """See anew what a publish may do: something has changed."""
 
     def _count_in_line(self) -> int:
         """Return how many events found room and were put in line, past the engine's door."""

@@ -1,10 +1,11 @@
 """What buses of events share: handlers and subscribers, the door to their queues, and dead letters."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakSet, finalize
 
 import msgspec
@@ -15,6 +16,10 @@ from avx_events.bus.dispatcher import Dispatcher, KeyFunction
 from avx_events.bus.endpoints import endpoint_for
 from avx_events.bus.handling import HandlerOptions, HandlerRunner, is_inside_handler_of
 from avx_events.bus.life import Life, State
+from avx_events.bus.remote.group_subscriber import GroupSubscriber
+from avx_events.bus.remote.intake import Wants
+from avx_events.bus.remote.link import Link, LinkOptions
+from avx_events.bus.remote.ports import Transport
 from avx_events.bus.statistics import BusStatistics, SubscriptionStatistics, added, lasting, total
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import AnyEnvelope, Subscription
@@ -36,12 +41,17 @@ if TYPE_CHECKING:
     from avx_events.core.metadata import EventMetadata
 
 
+Remote: TypeAlias = tuple[Transport, LinkOptions]
+"""What makes a bus a connected one."""
+
+
 class Engine:
     """The delivery engine of one bus.
 
     Attributes:
         life: Its event loop, and its life from start to close.
         dead_letters: Where events go that failed for good; None is the log.
+        link: The transport; None is memory.
     """
 
     def __init__(
@@ -52,6 +62,7 @@ class Engine:
         drain_timeout_s: float,
         clock: Clock,
         on_change: Callable[[], None],
+        remote: Remote | None = None,
     ) -> None:
         """Begin open, without consumers.
 
@@ -61,20 +72,25 @@ class Engine:
             drain_timeout_s: How many seconds ``close`` lets handlers work on.
             clock: Time.
             on_change: Called when what a publish may do has changed: a consumer more or less, another state.
+            remote: The transport of a connected bus, and how it is used; None is memory.
 
         Raises:
             InvalidArgumentError: The timeout is no number of seconds above 0, or the queue is none.
         """
         optional("dead_letter_queue", dead_letters, DeadLetterQueue)
-        self.dead_letters = dead_letters
         self._admission = Admission(lambda: self.life.refusal("publish"))
         self.life = Life(
             name,
             drain_timeout_s=drain_timeout_s,
             clock=clock,
             on_change=on_change,
-            on_refuse=self._admission.close,
+            on_refuse=self._refuse,
+            on_stopped=None if remote is None else self._disconnect,
         )
+        self.link = None if remote is None else Link(*remote, self.life)
+        if dead_letters is None and self.link is not None:
+            dead_letters = DeadLetterQueue(store=self.link.dead_letters())
+        self.dead_letters = dead_letters
         self._runners: dict[str, HandlerRunner] = {}
         self._subscribers: dict[str, Subscriber[Any]] = {}
         # Those that were closed: while somebody may still read from them, and after that.
@@ -95,6 +111,7 @@ class Engine:
         key: KeyFunction | None,
         capacity: int,
         overflow: Overflow,
+        wants: Wants,
     ) -> Subscription:
         """Run ``function`` for what its subscription, which is returned, will be given.
 
@@ -103,6 +120,7 @@ class Engine:
             DuplicateHandlerError: Another consumer has its name.
             HandlerDefinitionError: The function cannot be called with an event.
             InvalidArgumentError: An option is outside its range.
+            UnsupportedError: The broker cannot do what an option says.
             WrongLoopError: The bus runs on another event loop.
         """
         self.life.check_open("add a handler")
@@ -128,9 +146,11 @@ class Engine:
         )
         self._runners[dispatcher.name] = runner
         self.life.add(runner)
+        if self.link is not None:
+            self.link.add(dispatcher, wants=wants, capacity=capacity)
         return dispatcher.subscription
 
-    def add_subscriber(
+    async def add_subscriber(
         self,
         *,
         name: str | None,
@@ -138,20 +158,36 @@ class Engine:
         key: KeyFunction | None,
         capacity: int,
         overflow: Overflow,
+        what: str,
+        wants: Wants,
         on_close: Callable[[Subscription], None],
     ) -> Subscriber[Any]:
-        """Return a subscriber; ``on_close`` is called with its subscription when its reader closes it.
+        """Return a subscriber.
+
+        Args:
+            name: Its name; None is a free one.
+            retry: What follows a failed delivery block.
+            key: Gives the key of an event; None is the aggregate id.
+            capacity: How many unread events it holds.
+            overflow: What happens when they are that many.
+            what: What it subscribed to: its name in a group, the same in all members and after each start.
+            wants: Tells which events of a broker it gets.
+            on_close: Called with its subscription when its reader closes it.
 
         Raises:
             ClosedError: The bus is closed.
             DuplicateHandlerError: Another consumer has its name.
             InvalidArgumentError: An option is outside its range.
+            UnsupportedError: The broker cannot do what an option says.
+            TransportUnavailableError: The broker is away.
             WrongLoopError: The bus belongs to another event loop.
         """
         self.life.check_open("subscribe")
         self.life.bind("subscribe")
+        link = self.link
+        is_shared = link is not None and link.options.group is not None
         if name is None:
-            name = self._free_name()
+            name = self._free_name(what if is_shared else "subscriber")
         dispatcher = self._new_dispatcher(name, retry=retry, key=key, capacity=capacity, overflow=overflow)
         dispatcher.subscription.receivers.loop = self.life.loop
 
@@ -162,10 +198,53 @@ class Engine:
             finalize(subscriber.open_deliveries, self._forget_reader, subscriber.dispatcher).atexit = False
             self._look_idle()
 
-        subscriber: Subscriber[Any] = Subscriber(dispatcher, owner=self.life, on_idle=self._look_idle, on_close=forget)
+        kind = cast("type[Subscriber[Any]]", GroupSubscriber if is_shared else Subscriber)
+        subscriber = kind(
+            dispatcher,
+            owner=self.life,
+            on_idle=self._look_idle,
+            on_close=forget,
+            on_stopped=None if link is None else partial(link.end, dispatcher),
+        )
         self._subscribers[name] = subscriber
         self.life.add(subscriber.open_deliveries)
+        if link is not None:
+            link.add(dispatcher, wants=wants, capacity=capacity)
+            try:
+                await link.begin(dispatcher)
+            except BaseException:
+                await subscriber.close()
+                raise
         return subscriber
+
+    # Life
+
+    async def start(self) -> None:
+        """Run the handlers, whom the broker knows by then. Harmless when repeated.
+
+        Raises:
+            ClosedError: It was closed.
+            TransportUnavailableError: The broker is away.
+            WrongLoopError: It belongs to another event loop.
+        """
+        if self.link is not None:
+            self.life.check_open("start")
+            self.life.bind("start")
+            await self.link.open()
+        self.life.start()
+
+    async def close(self, *, is_in_good_order: bool) -> None:
+        """Stop; what readers of a group have read counts as done where this is ``is_in_good_order``.
+
+        Raises:
+            HandlerWaitError: One of its own handlers calls it.
+            WrongLoopError: It belongs to another event loop.
+        """
+        if is_in_good_order:
+            for subscriber in self._subscribers.values():
+                if isinstance(subscriber, GroupSubscriber):
+                    subscriber.acknowledge_read()
+        await self.life.close()
 
     # Publishing
 
@@ -255,9 +334,19 @@ class Engine:
         for name, subscriber in self._subscribers.items():
             consumers[name] = subscriber.statistics()
         leaving = [lasting(deliveries.statistics()) for deliveries in self._leaving]
-        sums = total(in_line + self._admission.admitted, [self._ended, *leaving], consumers)
+        sent = 0 if self.link is None else self.link.published
+        sums = total(in_line + self._admission.admitted + sent, [self._ended, *leaving], consumers)
         # One publisher may stand at several gates.
         return msgspec.structs.replace(sums, waiting_publishers=self._admission.waiting)
+
+    def _refuse(self) -> None:
+        self._admission.close()
+        if self.link is not None:
+            self.link.begin_drain()
+
+    async def _disconnect(self) -> None:
+        if self.link is not None:
+            await self.link.close()
 
     def _look_idle(self) -> None:
         for deliveries in [deliveries for deliveries in self._leaving if deliveries.is_done]:
@@ -267,7 +356,10 @@ class Engine:
     def _forget_reader(self, dispatcher: Dispatcher) -> None:
         self._ended = added(self._ended, lasting(dispatcher.statistics(in_flight=0)))
 
-    def _free_name(self) -> str:
+    def _free_name(self, what: str) -> str:
+        if what != "subscriber":
+            taken = {*self._runners, *self._subscribers}
+            return next(name for name in chain((what,), (f"{what}-{n}" for n in count(2))) if name not in taken)
         while (name := f"subscriber-{self._next_number}") in self._runners or name in self._subscribers:
             self._next_number += 1
         self._next_number += 1
@@ -282,6 +374,8 @@ class Engine:
         optional("retry", retry, Retry)
         if key is not None and not callable(key):
             raise InvalidArgumentError("key", key, expected="a function from an event to its key")
+        if self.link is not None:
+            self.link.check_consumer(name, has_key=key is not None, overflow=overflow)
         return Dispatcher(
             Subscription(name, capacity=capacity, overflow=overflow),
             retry=ONE_ATTEMPT if retry is None else retry,
@@ -334,6 +428,9 @@ class Engine:
                 self.life.check_lives("publish")
             else:
                 self.life.check_takes("publish")
+            if self.link is not None:
+                self._publish_for(done, envelope, self.link.publish(envelope))
+                return
             subscriptions = find(envelope)
             if is_own:
                 self._admission.force(subscriptions, [envelope])
@@ -347,15 +444,22 @@ class Engine:
             done.set_result(envelope.metadata)
             return
 
-        async def wait_for_room() -> None:
+        self._publish_for(done, envelope, self._admission.deliver(subscriptions, [envelope], ticket))
+
+    def _publish_for(
+        self, done: "Future[EventMetadata]", envelope: AnyEnvelope, publishing: Coroutine[Any, Any, None]
+    ) -> None:
+        """Let ``done`` tell what becomes of ``publishing``."""
+
+        async def publish() -> None:
             try:
-                await self._admission.deliver(subscriptions, [envelope], ticket)
+                await publishing
             except Exception as exc:  # noqa: BLE001 - raised in the thread that waits
                 done.set_exception(exc)
             else:
                 done.set_result(envelope.metadata)
 
-        task = self.life.tasks.spawn(wait_for_room(), name=f"avx-events {self.life.name}: publish from a thread")
+        task = self.life.tasks.spawn(publish(), name=f"avx-events {self.life.name}: publish from a thread")
         task.add_done_callback(lambda _: _refuse(done, self.life.name, "publish"))
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.dispatcher import KeyFunction
-from avx_events.bus.engine import Engine
+from avx_events.bus.engine import Remote
+from avx_events.bus.remote.intake import Wants
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError
-from avx_events.core.event import ANSWERED_BY_ONE, Event, EventSchema, schema_of, text_of
+from avx_events.core.event import ANSWERED_BY_ONE, Event, EventSchema, class_for, schema_of, text_of
 from avx_events.core.ids import IdBlock
 from avx_events.core.metadata import (
     NO_HEADERS,
@@ -113,6 +114,7 @@ class EventBus(DeliveringBus):
         dead_letter_queue: DeadLetterQueue | None = None,
         drain_timeout_s: float = 10.0,
         clock: Clock = SYSTEM_CLOCK,
+        remote: Remote | None = None,
     ) -> None:
         """Make an open bus without subscriptions.
 
@@ -121,16 +123,17 @@ class EventBus(DeliveringBus):
             dead_letter_queue: Where events go that a handler gave up; None is the log.
             drain_timeout_s: How many seconds ``close`` lets handlers finish what is there.
             clock: Time.
+            remote: A transport and how to use it, as ``connect`` gives them; None is memory.
 
         Raises:
             InvalidArgumentError: The timeout is no number of seconds above 0, or the queue is none.
         """
-        self._engine = Engine(
-            name,
-            dead_letters=dead_letter_queue,
+        super().__init__(
+            name=name,
+            dead_letter_queue=dead_letter_queue,
             drain_timeout_s=drain_timeout_s,
             clock=clock,
-            on_change=self._forget_routes,
+            remote=remote,
         )
         # Who subscribed to what, in the order of subscription.
         self._classes: list[tuple[tuple[type, ...], Subscription]] = []
@@ -138,7 +141,6 @@ class EventBus(DeliveringBus):
         self._routes: dict[type, Route] = {}
         self._ids = IdBlock()
         self._time_ns = clock.time_ns
-        self._published = 0
         self._whereabouts = self._engine.life.whereabouts
 
     async def subscribe(
@@ -169,8 +171,15 @@ class EventBus(DeliveringBus):
             WrongLoopError: The bus belongs to another event loop.
         """
         classes = _checked_classes(event_classes)
-        subscriber = self._engine.add_subscriber(
-            name=name, retry=retry, key=key, capacity=capacity, overflow=overflow, on_close=self._remove
+        subscriber = await self._engine.add_subscriber(
+            name=name,
+            retry=retry,
+            key=key,
+            capacity=capacity,
+            overflow=overflow,
+            what="+".join(sorted(_type_of(event_class) for event_class in classes)),
+            wants=_wants(classes),
+            on_close=self._remove,
         )
         self._add(classes, subscriber.dispatcher.subscription)
         return subscriber
@@ -252,6 +261,7 @@ class EventBus(DeliveringBus):
                 key=key,
                 capacity=capacity,
                 overflow=overflow,
+                wants=_wants(classes),
             )
             self._add(classes, subscription)
             return function
@@ -363,6 +373,9 @@ class EventBus(DeliveringBus):
         if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
+        if self._engine.link is not None:
+            await self._engine.link.publish_many([envelope for _, _, envelopes in runs for envelope in envelopes])
+            return [metadata for _, stamped, _ in runs for metadata in stamped]
         for subscriptions, _, envelopes in runs:
             count = len(envelopes)
             for subscription in subscriptions:
@@ -393,7 +406,11 @@ class EventBus(DeliveringBus):
         """
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
-        self._engine.deliver_now(self._subscriptions_of(envelope), [envelope])
+        subscriptions = self._subscriptions_of(envelope)
+        if self._engine.link is None:
+            self._engine.deliver_now(subscriptions, [envelope])
+        else:
+            self._engine.link.publish_nowait(envelope)
         return envelope.metadata
 
     def publish_threadsafe(self, event: object, *, headers: Mapping[str, str] | None = None) -> "Future[EventMetadata]":
@@ -418,7 +435,7 @@ class EventBus(DeliveringBus):
 
     def _add(self, classes: tuple[type, ...], subscription: Subscription) -> None:
         self._classes.append((classes, subscription))
-        self._forget_routes()
+        self._look_again()
 
     def _remove(self, subscription: Subscription) -> None:
         self._classes = [entry for entry in self._classes if entry[1] is not subscription]
@@ -426,7 +443,7 @@ class EventBus(DeliveringBus):
     def _count_in_line(self) -> int:
         return self._published + sum(route.published for route in self._routes.values())
 
-    def _forget_routes(self) -> None:
+    def _look_again(self) -> None:
         self._published += sum(route.end() for route in self._routes.values())
         self._routes = {}
         self._whereabouts = self._engine.life.whereabouts
@@ -443,7 +460,7 @@ class EventBus(DeliveringBus):
             item for classes, item in self._classes if Event in classes or issubclass(event_class, classes)
         )
         route = Route(schema, subscriptions)
-        if self._engine.life.takes_all:
+        if self._engine.life.takes_all and self._engine.link is None:
             self._routes[event_class] = route
             route.begin()
         return route
@@ -460,7 +477,12 @@ class EventBus(DeliveringBus):
     async def _publish_unusual(self, event: object, headers: Mapping[str, str] | None) -> EventMetadata:
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
-        await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
+        link = self._engine.link
+        if link is None:
+            await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
+        else:
+            refuse_other_messages(envelope)
+            await link.publish(envelope)
         return envelope.metadata
 
     # The second hot path: bench/publish_batches.py. Events of one class in a row are stamped and delivered together.
@@ -497,6 +519,26 @@ def _checked_classes(event_classes: tuple[Any, ...]) -> tuple[type, ...]:
         schema_of(event_class)
         _refuse_other_class(event_class)
     return cast("tuple[type, ...]", event_classes)
+
+
+def _type_of(event_class: type) -> str:
+    return "*" if event_class is Event else schema_of(event_class).event_type
+
+
+def _wants(classes: tuple[type, ...]) -> Wants:
+    """Return what tells which events from a broker a consumer of ``classes`` gets."""
+    known: dict[str, bool] = {}
+
+    def wants(event_type: str, _: str) -> bool:
+        is_wanted = known.get(event_type)
+        if is_wanted is None:
+            found = class_for(event_type)
+            if found is None:  # today: its module may be imported later
+                return Event in classes
+            is_wanted = known[event_type] = Event in classes or issubclass(found, classes)
+        return is_wanted
+
+    return wants
 
 
 def refuse_other_messages(envelope: AnyEnvelope) -> None:

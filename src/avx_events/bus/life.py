@@ -10,7 +10,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from enum import Enum
 from threading import get_ident
@@ -131,6 +131,7 @@ class Life:
         "_members",
         "_on_change",
         "_on_refuse",
+        "_on_stopped",
         "clock",
         "errands",
         "loop",
@@ -149,6 +150,7 @@ class Life:
         clock: Clock,
         on_change: Callable[[], None],
         on_refuse: Callable[[], None],
+        on_stopped: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Begin open, without members.
 
@@ -158,6 +160,7 @@ class Life:
             clock: Time.
             on_change: Called when what may be done has changed.
             on_refuse: Called when nothing is taken from outside any more.
+            on_stopped: Awaited when all members have stopped.
 
         Raises:
             InvalidArgumentError: The name is no text, or the timeout is no number of seconds above 0.
@@ -173,6 +176,7 @@ class Life:
         self._drain_timeout_s = seconds("drain_timeout_s", drain_timeout_s)
         self._on_change = on_change
         self._on_refuse = on_refuse
+        self._on_stopped = on_stopped
         self._members: dict[Member, None] = {}
         self._context: Context | None = None
         self._idle: set[asyncio.Future[None]] = set()
@@ -392,6 +396,8 @@ class Life:
         finally:  # the loop may end, and cancel this too
             for member in members:
                 await member.finish_stop()
+            if self._on_stopped is not None:
+                await self._on_stopped()
             self.threads.close()
             self.look_idle()
             if self._closed is not None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.dispatcher import KeyFunction
-from avx_events.bus.engine import Engine
+from avx_events.bus.engine import Remote
 from avx_events.bus.event_bus import DEFAULT_RETRY, refuse_other_messages
+from avx_events.bus.remote.intake import Wants
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
@@ -41,6 +42,7 @@ class TopicBus(DeliveringBus):
         dead_letter_queue: DeadLetterQueue | None = None,
         drain_timeout_s: float = 10.0,
         clock: Clock = SYSTEM_CLOCK,
+        remote: Remote | None = None,
     ) -> None:
         """Make an open bus without subscriptions.
 
@@ -49,23 +51,23 @@ class TopicBus(DeliveringBus):
             dead_letter_queue: Where events go that a handler gave up; None is the log.
             drain_timeout_s: How many seconds ``close`` lets handlers finish what is there.
             clock: Time.
+            remote: A transport and how to use it, as ``connect`` gives them; None is memory.
 
         Raises:
             InvalidArgumentError: The timeout is no number of seconds above 0, or the queue is none.
         """
         self._is_ready = False
-        self._engine = Engine(
-            name,
-            dead_letters=dead_letter_queue,
+        super().__init__(
+            name=name,
+            dead_letter_queue=dead_letter_queue,
             drain_timeout_s=drain_timeout_s,
             clock=clock,
-            on_change=self._look_again,
+            remote=remote,
         )
         self._whereabouts = self._engine.life.whereabouts
         self._trie: TopicTrie[Subscription] = TopicTrie()
         self._patterns: dict[Subscription, tuple[str, ...]] = {}
         self._ids = IdBlock()
-        self._published = 0
 
     async def subscribe(
         self,
@@ -95,8 +97,15 @@ class TopicBus(DeliveringBus):
             WrongLoopError: The bus belongs to another event loop.
         """
         checked = _checked(patterns)
-        subscriber = self._engine.add_subscriber(
-            name=name, retry=retry, key=key, capacity=capacity, overflow=overflow, on_close=self._remove
+        subscriber = await self._engine.add_subscriber(
+            name=name,
+            retry=retry,
+            key=key,
+            capacity=capacity,
+            overflow=overflow,
+            what="+".join(sorted(checked)),
+            wants=_wants(checked),
+            on_close=self._remove,
         )
         self._add(checked, subscriber.dispatcher.subscription)
         return subscriber
@@ -146,6 +155,7 @@ class TopicBus(DeliveringBus):
                 key=key,
                 capacity=capacity,
                 overflow=overflow,
+                wants=_wants(checked),
             )
             self._add(checked, subscription)
             return function
@@ -226,6 +236,9 @@ class TopicBus(DeliveringBus):
         except TypeError as exc:
             raise InvalidArgumentError("events", events, expected="several events, as a list") from exc
         envelopes = [self._stamped(topic, event, headers) for event in listed]
+        if self._engine.link is not None:
+            await self._engine.link.publish_many(envelopes)
+            return [envelope.metadata for envelope in envelopes]
         for envelope in envelopes:
             await self._deliver(envelope)
         return [envelope.metadata for envelope in envelopes]
@@ -251,7 +264,10 @@ class TopicBus(DeliveringBus):
             WrongLoopError: It is called from another thread or outside of the event loop.
         """
         envelope = self._stamped(topic, event, headers)
-        self._engine.deliver_now(self._trie.match(envelope.topic), [envelope])
+        if self._engine.link is None:
+            self._engine.deliver_now(self._trie.match(envelope.topic), [envelope])
+        else:
+            self._engine.link.publish_nowait(envelope)
         return envelope.metadata
 
     def publish_threadsafe(
@@ -304,6 +320,9 @@ class TopicBus(DeliveringBus):
         return envelope
 
     async def _deliver(self, envelope: AnyEnvelope) -> None:
+        if self._engine.link is not None:
+            await self._engine.link.publish(envelope)
+            return
         subscriptions = self._trie.match(envelope.topic)
         for subscription in subscriptions:
             if len(subscription.queue) >= subscription.limit:
@@ -312,6 +331,18 @@ class TopicBus(DeliveringBus):
         for subscription in subscriptions:
             subscription.push([envelope])
         self._published += 1
+
+
+def _wants(patterns: tuple[str, ...]) -> Wants:
+    """Return what tells which events from a broker a consumer of ``patterns`` gets."""
+    trie: TopicTrie[str] = TopicTrie()
+    for pattern in patterns:
+        trie.add(pattern, pattern)
+
+    def wants(_: str, topic: str) -> bool:
+        return bool(trie.match(topic))
+
+    return wants
 
 
 def _checked(patterns: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def serving(url: object, group: str, *, example: str) -> object:
     """
     found = _SCHEME.match(url) if isinstance(url, str) else None
     if found is None or not isinstance(url, str):
-        raise InvalidArgumentError("url", url, expected=f"a URL, as {example!r} or 'sqlite://' for memory")
+        raise InvalidArgumentError("url", url, expected=f"a URL, as {example!r}")
     scheme = found[1].lower()
     installed = _installed(group)
     if scheme not in installed:

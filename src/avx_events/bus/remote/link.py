@@ -1,0 +1,238 @@
+"""A bus's side of its transport: what it publishes goes out, its consumers' events come in."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
+
+from avx_events.bus.dispatcher import Dispatcher
+from avx_events.bus.remote.intake import Decode, Intake, Wants
+from avx_events.bus.remote.ports import STARTS, Consumer, Outgoing, Start, Transport
+from avx_events.bus.subscription import AnyEnvelope
+from avx_events.core import cloudevents
+from avx_events.core.arguments import text, whole
+from avx_events.core.errors import InvalidArgumentError, SubscriptionFullError, UnsupportedError
+from avx_events.core.metadata import current_message
+
+if TYPE_CHECKING:
+    from avx_events.bus.dead_letters import DeadLetterStore
+    from avx_events.bus.life import Life
+
+log = logging.getLogger("avx_events")
+
+DEFAULT_IN_FLIGHT: Final = 1024
+
+
+class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a bus uses its transport.
+
+    Attributes:
+        group: The group that its consumers belong to; None makes them broadcast listeners.
+        start: Where a group that is new begins.
+        capacity: How many events one consumer of this member may have received and not acknowledged.
+        source: Who publishes, as a URI reference.
+        max_event_bytes: The largest document that is sent or looked into.
+    """
+
+    group: str | None = None
+    start: Start = "latest"
+    capacity: int = DEFAULT_IN_FLIGHT
+    source: str = "/avx"
+    max_event_bytes: int = cloudevents.MAX_EVENT_BYTES
+
+    def __post_init__(self) -> None:
+        """Refuse what no transport can do.
+
+        Raises:
+            InvalidArgumentError: A value is outside its range.
+        """
+        if self.group is not None:
+            text("group", self.group)
+        if self.start not in STARTS:
+            raise InvalidArgumentError("start", self.start, expected=f"one of {', '.join(STARTS)}")
+        whole("capacity", self.capacity, least=1)
+        whole("max_event_bytes", self.max_event_bytes, least=1)
+
+
+class Link:
+    """What a bus that is connected has, and one in memory has not.
+
+    Attributes:
+        options: How the transport is used.
+        published: How many events the broker has accepted.
+    """
+
+    __slots__ = ("_decode", "_intakes", "_life", "_sending", "_transport", "_unopened", "options", "published")
+
+    def __init__(self, transport: Transport, options: LinkOptions, life: "Life") -> None:
+        """Begin without consumers; ``life`` is that of the bus."""
+        self.options = options
+        self.published = 0
+        self._transport = transport
+        self._life = life
+        self._intakes: dict[Dispatcher, Intake] = {}
+        self._unopened: list[Intake] = []
+        self._sending: set[asyncio.Future[None]] = set()
+        self._decode = cast(
+            "Decode",
+            partial(cloudevents.decode, keep_unknown=True, max_bytes=options.max_event_bytes, clock=life.clock),
+        )
+
+    # Consumers
+
+    def check_consumer(self, name: str, *, has_key: bool, overflow: str) -> None:
+        """Raise for what cannot be promised through a broker.
+
+        Raises:
+            UnsupportedError: It is another key than that of the publisher, or an overflow policy that drops or refuses.
+        """
+        if self.options.group is not None and overflow != "wait":
+            problem = f"overflow={overflow!r} would drop events that the broker keeps for its group"
+            raise UnsupportedError(name, problem, remedy="leave overflow= out, the broker keeps what is not read yet")
+        if overflow == "raise":
+            problem = "overflow='raise' has nobody to refuse: publishers only reach the broker"
+            raise UnsupportedError(name, problem, remedy="use overflow='drop_oldest' or 'drop_newest'")
+        if has_key and self.options.group is not None and self._transport.lanes > 1:
+            problem = "key= cannot keep order between members: events are spread over lanes by their aggregate id"
+            raise UnsupportedError(name, problem, remedy="connect with partitions=1, or make it the aggregate id")
+
+    def add(self, dispatcher: Dispatcher, *, wants: Wants, capacity: int) -> None:
+        """Let ``dispatcher`` receive what it ``wants``, once it was opened or the bus starts."""
+        consumer = Consumer(name=dispatcher.name, group=self.options.group, start=self.options.start)
+        intake = Intake(
+            dispatcher,
+            consumer,
+            self._transport,
+            wants=wants,
+            decode=self._decode,
+            most=min(capacity, self.options.capacity),
+            life=self._life,
+        )
+        self._intakes[dispatcher] = intake
+        self._unopened.append(intake)
+        self._life.add(intake)
+
+    async def open(self) -> None:
+        """Have all consumers known to the broker, so that they miss nothing that is published from now on.
+
+        Raises:
+            TransportUnavailableError: The broker is away.
+        """
+        while self._unopened:
+            await self._unopened[0].open()
+            self._unopened = [intake for intake in self._unopened if not intake.is_open]
+
+    async def begin(self, dispatcher: Dispatcher) -> None:
+        """Receive for a reader, who needs no start of the bus.
+
+        Raises:
+            TransportUnavailableError: The broker is away.
+        """
+        intake = self._intakes[dispatcher]
+        await intake.open()
+        context = copy_context()
+        context.run(current_message.set, None)
+        intake.start(context)
+
+    async def end(self, dispatcher: Dispatcher) -> None:
+        """Receive nothing more for a reader that closes."""
+        intake = self._intakes.pop(dispatcher, None)
+        if intake is not None:
+            self._unopened = [unopened for unopened in self._unopened if unopened is not intake]
+            await intake.finish_stop()
+            self._life.remove(intake)
+
+    def begin_drain(self) -> None:
+        """Receive nothing more for anybody."""
+        for intake in self._intakes.values():
+            intake.begin_drain()
+
+    # Publishing
+
+    async def publish(self, envelope: AnyEnvelope) -> None:
+        """Send ``envelope``, and return when the broker has accepted it.
+
+        Raises:
+            EncodeError: It cannot be written.
+            EventTooLargeError: It is larger than the limit.
+            TransportUnavailableError: The broker is away.
+            PublishUnknownError: It was sent and not confirmed.
+        """
+        outgoing = self._outgoing(envelope)
+        if self._unopened:
+            await self.open()
+        if self._transport.is_full:
+            await self._transport.room()
+        await self._transport.submit(outgoing)
+        self.published += 1
+
+    async def publish_many(self, envelopes: Sequence[AnyEnvelope]) -> None:
+        """Send ``envelopes`` in order, and return when the broker has accepted all.
+
+        Raises:
+            EncodeError: One cannot be written.
+            EventTooLargeError: One is larger than the limit.
+            TransportUnavailableError: The broker is away. Of several, some may have been accepted.
+            PublishUnknownError: One was sent and not confirmed.
+        """
+        outgoing = [self._outgoing(envelope) for envelope in envelopes]
+        await self.open()
+        sent: list[asyncio.Future[None]] = []
+        try:
+            for one in outgoing:
+                if self._transport.is_full:
+                    await self._transport.room()
+                sent.append(self._transport.submit(one))
+            for future in sent:
+                await future
+                self.published += 1
+        finally:
+            for future in sent:
+                _forget(future)
+
+    def publish_nowait(self, envelope: AnyEnvelope) -> None:
+        """Send ``envelope``; where the broker does not accept it, that is logged.
+
+        Raises:
+            SubscriptionFullError: Too much is on its way already; it was not sent.
+            EncodeError: It cannot be written.
+            EventTooLargeError: It is larger than the limit.
+        """
+        if len(self._sending) >= self.options.capacity:
+            raise SubscriptionFullError(self._transport.name, self.options.capacity)
+        future = self._transport.submit(self._outgoing(envelope))
+        self._sending.add(future)
+        future.add_done_callback(partial(self._sent, envelope))
+
+    def dead_letters(self) -> "DeadLetterStore":
+        """Return the dead letters in the broker."""
+        return self._transport.dead_letters()
+
+    async def close(self) -> None:
+        """Send what was published, and leave no connection."""
+        if self._sending:
+            await asyncio.wait(set(self._sending))
+        await self._transport.close()
+
+    def _outgoing(self, envelope: AnyEnvelope) -> Outgoing:
+        metadata, options = envelope.metadata, self.options
+        document = cloudevents.encode(envelope, source=options.source, max_bytes=options.max_event_bytes)
+        return Outgoing(metadata.event_type, envelope.topic, metadata.aggregate_id, document)
+
+    def _sent(self, envelope: AnyEnvelope, future: "asyncio.Future[None]") -> None:
+        self._sending.discard(future)
+        error = None if future.cancelled() else future.exception()
+        if error is None:
+            self.published += 1
+        else:
+            log.error("%r was not published: %s", envelope, error)
+
+
+def _forget(future: "asyncio.Future[None]") -> None:
+    """Have nobody told of what nobody waits for any more; what was not sent yet is not sent."""
+    if not future.cancel() and not future.cancelled():
+        future.exception()
