@@ -99,7 +99,7 @@ class HandlerDecorator(Protocol[EventT]):
 
 
 class EventBus(DeliveringBus):
-    """An event bus in memory: every subscriber receives every event of its classes, in publish order.
+    """An event bus: every subscriber receives every event of its classes, in publish order; in memory, or connected.
 
     Pull subscribers work as soon as there is a bus; handlers run from ``start`` to ``close``, or inside of
     ``async with bus:``. A bus belongs to the event loop that first uses it.

@@ -26,7 +26,7 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 
 class TopicBus(DeliveringBus):
-    """A bus in memory whose subscriptions are patterns of topics.
+    """A bus whose subscriptions are patterns of topics; in memory, or connected.
 
     A topic is text in segments split by dots, as ``orders.eu.placed``. In a pattern ``*`` is exactly one segment and
     ``**`` zero or more, anywhere; a lone ``*`` is every topic, as a lone ``**`` is. A subscription whose patterns

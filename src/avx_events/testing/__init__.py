@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from avx_events.testing.clock import ManualClock
     from avx_events.testing.faults import Faults
+    from avx_events.testing.group_contract import GroupContract, HostileBytesContract
     from avx_events.testing.handler_contracts import (
         BackPressureContract,
         DeadLetterContract,
@@ -31,6 +32,8 @@ __all__ = [
     "DurableStoreContract",
     "Faults",
     "GracefulStopContract",
+    "GroupContract",
+    "HostileBytesContract",
     "InProcessContract",
     "KeyOrderContract",
     "ManualClock",
@@ -53,6 +56,8 @@ _MODULES: Final = {
     "DurableStoreContract": "store_contract",
     "Faults": "faults",
     "GracefulStopContract": "handler_contracts",
+    "GroupContract": "group_contract",
+    "HostileBytesContract": "group_contract",
     "InProcessContract": "handler_contracts",
     "KeyOrderContract": "handler_contracts",
     "ManualClock": "clock",

@@ -1,0 +1,1 @@
+"""Events over Redis Streams; the only place that imports the Redis client."""

@@ -1,0 +1,279 @@
+"""The events of a consumer group's member: from its lanes, with everything that came before it first."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from avx_events.bus.remote.ports import Consumer, Incoming, Lane
+from avx_events.core.errors import AvxEventsError, TransportRefusedError, TransportUnavailableError
+from avx_events.distributed.redis.doorbell import Doorbell, EntryId, entry_id
+from avx_events.distributed.redis.leases import Leases
+from avx_events.distributed.redis.names import EVENT_FIELD, TOPIC_FIELD, TYPE_FIELD, Names, consumer_of
+from avx_events.distributed.redis.pipe import Pipe
+from avx_events.distributed.redis.scripts import READ
+from avx_events.distributed.redis.wire import packed
+
+log = logging.getLogger("avx_events")
+
+Receipt: TypeAlias = tuple[int, bytes]
+"""A lane, and the id of an entry in it."""
+
+_NEW: Final = b""
+_FIRST: Final = b"0-0"
+_LAST_PAGE: Final = b"0-0"
+
+
+class Reading:
+    """How far a lane is read.
+
+    Attributes:
+        lane: The lane.
+        cursor: Where to go on with what was given out before; empty when that is done, and new entries follow.
+    """
+
+    __slots__ = ("cursor", "lane")
+
+    def __init__(self, lane: Lane) -> None:
+        """Begin with what was given out to others and not acknowledged."""
+        self.lane = lane
+        self.cursor = _FIRST
+
+
+class GroupSource:
+    """What a bus reads of one handler's consumer group."""
+
+    def __init__(
+        self, pipe: Pipe, doorbell: Doorbell, names: Names, consumer: Consumer, *, lanes: int, server: str
+    ) -> None:
+        """Begin with no lanes; ``hold`` gives them.
+
+        Args:
+            pipe: Where commands go.
+            doorbell: Tells of new entries.
+            names: Of the namespace.
+            consumer: Whose events.
+            lanes: How many lanes the log has.
+            server: What errors call the server.
+        """
+        self._pipe = pipe
+        self._doorbell = doorbell
+        self._names = names
+        self._consumer = consumer
+        self._lanes = lanes
+        self._server = server
+        self.name = consumer_of(consumer.group or "", consumer.name)
+        self._leases: Leases | None = None
+        self._member = ""
+        self._readings: dict[int, Reading] = {}
+        self._given: dict[int, set[bytes]] = {lane: set() for lane in range(lanes)}  # out here, not acknowledged
+        self._counted: set[tuple[int, bytes]] = set()
+        self._turn = 0
+        self._last: dict[int, EntryId] = {}  # of each lane: read, or known to be the end when nothing was to be read
+
+    async def create(self) -> None:
+        """Have the consumer group on each lane; one that is there keeps its position.
+
+        Raises:
+            TransportUnavailableError: The server is away.
+        """
+        begins_at = {"latest": "$", "earliest": "0"}[self._consumer.start]
+        replies = [
+            self._pipe.ask(packed("XGROUP", "CREATE", self._names.lane(lane), self.name, begins_at, "MKSTREAM"))
+            for lane in range(self._lanes)
+        ]
+        for reply in replies:
+            try:
+                await reply
+            except TransportRefusedError as exc:
+                if not exc.problem.startswith("BUSYGROUP"):
+                    raise
+
+    async def hold(self, leases: Leases, member: str) -> None:
+        """Read the lanes of ``leases`` as ``member``."""
+        self._leases, self._member = leases, member
+        await leases.begin()
+        self.look()
+
+    def look(self) -> None:
+        """See which lanes are held now."""
+        held = {} if self._leases is None else self._leases.held
+        for number in [number for number in self._readings if held.get(number) is not self._readings[number].lane]:
+            del self._readings[number]
+        for number, lane in held.items():
+            if number not in self._readings:
+                self._readings[number] = Reading(lane)
+        self._doorbell.hold(self, self._readings)
+
+    async def fetch(self, most: int) -> Sequence[Incoming]:
+        """Wait for entries and return up to ``most``; see ``Source``."""
+        readings = self._in_turn()
+        if not readings:
+            await self._doorbell.wait({})
+            return []
+        try:
+            reply = await self._pipe.ask(self._read_command(readings, most), unconfirmed=_UnreadError)
+        except _UnreadError:  # entries may have been given to us that we do not know of
+            for reading in readings:
+                reading.cursor = _FIRST
+            return []
+        if reply and reply[0][1] == b"end":
+            await self._doorbell.wait(self._seen(reply))
+            return []
+        asked = {reading.lane.number: reading for reading in readings}
+        return await self._take({number: reading for number, reading in asked.items() if self._reads(reading)}, reply)
+
+    async def acknowledge(self, done: Sequence[Incoming]) -> None:
+        """Acknowledge entries; see ``Source``."""
+        ids: dict[int, list[bytes]] = {}
+        for incoming in done:
+            lane, entry = incoming.receipt
+            ids.setdefault(lane, []).append(entry)
+        commands = [packed("XACK", self._names.lane(lane), self.name, *entries) for lane, entries in ids.items()]
+        counted = [incoming.receipt for incoming in done if incoming.receipt in self._counted]
+        if counted:
+            fields = [_field(*receipt) for receipt in counted]
+            commands.append(packed("HDEL", self._names.attempts(self.name), *fields))
+        for reply in [self._pipe.ask(command) for command in commands]:
+            await reply
+        self.forget(done)
+
+    async def count_attempts(self, incoming: Incoming, attempts: int) -> None:
+        """Keep the number of attempts; see ``Source``."""
+        self._counted.add(incoming.receipt)
+        command = packed("HSET", self._names.attempts(self.name), _field(*incoming.receipt), attempts)
+        await self._pipe.ask(command)
+
+    def forget(self, dropped: Sequence[Incoming]) -> None:
+        """Know these no more; see ``Source``."""
+        for incoming in dropped:
+            lane, entry = incoming.receipt
+            self._given[lane].discard(entry)
+            self._counted.discard(incoming.receipt)
+
+    async def close(self) -> None:
+        """Give back the lanes."""
+        self._readings.clear()
+        self._doorbell.hold(self, ())
+        if self._leases is not None:
+            try:
+                await self._leases.end()
+            except AvxEventsError as exc:
+                log.warning("the lanes of %s are held until their time is up: %s", self.name, exc)
+
+    def _in_turn(self) -> list[Reading]:
+        """Return the lanes in the order in which they are asked: each is the first one in turn."""
+        readings = list(self._readings.values())
+        if not readings:
+            return []
+        self._turn = (self._turn + 1) % len(readings)
+        return readings[self._turn :] + readings[: self._turn]
+
+    def _read_command(self, readings: list[Reading], most: int) -> bytes:
+        keys = [self._names.owners(self.name), *(self._names.lane(reading.lane.number) for reading in readings)]
+        arguments: list[Any] = [self.name, self._member, most]
+        for reading in readings:
+            arguments += [reading.lane.number, reading.cursor]
+        return packed("EVAL", READ, len(keys), *keys, *arguments)
+
+    def _reads(self, reading: Reading) -> bool:
+        """Tell whether the lane was held without a break since it was asked; else its order would not be kept."""
+        return self._readings.get(reading.lane.number) is reading
+
+    def _seen(self, reply: list[Any]) -> dict[int, EntryId]:
+        seen = {int(lane): entry_id(last) for lane, _, last in reply}
+        self._last.update(seen)
+        return seen
+
+    async def _take(self, asked: dict[int, Reading], reply: list[Any]) -> list[Incoming]:
+        """Return what a reply holds of the lanes that were ``asked``, once all that must be known is known."""
+        attempts = await self._attempts_of([(int(lane), *rest) for lane, what, *rest in reply if what == b"again"])
+        received: list[Incoming] = []
+        broken: list[tuple[int, bytes]] = []
+        for text, what, *rest in reply:
+            number = int(text)
+            reading = asked.get(number)
+            if what == b"error":
+                broken.append((number, rest[0]))
+            elif reading is None or not self._reads(reading):
+                continue
+            elif what == b"lost":
+                del self._readings[number]
+                reading.lane.is_lost = True
+            elif what == b"new":
+                received += self._received(reading, rest[0], None)
+            else:
+                cursor, entries, gone = rest
+                reading.cursor = _NEW if cursor == _LAST_PAGE else cursor
+                received += self._received(reading, entries, attempts)
+                self._say_what_is_gone(number, gone)
+        if broken and not received:
+            await self._mend(*broken[0])
+        return received
+
+    def _received(self, reading: Reading, entries: list[Any], attempts: "dict[Receipt, int] | None") -> list[Incoming]:
+        """Return the entries of a lane; ``attempts`` are those of entries that come again."""
+        number, given = reading.lane.number, self._given[reading.lane.number]
+        received: list[Incoming] = []
+        for entry, fields in entries:
+            if entry in given:  # it is here: the lane came back while a handler still runs
+                continue
+            given.add(entry)
+            incoming = incoming_of(reading.lane, (number, entry), fields, is_again=attempts is not None)
+            incoming.attempts = attempts.get((number, entry), 0) if attempts else 0
+            received.append(incoming)
+        if entries:
+            self._last[number] = max(self._last.get(number, (0, 0)), entry_id(entries[-1][0]))
+        return received
+
+    async def _attempts_of(self, again: "list[tuple[int, bytes, list[Any], list[bytes]]]") -> "dict[Receipt, int]":
+        receipts: list[Receipt] = [(number, entry) for number, _, entries, _ in again for entry, _ in entries]
+        if not receipts:
+            return {}
+        fields = [_field(*receipt) for receipt in receipts]
+        counts = await self._pipe.ask(packed("HMGET", self._names.attempts(self.name), *fields))
+        known = {receipt: int(count) for receipt, count in zip(receipts, counts, strict=True) if count is not None}
+        self._counted.update(known)
+        return known
+
+    def _say_what_is_gone(self, lane: int, gone: list[bytes]) -> None:
+        if gone:
+            log.error(
+                "%s lost %d events of lane %d: Redis was made to delete them before they were handled",
+                self.name,
+                len(gone),
+                lane,
+            )
+
+    async def _mend(self, lane: int, message: bytes) -> None:
+        """Make a consumer group again that somebody deleted, or whose server lost it."""
+        text = message.decode(errors="replace")
+        if "NOGROUP" not in text:
+            raise TransportUnavailableError(self._server, text)
+        last = self._last.get(lane)
+        begins_at = "0" if last is None else "{}-{}".format(*last)
+        log.error("the consumer group %s is gone from lane %d; it goes on after %s", self.name, lane, begins_at)
+        command = packed("XGROUP", "CREATE", self._names.lane(lane), self.name, begins_at, "MKSTREAM")
+        await self._pipe.ask(command)
+
+
+class _UnreadError(Exception):
+    """A read was sent, and its answer did not come."""
+
+
+def _field(lane: int, entry: bytes) -> bytes:
+    return b"%d:%b" % (lane, entry)
+
+
+def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes], *, is_again: bool) -> Incoming:
+    """Return an entry of a stream as an event that came in."""
+    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    event_type, topic = _text(found.get(TYPE_FIELD)), _text(found.get(TOPIC_FIELD))
+    document = found.get(EVENT_FIELD)
+    if document is None:  # a stranger's entry: its dead letter shows all of it
+        document = b"\n".join(name + b"=" + value for name, value in found.items())
+        event_type = topic = None
+    return Incoming(lane, receipt, document, event_type, topic or event_type, 0, is_again)
+
+
+def _text(field: bytes | None) -> str | None:
+    return None if field is None else field.decode(errors="replace")

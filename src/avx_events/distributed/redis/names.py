@@ -1,0 +1,61 @@
+"""What things are called in Redis; docs/reference/redis.md tells others.
+
+| key | type | what it holds |
+|---|---|---|
+| ``avx:meta`` | hash | ``partitions``: how many lanes the log has; ``version``: of this layout |
+| ``avx:log:3`` | stream | lane 3 of the log; a consumer group for each handler, called ``group:handler`` |
+| ``avx:consumer:group:handler:members`` | sorted set | members by the millisecond at which they count as dead |
+| ``avx:consumer:group:handler:owners`` | hash | lane → member that holds it |
+| ``avx:consumer:group:handler:attempts`` | hash | ``lane:entry id`` → attempts begun, of what failed or came again |
+| ``avx:letters``, ``avx:letters:order``, ``avx:letters:claims`` | hash, sorted sets | dead letters |
+"""
+
+from binascii import crc32
+from typing import Final
+
+LAYOUT_VERSION: Final = "1"
+
+TYPE_FIELD: Final = b"type"
+TOPIC_FIELD: Final = b"topic"
+EVENT_FIELD: Final = b"event"
+
+
+def lane_of(key: str, lanes: int) -> int:
+    """Return the lane of ``key``: CRC-32 of its UTF-8 bytes, modulo the number of lanes.
+
+    Source:
+        ISO 3309 CRC-32, as zlib and most languages' libraries have it, so that a foreign publisher can do the same.
+    """
+    return crc32(key.encode()) % lanes
+
+
+class Names:
+    """The keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        """Begin all names with ``namespace``."""
+        self.meta = f"{namespace}:meta"
+        self.letters = f"{namespace}:letters"
+        self._log = f"{namespace}:log:"
+        self._consumer = f"{namespace}:consumer:"
+
+    def lane(self, number: int) -> str:
+        """Return the stream of a lane."""
+        return f"{self._log}{number}"
+
+    def members(self, consumer: str) -> str:
+        """Return the sorted set of a consumer's members."""
+        return f"{self._consumer}{consumer}:members"
+
+    def owners(self, consumer: str) -> str:
+        """Return the hash of who holds which lane."""
+        return f"{self._consumer}{consumer}:owners"
+
+    def attempts(self, consumer: str) -> str:
+        """Return the hash of attempts."""
+        return f"{self._consumer}{consumer}:attempts"
+
+
+def consumer_of(group: str, handler: str) -> str:
+    """Return what a handler's consumer group is called."""
+    return f"{group}:{handler}"

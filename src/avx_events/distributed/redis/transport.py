@@ -1,0 +1,163 @@
+"""Redis as the transport of a bus."""
+
+import time
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from avx_events.bus.dead_letters import DeadLetterStore
+from avx_events.bus.remote.ports import Consumer, Outgoing, Source, TransportOptions, Withdrawal
+from avx_events.core.clock import Clock
+from avx_events.core.errors import PartitionsMismatchError, PublishUnknownError, TransportRefusedError
+from avx_events.distributed.redis.broadcast_source import BroadcastSource
+from avx_events.distributed.redis.dead_letters import RedisDeadLetters
+from avx_events.distributed.redis.doorbell import Doorbell
+from avx_events.distributed.redis.group_source import GroupSource
+from avx_events.distributed.redis.leases import Leases
+from avx_events.distributed.redis.names import EVENT_FIELD, LAYOUT_VERSION, TOPIC_FIELD, TYPE_FIELD, Names, lane_of
+from avx_events.distributed.redis.pipe import Pipe
+from avx_events.distributed.redis.scripts import AGREE
+from avx_events.distributed.redis.wire import Argument, Servers, packed
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class RedisTransport:
+    """One bus on one Redis: a connection for what is published, one for everything else, and those that wait."""
+
+    def __init__(self, url: str, options: TransportOptions, *, clock: Clock) -> None:
+        """Connect to nobody yet; ``open`` does.
+
+        Raises:
+            InvalidArgumentError: The URL is none of Redis's.
+        """
+        self._servers = Servers(url, timeout_s=options.timeout_s, client=options.client)
+        self._options = options
+        self._clock = clock
+        self._names = Names(options.namespace)
+        self._publishing = self._pipe("publish")
+        self._control = self._pipe("control")
+        self._doorbell = Doorbell(self._servers, self._names)
+        self._letters = RedisDeadLetters(self._control, self._names)
+        self._member = uuid4().hex
+        self._streams = [self._names.lane(lane) for lane in range(options.partitions)]
+        self._next_lane = count()
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self._servers.name
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes the log has."""
+        return self._options.partitions
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much is on its way as may be."""
+        return self._publishing.is_full
+
+    async def open(self) -> None:
+        """Reach the server, and agree with others on the number of lanes.
+
+        Raises:
+            TransportUnavailableError: It does not answer.
+            TransportRefusedError: It asks for a password, or has another layout.
+            PartitionsMismatchError: The namespace has another number of lanes.
+        """
+        await self._publishing.connect()
+        await self._control.connect()
+        agreed = await self._control.ask(
+            packed("EVAL", AGREE, 1, self._names.meta, self._options.partitions, LAYOUT_VERSION)
+        )
+        partitions, version = (field.decode() for field in agreed)
+        if version != LAYOUT_VERSION:
+            remedy = "run the same version of avx-events everywhere, or use another namespace"
+            raise TransportRefusedError(self.name, f"the namespace has layout {version}", remedy=remedy)
+        if int(partitions) != self._options.partitions:
+            raise PartitionsMismatchError(
+                self.name, self._options.namespace, here=self._options.partitions, there=int(partitions)
+            )
+
+    def submit(self, outgoing: Outgoing) -> "asyncio.Future[Any]":
+        """Send an event; see ``Transport``."""
+        lane = lane_of(outgoing.key, self.lanes) if outgoing.key else next(self._next_lane) % self.lanes
+        fields: list[Argument] = [TYPE_FIELD, outgoing.event_type, EVENT_FIELD, outgoing.document]
+        if outgoing.topic != outgoing.event_type:
+            fields += (TOPIC_FIELD, outgoing.topic)
+        command = packed("XADD", self._streams[lane], *self._limit(), "*", *fields)
+        return self._publishing.ask(command, unconfirmed=partial(PublishUnknownError, self.name, outgoing.event_type))
+
+    async def room(self) -> None:
+        """Wait until there is room for another event."""
+        await self._publishing.room()
+
+    async def source(self, consumer: Consumer, withdrawal: Withdrawal) -> Source:
+        """Return the events of ``consumer``; see ``Transport``."""
+        if consumer.group is None:
+            listener = BroadcastSource(self._servers, self._control, self._names, lanes=self.lanes)
+            await listener.create()
+            return listener
+        source = GroupSource(self._control, self._doorbell, self._names, consumer, lanes=self.lanes, server=self.name)
+        await source.create()
+        leases = Leases(
+            self._control,
+            members=self._names.members(source.name),
+            owners=self._names.owners(source.name),
+            member=self._member,
+            lanes=self.lanes,
+            lease_s=self._options.redeliver_after_s,
+            clock=self._clock,
+            withdrawal=withdrawal,
+            on_change=source.look,
+        )
+        try:
+            await source.hold(leases, self._member)
+        except BaseException:
+            await source.close()
+            raise
+        return source
+
+    def dead_letters(self) -> DeadLetterStore:
+        """Return the dead letters of the namespace."""
+        return self._letters
+
+    async def close(self) -> None:
+        """Send what was submitted, and leave no connection."""
+        await self._publishing.close()
+        await self._letters.close()
+        await self._doorbell.close()
+        await self._control.close()
+
+    def _pipe(self, what: str) -> Pipe:
+        name = f"avx-events redis: {what}"
+        return Pipe(self._servers, timeout_s=self._options.timeout_s, clock=self._clock, what=name)
+
+    def _limit(self) -> tuple[Argument, ...]:
+        options = self._options
+        if options.max_events is not None:
+            return ("MAXLEN", "~", max(options.max_events // self.lanes, 1))
+        if options.retention_s is not None:
+            return ("MINID", "~", max(int((time.time() - options.retention_s) * 1000), 0))
+        return ()
+
+
+async def connect(url: str, options: TransportOptions, *, clock: Clock) -> RedisTransport:
+    """Return a transport that has reached its server.
+
+    Raises:
+        InvalidArgumentError: The URL is none of Redis's.
+        TransportUnavailableError: The server does not answer.
+        TransportRefusedError: It asks for a password, or the namespace has another layout.
+        PartitionsMismatchError: The namespace has another number of lanes.
+    """
+    transport = RedisTransport(url, options, clock=clock)
+    try:
+        await transport.open()
+    except BaseException:
+        await transport.close()
+        raise
+    return transport

@@ -1,0 +1,209 @@
+"""One connection to Redis, on which commands go out in batches and their replies come back in order."""
+
+import asyncio
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import hiredis
+import redis.exceptions
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from avx_events.core.errors import (
+    AvxEventsError,
+    InvalidArgumentError,
+    TransportRefusedError,
+    TransportUnavailableError,
+)
+
+Argument: TypeAlias = str | bytes | int | float
+Packed: TypeAlias = bytes
+
+# What the server may answer that says: not done now, and perhaps done later.
+_NOT_NOW: Final = (
+    "LOADING",
+    "BUSY ",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "READONLY",
+    "OOM ",
+    "MISCONF",
+    "NOREPLICAS",
+)
+_REFUSED: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "AUTHENTICATION")
+
+
+class WireError(Exception):
+    """The connection failed.
+
+    Attributes:
+        is_sent: Whether commands may have reached the server.
+    """
+
+    def __init__(self, problem: str, *, is_sent: bool) -> None:
+        """Keep both."""
+        super().__init__(problem)
+        self.problem, self.is_sent = problem, is_sent
+
+
+_pack = cast("Any", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]  # its types are half a list
+
+
+def packed(*arguments: Argument) -> Packed:
+    """Return a command as it goes over the wire."""
+    return cast("bytes", _pack(arguments))
+
+
+class Servers:
+    """Where connections to one server come from.
+
+    Attributes:
+        name: What errors call the server: its URL without a password.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, client: Mapping[str, Any]) -> None:
+        """Connect to nobody yet.
+
+        Args:
+            url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads it.
+            timeout_s: How long a connection may take to be made.
+            client: More options of redis-py's connections.
+
+        Raises:
+            InvalidArgumentError: The URL or an option is none of redis-py's.
+        """
+        options = {"socket_connect_timeout": timeout_s, **client}
+        # Replies are waited for in batches, with one deadline; attempts are ours, since only we know what was sent.
+        fixed: dict[str, Any] = {"socket_timeout": None, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+        try:
+            self.name = _without_password(url)
+            pool: Any = ConnectionPool.from_url(url, **(options | fixed))  # pyright: ignore[reportUnknownMemberType]
+            self._pool = pool
+            self._pool.make_connection()
+        except (ValueError, TypeError, redis.exceptions.RedisError) as exc:
+            expected = f"a Redis URL, as 'redis://localhost:6379/0', and options of redis-py ({exc})"
+            raise InvalidArgumentError("url", url, expected=expected) from exc
+
+    def wire(self) -> "Wire":
+        """Return a new connection, not made yet."""
+        return Wire(self._pool.make_connection(), self.name)
+
+
+class Wire:
+    """One connection; whoever has it uses it alone."""
+
+    __slots__ = ("_connection", "_name")
+
+    def __init__(self, connection: Any, name: str) -> None:
+        """Wrap ``connection``, one of redis-py's, to the server of ``name``."""
+        self._connection = connection
+        self._name = name
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it was made and not lost, as far as is known."""
+        return bool(self._connection.is_connected)
+
+    async def connect(self) -> None:
+        """Make the connection. Harmless where it is made.
+
+        Raises:
+            WireError: The server cannot be reached, or does not answer.
+            TransportRefusedError: It asks for a password or for TLS.
+        """
+        try:
+            await self._connection.connect()
+        except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as exc:
+            raise self._refused(exc) from exc
+        except redis.exceptions.ResponseError as exc:
+            if str(exc).startswith(_REFUSED):
+                raise self._refused(exc) from exc
+            raise WireError(str(exc), is_sent=False) from exc
+        except ssl.SSLError as exc:
+            raise self._refused(exc) from exc
+        except (TimeoutError, redis.exceptions.RedisError, OSError) as exc:
+            raise WireError(str(exc), is_sent=False) from exc
+
+    async def exchange(self, commands: Sequence[Packed], *, timeout_s: float | None) -> list[Any]:
+        """Send ``commands``, and return their replies; an error of the server's is one of them, not raised.
+
+        Args:
+            commands: As ``packed`` gives them.
+            timeout_s: Within how many seconds all replies must be there; None is for ever.
+
+        Raises:
+            WireError: The connection failed, or the time is up; it is closed then.
+        """
+        connection = self._connection
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                await connection.send_packed_command([b"".join(commands)], check_health=False)
+                for _ in commands:
+                    try:
+                        replies.append(await connection.read_response(disable_decoding=True))
+                    except redis.exceptions.ResponseError as exc:
+                        replies.append(exc)
+        except TimeoutError as exc:
+            await self.close()
+            raise WireError(f"no answer within {timeout_s} s", is_sent=True) from exc
+        except (redis.exceptions.RedisError, OSError) as exc:
+            await self.close()
+            raise WireError(str(exc) or type(exc).__name__, is_sent=True) from exc
+        except BaseException:  # replies of this call must not be taken for those of the next one
+            await self.close()
+            raise
+        return replies
+
+    async def look(self) -> None:
+        """Close the connection if the server has closed its end while nobody was looking."""
+        try:
+            if not await self._connection.can_read():
+                return
+        except (redis.exceptions.RedisError, OSError):
+            pass
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection. Harmless where it is closed."""
+        try:
+            await self._connection.disconnect(nowait=True)
+        except (redis.exceptions.RedisError, OSError):  # it is gone, which was wanted
+            return
+
+    def _refused(self, error: Exception) -> TransportRefusedError:
+        remedy = "give user and password in the URL, as redis://user:password@host, and rediss:// where it wants TLS"
+        return TransportRefusedError(self._name, str(error), remedy=remedy)
+
+
+def problem_of(name: str, reply: Exception) -> AvxEventsError:
+    """Return what an error reply of the server means for whoever sent the command: it was not done."""
+    text = str(reply)
+    if isinstance(reply, _LATER) or text.startswith(_NOT_NOW):
+        return TransportUnavailableError(name, text)
+    if isinstance(reply, redis.exceptions.NoPermissionError | redis.exceptions.AuthenticationError):
+        return TransportRefusedError(name, text, remedy="give the user of the URL the permission")
+    return TransportRefusedError(name, text, remedy="see what else uses these keys, or use another namespace")
+
+
+_LATER: Final = (
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.TryAgainError,
+)
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if not (parts.hostname or parts.path):
+        message = "it names no server"
+        raise ValueError(message)
+    place = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{place}{parts.path}"

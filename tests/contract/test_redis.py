@@ -1,0 +1,64 @@
+"""Redis Streams keeps what its contracts promise: they are the class line of its test."""
+
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from avx_events import EventBus, TopicBus
+from avx_events.distributed.redis.names import lane_of
+from avx_events.testing import (
+    DeadLetterContract,
+    GracefulStopContract,
+    GroupContract,
+    HostileBytesContract,
+    KeyOrderContract,
+    OwnKeyContract,
+    TopicContract,
+    TransportContract,
+)
+
+pytestmark = pytest.mark.live
+
+
+class OnRedis:
+    @pytest.fixture(autouse=True)
+    def at(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
+        return await TopicBus.connect(self.url, namespace=namespace, **options)
+
+
+class TestRedisBroadcast(
+    OnRedis,
+    TransportContract,
+    KeyOrderContract,
+    OwnKeyContract,
+    DeadLetterContract,
+    GracefulStopContract,
+    TopicContract,
+):
+    """Every listener gets everything."""
+
+    async def connect(self, namespace: str, **options: Any) -> EventBus:
+        return await EventBus.connect(self.url, namespace=namespace, **options)
+
+
+class TestRedisGroup(
+    OnRedis,
+    GroupContract,
+    HostileBytesContract,
+    TransportContract,
+    KeyOrderContract,
+    DeadLetterContract,
+    GracefulStopContract,
+):
+    """Members of a group share the events."""
+
+    async def connect(self, namespace: str, *, group: str = "contract", **options: Any) -> EventBus:
+        return await EventBus.connect(self.url, namespace=namespace, group=group, **options)
+
+    async def publish_raw(self, namespace: str, document: bytes) -> None:
+        async with Redis.from_url(self.url) as redis:  # pyright: ignore[reportUnknownMemberType]
+            await redis.xadd(f"{namespace}:log:{lane_of('a', 16)}", {"event": document})
