@@ -1,6 +1,6 @@
 """The servers of the tests do as they are told, and none of them outlives the tests."""
 
-# The NATS client does not say of which types the options of its functions are.
+# The clients of NATS and Redis do not say of which types the options of some functions are.
 # pyright: reportUnknownMemberType=false
 
 import os
@@ -14,10 +14,16 @@ from pathlib import Path
 
 import nats
 import pytest
+import redis
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from tests.servers.kafka import kafka_in
+from tests.servers.ports import free_port
 from tests.servers.process import Server, ServerFailedError
+from tests.servers.proxy import Proxy
 from tests.servers.redis import redis_in
 
 pytestmark = pytest.mark.live
@@ -28,6 +34,7 @@ STARTS_A_SERVER = """
 import sys
 from contextlib import closing
 from pathlib import Path
+from tests.servers.proxy import Proxy
 from tests.servers.redis import redis_in
 
 server = redis_in(Path(sys.argv[1]))
@@ -174,6 +181,29 @@ def test_a_server_that_ends_by_itself_is_said_to_have_ended_and_why(redis_server
 def test_a_server_is_not_started_twice(redis_server: Server) -> None:
     with pytest.raises(ServerFailedError, match="runs already"):
         redis_server.start()
+
+
+def test_redis_is_reached_through_a_proxy_again_after_a_cut(redis_server: Server) -> None:
+    never = Retry(NoBackoff(), 0)
+    with Proxy(redis_server.port) as proxy, redis.Redis(port=proxy.port, retry=never, socket_timeout=10) as client:
+        assert client.ping()
+        proxy.cut()
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+        proxy.mend()
+
+        assert client.ping()
+
+
+def test_kafka_can_be_behind_a_proxy(tmp_path: Path, kafka_url: str) -> None:
+    with Proxy(free_port()) as proxy:
+        there = f"127.0.0.1:{proxy.port}"
+        with kafka_in(tmp_path / "kafka", port=proxy.target_port, advertised_listeners=f"PLAINTEXT://{there}"):
+            producer = Producer({"bootstrap.servers": there, "message.timeout.ms": 10_000})
+            producer.produce("topic", b"value")
+
+            assert producer.flush(10) == 0
+            assert proxy.connections > 0
 
 
 def test_no_server_outlives_a_process_that_is_killed(tmp_path: Path, redis_server: Server) -> None:

@@ -17,17 +17,18 @@ Source:
 """
 
 
-def kafka_in(folder: Path, **settings: object) -> Server:
+def kafka_in(folder: Path, *, port: int | None = None, **settings: object) -> Server:
     """Describe a Kafka server that keeps its topics in ``folder``.
 
     Args:
         folder: Where it keeps everything.
+        port: Where it listens, which one behind a proxy has to know; else a free one.
         settings: Those of Kafka, with ``_`` for each dot in their names.
 
     Raises:
         MissingServerError: Kafka's jars or Java are not on this machine.
     """
-    port = free_port()
+    port = port or free_port()
     config = folder / "server.properties"
     command = kafka_command("kafka.Kafka", config)
     lay_empty_storage(folder / "data")
@@ -60,7 +61,8 @@ def properties(port: int, controller_port: int) -> dict[str, object]:
 
 def _knows_a_broker(connection: socket.socket) -> bool:
     connection.sendall(struct.pack(">i", len(METADATA_OF_NO_TOPIC)) + METADATA_OF_NO_TOPIC)
-    answer = connection.recv(16, socket.MSG_WAITALL)
+    with connection.makefile("rb") as answers:
+        answer = answers.read(16)
     if len(answer) < 16:
         return False
     _, correlation_id, _, brokers = struct.unpack(">iiii", answer)
