@@ -25,7 +25,8 @@ class MissingServerError(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"{name} is not on this machine. `make servers` installs it where it may. Tests that need no server of "
-            "their own also take one that runs elsewhere, from AVX_REDIS_URL, AVX_NATS_URL or AVX_KAFKA_URL"
+            "their own also take what `docker compose up --wait` starts, or any other, from AVX_REDIS_URL, "
+            "AVX_NATS_URL or AVX_KAFKA_URL: docs/how-to/run-the-tests-against-brokers.md"
         )
 
 
