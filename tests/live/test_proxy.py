@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
 from collections.abc import Iterator
@@ -57,6 +58,20 @@ def is_silent(end: socket.socket) -> bool:
     finally:
         end.settimeout(10)
     return False
+
+
+def knock(port: int) -> None:
+    """Connect, and wait for what the other side says."""
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        client.recv(1)
+
+
+def knock_until_refused(port: int) -> None:
+    """Connect again and again, as a client that has lost its server."""
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            with contextlib.suppress(ConnectionResetError):
+                knock(port)
 
 
 def test_bytes_go_both_ways(ends: Ends) -> None:
@@ -162,11 +177,8 @@ def test_a_half_close_loses_what_is_said_after_it(proxy: Proxy, ends: Ends) -> N
 
 
 def test_a_server_that_is_away_is_a_connection_that_is_reset() -> None:
-    with Proxy(free_port()) as proxy:
-        client = socket.create_connection(("127.0.0.1", proxy.port), 10)
-
-        with client, pytest.raises(ConnectionResetError):
-            client.recv(100)
+    with Proxy(free_port()) as proxy, pytest.raises(ConnectionResetError):
+        knock(proxy.port)
 
 
 def test_nothing_is_left_of_a_proxy_that_is_over(server: socket.socket) -> None:
@@ -177,6 +189,19 @@ def test_nothing_is_left_of_a_proxy_that_is_over(server: socket.socket) -> None:
         ends.client.recv(100)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", proxy.port))
+
+
+def test_nothing_is_left_of_the_connections_that_are_made_while_it_is_cut() -> None:
+    with Proxy(free_port()) as proxy, ThreadPoolExecutor(2) as pool:
+        for _ in range(50):
+            clients = [pool.submit(knock_until_refused, proxy.port) for _ in range(2)]
+            while not proxy.connections:
+                pass
+            proxy.cut()
+            assert [client.result(10) for client in clients] == [None, None]
+            proxy.mend()
+
+    gc.collect()  # a socket that was not closed is a warning now, and a failure
 
 
 async def test_a_test_on_a_loop_uses_it_too(proxy: Proxy, server: socket.socket) -> None:

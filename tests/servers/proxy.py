@@ -47,7 +47,7 @@ class Proxy:
         self._is_over = asyncio.Event()
         self._traffic = _Traffic()
         self._links: set[_Link] = set()
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
 
     @property
     def connections(self) -> int:
@@ -106,6 +106,7 @@ class Proxy:
 
     async def _cut(self) -> None:
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
         await self._reset(list(self._links))
@@ -129,21 +130,29 @@ class Proxy:
         self._traffic.delay_s = 0
         self._traffic.may_pass.set()
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener.settimeout(0)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     async def _reset(self, links: Iterable["_Link"]) -> None:
         tasks = [link.reset() for link in links]
         if tasks:
             await asyncio.wait(tasks)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._listener is None:
-            _reset(writer)
+    def _accept(self, listener: socket.socket) -> None:
+        # Not a server of asyncio's: what that is accepting when it is closed is never closed itself.
+        try:
+            client, _ = listener.accept()
+        except OSError:  # it has gone away again
             return
-        link = _Link(reader, writer, self._traffic)
+        link = _Link(client, self._traffic)
         self._links.add(link)
         link.task = self._tasks.create_task(link.run(self.target_port))
-        link.task.add_done_callback(lambda _: self._links.discard(link))
+        link.task.add_done_callback(lambda _: self._forget(link))
+
+    def _forget(self, link: "_Link") -> None:
+        self._links.discard(link)
+        link.end()
 
 
 @dataclass
@@ -160,10 +169,10 @@ class _Link:
 
     task: asyncio.Task[None]
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, traffic: _Traffic) -> None:
-        self._reader = reader
-        self._writers = [writer]
+    def __init__(self, client: socket.socket, traffic: _Traffic) -> None:
+        self._client = client
         self._traffic = traffic
+        self._writers: list[asyncio.StreamWriter] = []
         self._ways: dict[Side, _Way] = {}
         self._has_tried = asyncio.Event()
 
@@ -182,8 +191,6 @@ class _Link:
             self._abort()
         finally:
             self._has_tried.set()
-        for writer in self._writers:
-            writer.close()
 
     def reset(self) -> asyncio.Task[None]:
         """End both connections at once; return the task that ends because of it."""
@@ -196,16 +203,27 @@ class _Link:
         if towards in self._ways:
             self._ways[towards].shut()
 
+    def end(self) -> None:
+        """Close what is still open when the task has ended, which may have been before it began."""
+        for writer in self._writers:
+            writer.close()
+        if not self._writers:
+            self._client.close()
+
     async def _connect(self, target_port: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", target_port)
-        self._writers.append(writer)
-        self._ways["server"] = _Way(self._reader, writer, self._traffic)
-        self._ways["client"] = _Way(reader, self._writers[0], self._traffic)
+        from_client, to_client = await asyncio.open_connection(sock=self._client)
+        self._writers.append(to_client)
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", target_port)
+        self._writers.append(to_server)
+        self._ways["server"] = _Way(from_client, to_server, self._traffic)
+        self._ways["client"] = _Way(from_server, to_client, self._traffic)
         self._has_tried.set()
 
     def _abort(self) -> None:
         for writer in self._writers:
-            _reset(writer)
+            if not writer.is_closing():
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            writer.transport.abort()
 
 
 class _Way:
@@ -252,9 +270,3 @@ class _Way:
         elif not self._is_shut:
             self._sink.write(chunk)
             await self._sink.drain()
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    if not writer.is_closing():
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    writer.transport.abort()
