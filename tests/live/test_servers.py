@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 STARTS_A_SERVER = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from tests.servers.proxy import Proxy
@@ -215,6 +217,13 @@ def test_no_server_outlives_a_process_that_is_killed(tmp_path: Path, redis_serve
         starter.send_signal(signal.SIGKILL)
 
     wait_for_the_end_of(pid)
+
+
+def test_a_server_outlives_the_thread_that_told_it_to_start(redis_server: Server) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(redis_server.restart).result(30)
+
+    assert redis_says(redis_server, "PING") == b"+PONG\r\n"
 
 
 def test_no_server_outlives_its_block(redis_server: Server, tmp_path: Path) -> None:
