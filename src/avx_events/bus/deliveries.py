@@ -88,7 +88,7 @@ class OpenDeliveries:
         """Have the attempt that begins next counted; False where the event is no longer ours."""
         self._settling += 1
         try:
-            is_ours = await work.count()
+            is_ours = await work.count(may_wait=False)
         except BaseException:  # this reader was cancelled: the next one does it
             self.dispatcher.give_back(work)
             raise

@@ -312,9 +312,10 @@ class Dispatcher:
         letter = self._letter(work, error, "undecodable")
         work.burial = msgspec.structs.replace(letter, envelope=None, raw=raw)
 
-    def is_used_up(self, work: Work) -> bool:
-        """Tell whether no attempt is left."""
-        return work.attempts >= self._retry.attempts
+    @property
+    def attempts(self) -> int:
+        """How many attempts an event has."""
+        return self._retry.attempts
 
     def is_empty(self) -> bool:
         """Tell whether nothing waits here."""

@@ -382,7 +382,7 @@ class HandlerRunner:
             await dispatcher.bury(work)
             worker.item = None
             return
-        if work.must_count and not await work.count():
+        if work.must_count and not await work.count(may_wait=True):
             dispatcher.drop(work)
             worker.item = None
             return

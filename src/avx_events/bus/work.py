@@ -54,8 +54,11 @@ class Work:
         """Tell whether it is still this process that should handle it."""
         return True
 
-    async def count(self) -> bool:
-        """Have the attempt that begins next counted where the event is kept; False where it is no longer ours."""
+    async def count(self, *, may_wait: bool) -> bool:  # noqa: ARG002 - here there is nothing to wait for
+        """Have the attempt that begins next counted where the event is kept; False where it is no longer ours.
+
+        It may first wait for others to end, where the caller ``may_wait`` for them: it handles none of them itself.
+        """
         return True
 
     def paused(self) -> None:

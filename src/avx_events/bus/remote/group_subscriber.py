@@ -120,7 +120,7 @@ class GroupSubscriber(Subscriber[EventT]):
         while (work := self._dispatcher.take()) is not None:
             if work.burial is not None:
                 await self._dispatcher.bury(work)
-            elif not work.must_count or await work.count():
+            elif not work.must_count or await work.count(may_wait=False):
                 self._dispatcher.leave_lane(work)  # who reads keeps the order itself
                 return work
             else:

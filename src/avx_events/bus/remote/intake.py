@@ -39,6 +39,7 @@ Decode = Callable[[bytes], AnyEnvelope]
 
 _MOST_AT_ONCE: Final = 256
 _PAUSE_S: Final = 0.5
+_FEW_ATTEMPTS: Final = 2
 
 
 class ReceivedWork(Work):
@@ -55,15 +56,15 @@ class ReceivedWork(Work):
         self.incoming = incoming
         self.intake = intake
         # It may have killed the process that had it before: from now on that is counted exactly.
-        self.must_count = incoming.is_redelivered
+        self.must_count = incoming.is_redelivered or incoming.attempts > 0
 
     def may_begin(self) -> bool:
         """Tell whether this member still holds the event's lane."""
         return self.intake.holds(self.incoming)
 
-    async def count(self) -> bool:
+    async def count(self, *, may_wait: bool) -> bool:
         """Have the attempt that begins next counted by the broker; False where the lane is lost meanwhile."""
-        return await self.intake.count(self)
+        return await self.intake.count(self, may_wait=may_wait)
 
     def paused(self) -> None:
         """Have the attempts so far counted by the broker, in case this member ends before the next one."""
@@ -119,6 +120,7 @@ class Intake:
         self._source: Source | None = None
         self._opening = asyncio.Lock()
         self._works: set[ReceivedWork] = set()  # received, and neither done nor given up
+        self._alone: ReceivedWork | None = None  # of those that may end a process, the one that runs
         self._done: list[Incoming] = []
         self._telling: list[Incoming] = []  # the broker is being told of these
         self._waiters: set[asyncio.Future[None]] = set()
@@ -260,7 +262,7 @@ class Intake:
         if envelope is None:
             return None
         work = ReceivedWork(envelope, incoming, self)
-        if incoming.is_redelivered and self.dispatcher.is_used_up(work):
+        if incoming.attempts >= self.dispatcher.attempts:
             self.dispatcher.mark_used_up(work, HandlerKilledError(self.dispatcher.name, work.attempts))
         return work
 
@@ -297,10 +299,19 @@ class Intake:
         lane = incoming.lane
         return lane is None or not (lane.is_lost or lane.held_until <= self._clock.monotonic())
 
-    async def count(self, work: ReceivedWork) -> bool:
-        """Have the attempt that begins next counted; False where the lane was lost meanwhile."""
-        # An event that comes a second time has perhaps been begun once before; if it now ends another process, it was.
-        doubt = 1 if work.incoming.attempts == 0 and work.attempts == 0 else 0
+    async def count(self, work: ReceivedWork, *, may_wait: bool) -> bool:
+        """Have the attempt that begins next counted; False where the lane was lost meanwhile.
+
+        What comes again was perhaps begun before, by a process that it ended. That is counted for it if it ends another
+        one while it runs alone: events that were begun when a process ended run one at a time, where the caller may
+        wait for them, as do all that come again where there is no attempt to spare.
+        """
+        known = work.incoming.attempts
+        if may_wait and (known or self.dispatcher.attempts <= _FEW_ATTEMPTS):
+            while self._alone is not None:
+                await self._change()
+            self._alone = work
+        doubt = 1 if self._alone is work and known <= 1 and work.attempts == known else 0
         while (source := self._source) is not None and self.holds(work.incoming):
             try:
                 await source.count_attempts(work.incoming, work.attempts + 1 + doubt)
@@ -313,6 +324,7 @@ class Intake:
 
     def count_soon(self, work: ReceivedWork) -> None:
         """Have the attempts of ``work`` counted, while others go on."""
+        self._leave(work)
         source, attempts = self._source, work.attempts
         if source is not None:
             counting = self._count_now(source, work.incoming, attempts)
@@ -320,6 +332,7 @@ class Intake:
 
     def done(self, work: ReceivedWork) -> None:
         """Have the broker told that ``work`` is done."""
+        self._leave(work)
         if work in self._works:
             self._works.remove(work)
             self._done.append(work.incoming)
@@ -327,10 +340,16 @@ class Intake:
 
     def dropped(self, work: ReceivedWork) -> None:
         """Leave ``work`` to whoever holds its lane next."""
+        self._leave(work)
         if work in self._works:
             self._works.remove(work)
             if self._source is not None:
-                self._source.forget([work.incoming])
+                self._source.give_back(work.incoming, has_begun=work.attempts > work.incoming.attempts)
+            self._look()
+
+    def _leave(self, work: ReceivedWork) -> None:
+        if self._alone is work:
+            self._alone = None
             self._look()
 
     def lose(self, lane: Lane) -> None:

@@ -76,7 +76,7 @@ class Incoming(msgspec.Struct, gc=False):
         event_type: Its type, where the broker's entry says so beside the document.
         topic: Its topic, likewise.
         attempts: How many attempts have begun before, as far as they were counted.
-        is_redelivered: Whether it was given out before and not acknowledged: its handler may have begun with it.
+        is_redelivered: Whether it was given out before, and whoever had it did not say whether its handler has begun.
     """
 
     lane: Lane | None
@@ -140,8 +140,8 @@ class Source(Protocol):
         """
         ...
 
-    def forget(self, dropped: Sequence[Incoming]) -> None:
-        """Know these no more: they were not handled here, and whoever holds their lane next gets them."""
+    def give_back(self, incoming: Incoming, *, has_begun: bool) -> None:
+        """Know it no more: whoever holds its lane next gets it, and is told where its handler has not begun here."""
         ...
 
     async def close(self) -> None:

@@ -70,7 +70,7 @@ class BroadcastSource:
     async def count_attempts(self, incoming: Incoming, attempts: int) -> None:
         """Do nothing: nobody gets the event after this listener."""
 
-    def forget(self, dropped: Sequence[Incoming]) -> None:
+    def give_back(self, incoming: Incoming, *, has_begun: bool) -> None:
         """Do nothing: nothing is known of what was received."""
 
     async def close(self) -> None:
@@ -79,4 +79,4 @@ class BroadcastSource:
 
     def _received(self, stream: bytes, entries: list[Any]) -> list[Incoming]:
         self._after[int(stream.rpartition(b":")[2])] = entries[-1][0]
-        return [incoming_of(None, entry, fields, is_again=False) for entry, fields in entries]
+        return [incoming_of(None, entry, fields) for entry, fields in entries]

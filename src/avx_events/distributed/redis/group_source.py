@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from avx_events.bus.remote.ports import Consumer, Incoming, Lane
 from avx_events.core.errors import AvxEventsError, TransportRefusedError, TransportUnavailableError
@@ -12,6 +12,9 @@ from avx_events.distributed.redis.names import EVENT_FIELD, TOPIC_FIELD, TYPE_FI
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.scripts import READ
 from avx_events.distributed.redis.wire import packed
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger("avx_events")
 
@@ -135,7 +138,8 @@ class GroupSource:
             commands.append(packed("HDEL", self._names.attempts(self.name), *fields))
         for reply in [self._pipe.ask(command) for command in commands]:
             await reply
-        self.forget(done)
+        for incoming in done:
+            self._forget(incoming)
 
     async def count_attempts(self, incoming: Incoming, attempts: int) -> None:
         """Keep the number of attempts; see ``Source``."""
@@ -143,12 +147,12 @@ class GroupSource:
         command = packed("HSET", self._names.attempts(self.name), _field(*incoming.receipt), attempts)
         await self._pipe.ask(command)
 
-    def forget(self, dropped: Sequence[Incoming]) -> None:
-        """Know these no more; see ``Source``."""
-        for incoming in dropped:
-            lane, entry = incoming.receipt
-            self._given[lane].discard(entry)
-            self._counted.discard(incoming.receipt)
+    def give_back(self, incoming: Incoming, *, has_begun: bool) -> None:
+        """Know it no more; see ``Source``."""
+        self._forget(incoming)
+        if not has_begun:  # whoever gets it then need not suspect that it ended this process
+            command = packed("HSETNX", self._names.attempts(self.name), _field(*incoming.receipt), 0)
+            self._pipe.ask(command).add_done_callback(_no_matter)
 
     async def close(self) -> None:
         """Give back the lanes."""
@@ -159,6 +163,11 @@ class GroupSource:
                 await self._leases.end()
             except AvxEventsError as exc:
                 log.warning("the lanes of %s are held until their time is up: %s", self.name, exc)
+
+    def _forget(self, incoming: Incoming) -> None:
+        lane, entry = incoming.receipt
+        self._given[lane].discard(entry)
+        self._counted.discard(incoming.receipt)
 
     def _in_turn(self) -> list[Reading]:
         """Return the lanes in the order in which they are asked: each is the first one in turn."""
@@ -218,8 +227,10 @@ class GroupSource:
             if entry in given:  # it is here: the lane came back while a handler still runs
                 continue
             given.add(entry)
-            incoming = incoming_of(reading.lane, (number, entry), fields, is_again=attempts is not None)
-            incoming.attempts = attempts.get((number, entry), 0) if attempts else 0
+            known = None if attempts is None else attempts.get((number, entry))
+            incoming = incoming_of(reading.lane, (number, entry), fields)
+            incoming.attempts = known or 0
+            incoming.is_redelivered = attempts is not None and known is None
             received.append(incoming)
         if entries:
             self._last[number] = max(self._last.get(number, (0, 0)), entry_id(entries[-1][0]))
@@ -264,7 +275,12 @@ def _field(lane: int, entry: bytes) -> bytes:
     return b"%d:%b" % (lane, entry)
 
 
-def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes], *, is_again: bool) -> Incoming:
+def _no_matter(reply: "asyncio.Future[Any]") -> None:
+    if not reply.cancelled():
+        reply.exception()
+
+
+def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes]) -> Incoming:
     """Return an entry of a stream as an event that came in."""
     found = dict(zip(fields[::2], fields[1::2], strict=False))
     event_type, topic = _text(found.get(TYPE_FIELD)), _text(found.get(TOPIC_FIELD))
@@ -272,7 +288,7 @@ def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes], *, is_a
     if document is None:  # a stranger's entry: its dead letter shows all of it
         document = b"\n".join(name + b"=" + value for name, value in found.items())
         event_type = topic = None
-    return Incoming(lane, receipt, document, event_type, topic or event_type, 0, is_again)
+    return Incoming(lane, receipt, document, event_type, topic or event_type)
 
 
 def _text(field: bytes | None) -> str | None:

@@ -104,10 +104,14 @@ class Leases:
         except BaseException:
             self._released = released + self._released
             raise
-        self._hold(set(numbers), share, until)
+        if until <= self._clock.monotonic():  # the answer took too long to be true still
+            self._lose_expired()
+            self._beat_now.set()
+        else:
+            self._hold(set(numbers), share, until)
 
     def _hold(self, numbers: set[int], share: int, until: float) -> None:
-        before = set(self.held)
+        before = dict(self.held)
         now = self._clock.monotonic()
         for number, lane in list(self.held.items()):
             if number not in numbers or lane.is_lost or lane.held_until <= now:  # others may have had it meanwhile
@@ -124,7 +128,7 @@ class Leases:
             self._tasks.spawn(self._leave(lane), name="avx-events redis: give up a lane")
         for lane in self._leaving.values():
             lane.held_until = until
-        if set(self.held) != before:
+        if self.held != before:
             self._on_change()
 
     async def _leave(self, lane: Lane) -> None:
