@@ -8,8 +8,8 @@ from typing import Annotated, Any, Generic, TypeAlias, TypeVar, get_args, get_or
 from avx_events.core.callables import call_in_thread, describe, is_async, required_positional
 from avx_events.core.errors import HandlerDefinitionError
 from avx_events.core.event import Command, Query
+from avx_events.core.generics import generic_argument, resolved
 from avx_events.core.metadata import EventEnvelope
-from avx_events.patterns.cqrs.generics import generic_argument, resolved
 
 CommandT = TypeVar("CommandT", bound=Command[Any])
 QueryT = TypeVar("QueryT", bound=Query[Any])

@@ -5,16 +5,15 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from hashlib import blake2b
-from typing import Any, Final, TypeAlias, TypeVar
-
-import msgspec
+from typing import Any, Final, TypeAlias
 
 from avx_events.core import arguments
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.codec import encode_data, reason_of
+from avx_events.core.codec import encode_data
 from avx_events.core.errors import (
     AvxEventsError,
-    HandlerDefinitionError,
+    DecodeError,
+    EncodeError,
     HandlerTimeoutError,
     IdempotencyKeyReusedError,
     InvalidArgumentError,
@@ -23,8 +22,8 @@ from avx_events.core.errors import (
 from avx_events.core.event import Command
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EventEnvelope
+from avx_events.core.results import ResultType
 from avx_events.core.tasks import CLEANUP_GRACE_S, TaskScope, is_interrupted
-from avx_events.patterns.cqrs.generics import generic_argument, names_of_module, resolved
 from avx_events.patterns.cqrs.ledgers import Entry, Ledger, MemoryLedger, Place, StoreLedger
 from avx_events.patterns.cqrs.routes import CallNext, Middleware
 from avx_events.patterns.pause import pause
@@ -43,7 +42,6 @@ _GRACE_S: Final = 5.0
 # How often a claim of another process is looked at: at first, and at last.
 _FIRST_LOOK_S: Final = 0.02
 _LAST_LOOK_S: Final = 0.5
-_UNFIT: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 def key_in_headers(envelope: EventEnvelope[Any]) -> str | None:
@@ -116,7 +114,7 @@ class _Desk:
         self._clock: Final = clock
         self._errands: Final = TaskScope()
         self._turns: dict[Place, _Turn] = {}
-        self._result_types: dict[type, _ResultType] = {}
+        self._result_types: dict[type, ResultType] = {}
 
     async def serve(self, place: Place, envelope: EventEnvelope[Any], call_next: CallNext) -> Any:
         """Return the result kept at ``place``, or carry the command out and keep it."""
@@ -131,8 +129,8 @@ class _Desk:
             raise ResultNotKeptError(*place, f"{spent.problem}")
         try:
             return result_type.decode(spent.outcome)
-        except _UNFIT as exc:  # the command class said something else when it was kept
-            problem = f"what was kept cannot be read as what the command class says it is: {reason_of(exc)}"
+        except DecodeError as exc:  # the command class said something else when it was kept
+            problem = f"what was kept cannot be read as what the command class says it is: {exc.problem}"
             raise ResultNotKeptError(*place, problem) from exc
 
     @asynccontextmanager
@@ -173,14 +171,14 @@ class _Desk:
         claim: Entry,
         envelope: EventEnvelope[Any],
         call_next: CallNext,
-        result_type: "_ResultType",
+        result_type: ResultType,
     ) -> Entry:
         try:
             result = await self._attempt(envelope, call_next)
         except BaseException as exc:
             await self._release(place, claim, exc)
             raise
-        spent = result_type.spent(claim, result)
+        spent = _spent(claim, result_type, result)
         keeping = self._ledger.spend(place, spent, lasts_s=self._expires_s)
         failure = await self._finish(keeping, f"keep the result of {place[0]} {place[1]!r}")
         if failure is not None:
@@ -240,10 +238,10 @@ class _Desk:
         task.result()
         return failures[0] if failures else None
 
-    def _result_type(self, command_class: type) -> "_ResultType":
+    def _result_type(self, command_class: type) -> ResultType:
         found = self._result_types.get(command_class)
         if found is None:
-            found = self._result_types[command_class] = _ResultType(command_class)
+            found = self._result_types[command_class] = ResultType(command_class, Command)
         return found
 
 
@@ -257,34 +255,12 @@ class _Turn:
         self.users = 0
 
 
-class _ResultType:
-    """Writes and reads the results of one command class."""
-
-    def __init__(self, command_class: type) -> None:
-        """Find out what ``command_class`` says its result is; anything where it says nothing.
-
-        Raises:
-            HandlerDefinitionError: The type cannot be resolved, or cannot be read from JSON.
-        """
-        argument = generic_argument(command_class, Command)
-        if argument is None or isinstance(argument, TypeVar):
-            argument = Any
-        try:
-            found = resolved(argument, module_names=names_of_module(command_class), names={})
-            self.decode: Final = msgspec.json.Decoder(found).decode
-        except (NameError, AttributeError, SyntaxError, TypeError) as exc:
-            problem = f"its result type {argument!r} cannot be kept for an idempotency key: {exc}"
-            raise HandlerDefinitionError(command_class.__qualname__, problem) from exc
-
-    def spent(self, claim: Entry, result: object) -> Entry:
-        """Return the entry that keeps ``result``, or says why it does not."""
-        try:
-            outcome = msgspec.json.encode(result)
-            self.decode(outcome)
-        except _UNFIT as exc:
-            problem = f"the result does not fit what the command class says it is: {reason_of(exc)}"
-            return Entry(claim.fingerprint, claim.owner, problem=problem)
-        return Entry(claim.fingerprint, claim.owner, outcome=outcome)
+def _spent(claim: Entry, result_type: ResultType, result: object) -> Entry:
+    """Return the entry that keeps ``result``, or says why it does not."""
+    try:
+        return Entry(claim.fingerprint, claim.owner, outcome=result_type.encode(result))
+    except EncodeError as exc:
+        return Entry(claim.fingerprint, claim.owner, problem=exc.problem)
 
 
 def _fingerprint(command: object) -> bytes:

@@ -642,7 +642,7 @@ async def test_a_result_type_that_json_cannot_be_read_into_is_refused_before_any
         carried_out.append(command)
         return Receipt(1)
 
-    with pytest.raises(HandlerDefinitionError, match=r"OneOrOther: its result type .* cannot be kept"):
+    with pytest.raises(HandlerDefinitionError, match=r"OneOrOther: its result type .* cannot be written as JSON"):
         await commands.dispatch(OneOrOther(), headers=KEY)
 
     assert carried_out == []
