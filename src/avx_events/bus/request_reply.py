@@ -1,5 +1,7 @@
 """Requests and their replies: a question to one of those who answer it, with a deadline."""
 
+import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
 from types import TracebackType
@@ -10,11 +12,16 @@ import msgspec
 from avx_events.bus.deadlines import Deadlines
 from avx_events.bus.endpoints import endpoint_for
 from avx_events.bus.life import Life, State
+from avx_events.bus.remote.connecting import transport_at
+from avx_events.bus.remote.ports import RequestTransport, TransportOptions
+from avx_events.bus.remote.requests import RemoteRequests
 from avx_events.bus.responders import Answering, Failure, Listener, Pending, ReplyCounts, Responder
 from avx_events.core.arguments import seconds, text, whole
 from avx_events.core.callables import describe
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.cloudevents import MAX_EVENT_BYTES
 from avx_events.core.errors import (
+    AvxEventsError,
     ClosedError,
     DuplicateHandlerError,
     InvalidArgumentError,
@@ -24,7 +31,9 @@ from avx_events.core.errors import (
 )
 from avx_events.core.event import Request, schema_of
 from avx_events.core.ids import IdBlock
-from avx_events.core.metadata import stamp, stamp_one
+from avx_events.core.metadata import EventEnvelope, stamp, stamp_one
+
+log = logging.getLogger("avx_events")
 
 ReplyT = TypeVar("ReplyT")
 RequestT = TypeVar("RequestT", bound=Request[Any])
@@ -86,6 +95,12 @@ class Route:
         self.answering.remove(answering)
         self._look_for_only()
 
+    def ask(self, envelope: EventEnvelope[Any]) -> Any:
+        """Give a request from elsewhere to the least busy; see ``Answering.ask``."""
+        if not self.answering:
+            return Failure(NoResponderError(self.event_type))
+        return self.next().ask(envelope)
+
     def next(self) -> Answering:
         """Return the least busy, the one that was asked longest ago among equals, and let it stand last."""
         answering = min(self.answering, key=lambda candidate: candidate.load)
@@ -95,6 +110,20 @@ class Route:
 
     def _look_for_only(self) -> None:
         self.only = self.answering[0] if len(self.answering) == 1 else None
+
+
+class RemoteOptions(msgspec.Struct, frozen=True):
+    """What makes a bus a connected one.
+
+    Attributes:
+        transport: The broker.
+        source: Who asks, as a URI reference.
+        max_event_bytes: The largest request or reply that is sent or looked into.
+    """
+
+    transport: RequestTransport
+    source: str
+    max_event_bytes: int
 
 
 class ResponderDecorator(Protocol[ReplyT]):
@@ -122,16 +151,23 @@ class RequestReplyBus:
         "_ids",
         "_life",
         "_ready",
+        "_remote",
         "_requested",
         "_responders",
         "_routes",
         "_time_ns",
         "_timed_out",
+        "_unannounced",
         "_whereabouts",
     )
 
     def __init__(
-        self, *, name: str = "request-reply bus", drain_timeout_s: float = 10.0, clock: Clock = SYSTEM_CLOCK
+        self,
+        *,
+        name: str = "request-reply bus",
+        drain_timeout_s: float = 10.0,
+        clock: Clock = SYSTEM_CLOCK,
+        remote: RemoteOptions | None = None,
     ) -> None:
         """Make an open bus without responders.
 
@@ -139,14 +175,26 @@ class RequestReplyBus:
             name: What errors and logs call it.
             drain_timeout_s: How many seconds ``close`` lets responders finish what was asked.
             clock: Time.
+            remote: A transport and how to use it, as ``connect`` gives them; None is memory.
 
         Raises:
             InvalidArgumentError: The timeout is no number of seconds above 0.
         """
         self._ready: dict[type, Route] = {}
+        self._remote: RemoteRequests | None = None
         self._life = Life(
-            name, drain_timeout_s=drain_timeout_s, clock=clock, on_change=self._look_again, on_refuse=self._look_again
+            name,
+            drain_timeout_s=drain_timeout_s,
+            clock=clock,
+            on_change=self._look_again,
+            on_refuse=self._refuse,
+            on_stopped=self._disconnect,
         )
+        if remote is not None:
+            self._remote = RemoteRequests(
+                remote.transport, self._life, source=remote.source, max_bytes=remote.max_event_bytes
+            )
+        self._unannounced: dict[type, None] = {}
         self._whereabouts = self._life.whereabouts
         self._routes: dict[type, Route] = {}
         self._responders: dict[str, Responder] = {}
@@ -157,14 +205,62 @@ class RequestReplyBus:
         self._requested = 0
         self._timed_out = 0
 
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        namespace: str = "avx",
+        timeout_s: float = 10.0,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        drain_timeout_s: float = 10.0,
+        clock: Clock = SYSTEM_CLOCK,
+        **client: Any,
+    ) -> Self:
+        """Return a bus on the broker at ``url``, which was reached: its requests go to the responders of any process.
+
+        Args:
+            url: Where the broker is: ``redis://`` and what else is installed.
+            namespace: The prefix of every name in the broker.
+            timeout_s: How many seconds the broker may be away before a call fails.
+            max_event_bytes: The largest request or reply that is sent or looked into.
+            drain_timeout_s: How many seconds ``close`` lets responders finish what was asked.
+            clock: Time.
+            client: Options of the broker's client library: credentials, TLS.
+
+        Raises:
+            InvalidArgumentError: The URL is none, or an option is outside its range.
+            UnknownSchemeError: Nothing is installed for its scheme.
+            MissingExtraError: The client library is not installed.
+            TransportUnavailableError: The broker does not answer within ``timeout_s``.
+            TransportRefusedError: It answers, and refuses: a password or TLS is missing.
+            UnsupportedError: It cannot carry requests.
+        """
+        options = TransportOptions(namespace=namespace, partitions=None, timeout_s=timeout_s, client=client)
+        transport = (await transport_at(url, options, clock=clock)).requests()
+        try:
+            bus = cls(
+                name=f"request-reply bus at {transport.name}",
+                drain_timeout_s=drain_timeout_s,
+                clock=clock,
+                remote=RemoteOptions(transport, f"/{namespace}", whole("max_event_bytes", max_event_bytes, least=1)),
+            )
+            await transport.open(bus._take_reply)
+        except BaseException:
+            await transport.close()
+            raise
+        return bus
+
     async def start(self) -> None:
         """Run the responders. Harmless when repeated.
 
         Raises:
             ClosedError: The bus was closed.
+            TransportUnavailableError: The broker of a connected bus is away.
             WrongLoopError: The bus belongs to another event loop.
         """
         self._life.start()
+        await self._announce()
 
     async def close(self) -> None:
         """Stop in good order; harmless when repeated.
@@ -235,12 +331,18 @@ class RequestReplyBus:
         name = schema_of(request_class).event_type
 
         def forget(listener: Listener[Any, Any]) -> None:
-            self._route(request_class).remove(listener)
+            route = self._route(request_class)
+            route.remove(listener)
             self._life.remove(listener)
+            if self._remote is not None and not route.answering:
+                ending = self._remote.answer_no_more(route.event_type)
+                self._life.errands.spawn(_logged(ending), name=f"avx-events {self._life.name}: answer no more")
 
         listener: Listener[RequestT, Any] = Listener(name, life=self._life, counts=self._counts, on_close=forget)
         self._route(request_class).add(listener)
         self._life.add(listener)
+        self._unannounced[request_class] = None
+        await self._announce()
         return listener
 
     # The hot path: bench/request_reply.py.
@@ -271,6 +373,8 @@ class RequestReplyBus:
             EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or event loop.
         """
+        if self._remote is not None:
+            return await self._ask_elsewhere(self._remote, request, timeout_s, headers)
         route = self._ready.get(type(request))
         if route is None or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             route = self._find(request)
@@ -293,6 +397,31 @@ class RequestReplyBus:
         answered: ReplyT = reply
         return answered
 
+    async def _ask_elsewhere(
+        self, remote: RemoteRequests, request: Request[ReplyT], timeout_s: float, headers: Mapping[str, str] | None
+    ) -> ReplyT:
+        """Ask over the broker, also where this bus responds itself."""
+        self._check_request(request)
+        seconds("timeout_s", timeout_s)
+        envelope = stamp(request, clock=self._life.clock, headers=headers, new_id=self._ids.take)
+        await self._announce()
+        try:
+            async with asyncio.timeout(timeout_s):
+                pending = await remote.ask(envelope, timeout_s)
+        except TimeoutError as exc:
+            self._timed_out += 1
+            raise RequestTimeoutError(envelope.metadata.event_type, timeout_s) from exc
+        self._requested += 1
+        try:
+            reply = await self._wait(pending, timeout_s)
+        finally:
+            remote.forget(pending)
+        if type(reply) is Failure:
+            raise reply.error
+        self._counts.replied += 1
+        answered: ReplyT = reply
+        return answered
+
     def statistics(self) -> RequestStatistics:
         """Return what was asked and answered, and what waits."""
         return RequestStatistics(
@@ -300,7 +429,7 @@ class RequestReplyBus:
             replied=self._counts.replied,
             failed=self._counts.failed,
             timed_out=self._timed_out,
-            late_replies=self._counts.late,
+            late_replies=self._counts.late + (0 if self._remote is None else self._remote.late),
             waiting=sum(answering.waiting for route in self._routes.values() for answering in route.answering),
             in_flight=sum(responder.in_flight for responder in self._responders.values()),
         )
@@ -326,6 +455,9 @@ class RequestReplyBus:
         self._responders[name] = responder
         self._route(request_class).add(responder)
         self._life.add(responder)
+        self._unannounced[request_class] = None
+        if self._remote is not None and self._life.state is State.RUNNING:
+            self._life.errands.spawn(_logged(self._announce()), name=f"avx-events {self._life.name}: announce")
 
     def _route(self, request_class: type) -> Route:
         route = self._routes.get(request_class)
@@ -333,14 +465,43 @@ class RequestReplyBus:
             route = self._routes[request_class] = Route(request_class)
         return route
 
-    def _find(self, request: object) -> Route:
-        """Return who answers ``request``, or raise why nobody does."""
-        request_class: type = type(request)
+    async def _announce(self) -> None:
+        """Have the broker know which requests are answered here."""
+        if self._remote is None or (self._life.state is State.OPEN and self._responders):
+            return
+        while self._unannounced:
+            request_class = next(iter(self._unannounced))
+            route = self._route(request_class)
+            await self._remote.answer(request_class, route.event_type, route.ask)
+            self._unannounced.pop(request_class, None)
+
+    def _take_reply(self, document: bytes) -> None:
+        if self._remote is not None:
+            self._remote.take_reply(document)
+
+    def _refuse(self) -> None:
+        self._look_again()
+        if self._remote is not None and self._life.loop is not None:
+            for route in self._routes.values():
+                ending = self._remote.answer_no_more(route.event_type)
+                self._life.errands.spawn(_logged(ending), name=f"avx-events {self._life.name}: answer no more")
+
+    async def _disconnect(self) -> None:
+        if self._remote is not None:
+            await self._remote.finish()
+
+    def _check_request(self, request: object) -> None:
+        """Raise where ``request`` cannot be made."""
         if not isinstance(request, Request):
             raise NotAnEventError(request, problem=None if isinstance(request, type) else _NO_REQUEST)
         if self._life.state is State.CLOSED:
             raise ClosedError(self._life.name, "request")
         self._life.check_takes("request")
+
+    def _find(self, request: object) -> Route:
+        """Return who answers ``request``, or raise why nobody does."""
+        request_class: type = type(request)
+        self._check_request(request)
         route = self._routes.get(request_class)
         if route is None or not route.answering:
             raise NoResponderError(schema_of(request_class).event_type)
@@ -360,8 +521,15 @@ class RequestReplyBus:
 
     def _look_again(self) -> None:
         answered = {message: route for message, route in self._routes.items() if route.answering}
-        self._ready = answered if self._life.takes_all else {}
+        self._ready = answered if self._life.takes_all and self._remote is None else {}
         self._whereabouts = self._life.whereabouts
+
+
+async def _logged(step: Coroutine[Any, Any, None]) -> None:
+    try:
+        await step
+    except AvxEventsError as exc:
+        log.warning("the broker does not know who responds: %s", exc)
 
 
 _TOO_LATE: Final = object()

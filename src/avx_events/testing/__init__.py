@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from avx_events.testing.mock_bus import MockEventBus
     from avx_events.testing.mock_store import MockEventStore
-    from avx_events.testing.request_contract import RequestReplyContract
+    from avx_events.testing.request_contract import RequestReplyContract, SharedRequestContract
     from avx_events.testing.scenarios import command_scenario, projection_scenario, read_back, scenario
     from avx_events.testing.store_contract import DurableStoreContract, StoreContract
     from avx_events.testing.topic_contract import TopicContract
@@ -41,6 +41,7 @@ __all__ = [
     "MockEventStore",
     "OwnKeyContract",
     "RequestReplyContract",
+    "SharedRequestContract",
     "StoreContract",
     "TopicContract",
     "TransportContract",
@@ -65,6 +66,7 @@ _MODULES: Final = {
     "MockEventStore": "mock_store",
     "OwnKeyContract": "handler_contracts",
     "RequestReplyContract": "request_contract",
+    "SharedRequestContract": "request_contract",
     "StoreContract": "store_contract",
     "TopicContract": "topic_contract",
     "TransportContract": "transport_contract",

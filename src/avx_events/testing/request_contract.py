@@ -5,6 +5,7 @@
 
 import asyncio
 import threading
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -315,3 +316,98 @@ class RequestReplyContract:
         with pytest.raises(NotStartedError):
             await bus.request(Ask("a"))
         await bus.close()
+
+
+class SharedRequestContract(RequestReplyContract):
+    """Requests find the responders of other buses, too, and these come and go."""
+
+    @on_its_own_loop
+    async def test_responders_of_several_buses_share_the_requests_of_others(self) -> None:
+        namespace = new_namespace()
+        answered: Collected[str] = Collected()
+        async with AsyncExitStack() as buses:
+            for name in ("one", "two", "three"):
+                bus = await self.connect_requests(namespace)
+                _answer(bus, answered, name)
+                await buses.enter_async_context(bus)
+            requester = await buses.enter_async_context(await self.connect_requests(namespace))
+
+            async with asyncio.TaskGroup() as tasks:
+                replies = [tasks.create_task(requester.request(Ask("a", number))) for number in range(300)]
+
+        assert [reply.result() for reply in replies] == [Answer(number) for number in range(300)]
+        assert set(answered.values) == {"one", "two", "three"}
+
+    @on_its_own_loop
+    async def test_a_responder_that_leaves_answers_what_it_was_asked_and_is_asked_no_more(self) -> None:
+        namespace = new_namespace()
+        answered: Collected[str] = Collected()
+        async with await self.connect_requests(namespace) as requester:
+            staying, leaving = await self.connect_requests(namespace), await self.connect_requests(namespace)
+            _answer(staying, answered, "staying")
+            _answer(leaving, answered, "leaving")
+            async with staying:
+                async with leaving, asyncio.TaskGroup() as tasks:
+                    first = [tasks.create_task(requester.request(Ask("a", number))) for number in range(50)]
+                    await answered.have(10)
+                count = len(answered)
+                second = [await requester.request(Ask("a", number)) for number in range(50)]
+
+            assert [reply.result() for reply in first] == second == [Answer(number) for number in range(50)]
+            assert set(answered.values[count:]) == {"staying"}
+            with pytest.raises(NoResponderError):
+                await requester.request(Ask("a"))
+
+    @on_its_own_loop
+    async def test_a_responder_that_joins_is_asked_soon(self) -> None:
+        namespace = new_namespace()
+        answered: Collected[str] = Collected()
+        async with await self.connect_requests(namespace) as requester:
+            with pytest.raises(NoResponderError):
+                await requester.request(Ask("a"))
+            bus = await self.connect_requests(namespace)
+            _answer(bus, answered, "one")
+            async with bus:
+                assert await requester.request(Ask("a", 1)) == Answer(1)
+
+    @on_its_own_loop
+    async def test_a_reply_that_cannot_be_written_is_an_error_of_the_responder(self) -> None:
+        namespace = new_namespace()
+        async with await self.connect_requests(namespace) as requester:
+            bus = await self.connect_requests(namespace)
+
+            @bus.respond(AskText)
+            async def give_a_surrogate(request: AskText) -> str | None:
+                return "\ud800"
+
+            async with bus:
+                with pytest.raises(RemoteError, match="surrogate"):
+                    await requester.request(AskText(""))
+
+    @on_its_own_loop
+    async def test_context_and_headers_reach_the_responder(self) -> None:
+        namespace = new_namespace()
+        seen: Collected[EventMetadata] = Collected()
+        async with await self.connect_requests(namespace) as requester:
+            bus = await self.connect_requests(namespace)
+
+            @bus.respond(Ask)
+            async def look(request: Ask, envelope: EventEnvelope[Ask]) -> Answer:
+                seen.add(envelope.metadata)
+                return Answer()
+
+            async with bus:
+                with context(correlation_id="chain-1", user_id="jane", causation_id="cause-1"):
+                    await requester.request(Ask("a"), headers={"trace": "1"})
+
+        (metadata,) = seen.values
+        assert (metadata.correlation_id, metadata.user_id, metadata.causation_id) == ("chain-1", "jane", "cause-1")
+        assert dict(metadata.headers) == {"trace": "1"}
+
+
+def _answer(bus: RequestReplyBus, answered: Collected[str], name: str) -> None:
+    @bus.respond(Ask, name=name)
+    async def answer(request: Ask) -> Answer:
+        answered.add(name)
+        await asyncio.sleep(0)
+        return Answer(request.number)

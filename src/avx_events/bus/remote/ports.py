@@ -7,7 +7,7 @@ broker. Each of its lanes is held by one member (a process that runs the handler
 
 import math
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -196,8 +196,76 @@ class Transport(Protocol):
         """Return the dead letters of the namespace, in the broker."""
         ...
 
+    def requests(self) -> "RequestTransport":
+        """Return the same broker for requests and replies; to close that closes this.
+
+        Raises:
+            UnsupportedError: It cannot do that.
+        """
+        ...
+
     async def close(self) -> None:
         """Send what was submitted, and leave no connection. Harmless when repeated."""
+        ...
+
+
+Address: TypeAlias = str
+"""Where a reply goes, as the adapter writes it."""
+
+
+class Question(msgspec.Struct, frozen=True, gc=False):
+    """A request as it came from the broker, not yet decoded.
+
+    Attributes:
+        document: The request with its metadata, as a structured CloudEvents document; anything at all from a stranger.
+        reply_to: Where its reply goes.
+        timeout_s: How many seconds its requester waits, at most.
+    """
+
+    document: bytes
+    reply_to: Address
+    timeout_s: float
+
+
+class RequestTransport(Protocol):
+    """A broker as one request-reply bus uses it. Requests and replies are not kept: who is away misses them."""
+
+    @property
+    def name(self) -> str:
+        """Return what errors call it."""
+        ...
+
+    async def open(self, on_reply: Callable[[bytes], None]) -> None:
+        """Have a place where replies come to, each of which is given to ``on_reply``.
+
+        Raises:
+            TransportUnavailableError: The broker is away.
+        """
+        ...
+
+    async def respond(self, event_type: str, on_question: Callable[[Question], None] | None) -> None:
+        """Be one of those who are asked requests of ``event_type``, each once; None ends that.
+
+        Raises:
+            TransportUnavailableError: The broker is away.
+        """
+        ...
+
+    async def ask(self, event_type: str, document: bytes, *, timeout_s: float) -> None:
+        """Give a request to one of those who respond to its type.
+
+        Raises:
+            NoResponderError: There is none.
+            TransportUnavailableError: The broker is away.
+        """
+        ...
+
+    def reply(self, to: Address, document: bytes) -> None:
+        """Send a reply; where that fails its requester waits in vain, which ends by its deadline."""
+        ...
+
+    async def close(self) -> None:
+        """Send what was replied, and leave no connection. Harmless when repeated."""
         ...
 
 
@@ -206,7 +274,8 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         namespace: The prefix of every name in the broker.
-        partitions: How many lanes the log has, 1 to 1,024, where the broker has none of its own.
+        partitions: How many lanes the log has, 1 to 1,024, where the broker has none of its own; None where no log is
+            used, for requests alone.
         redeliver_after_s: How many seconds the work of a dead member waits for another.
         timeout_s: How many seconds a broker may be away before a call fails.
         retention_s: How many seconds events are kept at least, whoever has handled them; None is for ever.
@@ -215,7 +284,7 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     namespace: str = "avx"
-    partitions: int = 16
+    partitions: int | None = 16
     redeliver_after_s: float = 30.0
     timeout_s: float = 10.0
     retention_s: float | None = DEFAULT_RETENTION_S
@@ -231,7 +300,8 @@ class TransportOptions(msgspec.Struct, frozen=True, kw_only=True):
         if not _NAMESPACE.fullmatch(text("namespace", self.namespace)):
             expected = "1 to 100 letters, digits, '-' and '_'"
             raise InvalidArgumentError("namespace", self.namespace, expected=expected)
-        whole("partitions", self.partitions, least=1, most=_MOST_PARTITIONS)
+        if self.partitions is not None:
+            whole("partitions", self.partitions, least=1, most=_MOST_PARTITIONS)
         seconds("redeliver_after_s", self.redeliver_after_s)
         seconds("timeout_s", self.timeout_s)
         if self.retention_s is not None:

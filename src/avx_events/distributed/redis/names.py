@@ -7,6 +7,8 @@
 | ``avx:consumer:group:handler:members`` | sorted set | members by the millisecond at which they count as dead |
 | ``avx:consumer:group:handler:owners`` | hash | lane → member that holds it |
 | ``avx:consumer:group:handler:attempts`` | hash | ``lane:entry id`` → attempts begun, of what failed or came again |
+| ``avx:inbox:…`` | channel | where a bus is sent requests and replies |
+| ``avx:responders:user.get`` | sorted set | inboxes of those who respond, by the millisecond at which they are gone |
 | ``avx:letters``, ``avx:letters:order``, ``avx:letters:claims`` | hash, sorted sets | dead letters |
 """
 
@@ -38,10 +40,20 @@ class Names:
         self.letters = f"{namespace}:letters"
         self._log = f"{namespace}:log:"
         self._consumer = f"{namespace}:consumer:"
+        self._inbox = f"{namespace}:inbox:"
+        self._responders = f"{namespace}:responders:"
 
     def lane(self, number: int) -> str:
         """Return the stream of a lane."""
         return f"{self._log}{number}"
+
+    def inbox(self, owner: str) -> str:
+        """Return the channel where a bus is sent requests and replies."""
+        return f"{self._inbox}{owner}"
+
+    def responders(self, event_type: str) -> str:
+        """Return the sorted set of inboxes of those who respond to a type."""
+        return f"{self._responders}{event_type}"
 
     def members(self, consumer: str) -> str:
         """Return the sorted set of a consumer's members."""

@@ -17,6 +17,7 @@ from avx_events.distributed.redis.group_source import GroupSource
 from avx_events.distributed.redis.leases import Leases
 from avx_events.distributed.redis.names import EVENT_FIELD, LAYOUT_VERSION, TOPIC_FIELD, TYPE_FIELD, Names, lane_of
 from avx_events.distributed.redis.pipe import Pipe
+from avx_events.distributed.redis.requests import RedisRequests
 from avx_events.distributed.redis.scripts import AGREE
 from avx_events.distributed.redis.wire import Argument, Servers, packed
 
@@ -42,7 +43,7 @@ class RedisTransport:
         self._doorbell = Doorbell(self._servers, self._names)
         self._letters = RedisDeadLetters(self._control, self._names)
         self._member = uuid4().hex
-        self._streams = [self._names.lane(lane) for lane in range(options.partitions)]
+        self._streams = [self._names.lane(lane) for lane in range(self.lanes)]
         self._next_lane = count()
 
     @property
@@ -53,7 +54,7 @@ class RedisTransport:
     @property
     def lanes(self) -> int:
         """How many lanes the log has."""
-        return self._options.partitions
+        return self._options.partitions or 0
 
     @property
     def is_full(self) -> bool:
@@ -70,6 +71,8 @@ class RedisTransport:
         """
         await self._publishing.connect()
         await self._control.connect()
+        if self._options.partitions is None:
+            return
         agreed = await self._control.ask(
             packed("EVAL", AGREE, 1, self._names.meta, self._options.partitions, LAYOUT_VERSION)
         )
@@ -124,6 +127,12 @@ class RedisTransport:
     def dead_letters(self) -> DeadLetterStore:
         """Return the dead letters of the namespace."""
         return self._letters
+
+    def requests(self) -> RedisRequests:
+        """Return the same Redis for requests and replies."""
+        return RedisRequests(
+            self._servers, self._names, timeout_s=self._options.timeout_s, clock=self._clock, on_close=self.close
+        )
 
     async def close(self) -> None:
         """Send what was submitted, and leave no connection."""

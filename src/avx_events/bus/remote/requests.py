@@ -1,0 +1,233 @@
+"""Requests and replies through a broker, of one bus: what it asks, and what it is asked.
+
+A request is a CloudEvents document like any event, and says where its reply goes and how long it is waited for. A reply
+is a JSON object:
+
+| field | what it carries |
+|---|---|
+| ``id`` | the event id of the request |
+| ``result`` | what the responder returned, as JSON; left out where it raised |
+| ``error_type``, ``message`` | class name and text of what it raised |
+| ``is_stopped`` | true where the responder's bus was closed before it was done |
+| ``is_unanswered`` | true where nobody responds here any more |
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from avx_events.bus.deadlines import Deadlines
+from avx_events.bus.remote.ports import Address, Question, RequestTransport
+from avx_events.bus.responders import Failure, Pending
+from avx_events.core import cloudevents
+from avx_events.core.errors import (
+    AvxEventsError,
+    DecodeError,
+    EncodeError,
+    NoResponderError,
+    RemoteError,
+    StoppedError,
+)
+from avx_events.core.event import Request
+from avx_events.core.metadata import EventEnvelope
+from avx_events.core.results import ResultType
+
+if TYPE_CHECKING:
+    from avx_events.bus.life import Life
+
+log = logging.getLogger("avx_events")
+
+Ask = Callable[[EventEnvelope[Any]], Any]
+"""Gives a request to a responder of this bus, and returns what ``Answering.ask`` does."""
+
+_NO_REPLY: Final = b"null"
+
+
+class _Reply(msgspec.Struct, omit_defaults=True, gc=False):
+    id: str
+    result: msgspec.Raw = msgspec.Raw(_NO_REPLY)
+    error_type: str | None = None
+    message: str = ""
+    is_stopped: bool = False
+    is_unanswered: bool = False
+
+
+_write = msgspec.json.Encoder().encode
+_read = msgspec.json.Decoder(_Reply).decode
+
+
+class RemoteRequests:
+    """The broker's side of a request-reply bus.
+
+    Attributes:
+        late: Replies that nobody waited for any more.
+    """
+
+    def __init__(self, transport: RequestTransport, life: "Life", *, source: str, max_bytes: int) -> None:
+        """Begin with nothing asked.
+
+        Args:
+            transport: The broker.
+            life: Of the bus.
+            source: Who asks, as a URI reference.
+            max_bytes: The largest request or reply that is sent or looked into.
+        """
+        self.late = 0
+        self._transport = transport
+        self._life = life
+        self._source = source
+        self._max_bytes = max_bytes
+        self._waiting: dict[str, Pending] = {}
+        self._types: dict[type, ResultType] = {}
+        self._answering: set[asyncio.Future[Any]] = set()
+        self._deadlines = Deadlines(life.clock, on_late=_give_up)
+
+    # Asking
+
+    async def ask(self, envelope: EventEnvelope[Any], timeout_s: float) -> Pending:
+        """Send a request; the reply, or a ``Failure``, will be in what is returned. ``forget`` it in any case.
+
+        Raises:
+            NoResponderError: Nobody answers requests of its type.
+            TransportUnavailableError: The broker is away.
+            EncodeError: The request cannot be written.
+            EventTooLargeError: It is larger than the limit.
+        """
+        document = cloudevents.encode(envelope, source=self._source, max_bytes=self._max_bytes)
+        pending = Pending(envelope, asyncio.get_running_loop().create_future())
+        event_id = envelope.metadata.event_id
+        self._waiting[event_id] = pending
+        try:
+            await self._transport.ask(envelope.metadata.event_type, document, timeout_s=timeout_s)
+        except BaseException:
+            self.forget(pending)
+            raise
+        return pending
+
+    def forget(self, pending: Pending) -> None:
+        """Wait for ``pending`` no longer."""
+        self._waiting.pop(pending.envelope.metadata.event_id, None)
+
+    def take_reply(self, document: bytes) -> None:
+        """Give a reply to who waits for it."""
+        try:
+            reply = _read(document)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            log.warning("%s was sent a reply that is none: %s", self._life.name, exc)
+            return
+        pending = self._waiting.pop(reply.id, None)
+        if pending is None or pending.reply.done():
+            self.late += 1
+        else:
+            pending.reply.set_result(self._outcome(pending, reply))
+
+    def _outcome(self, pending: Pending, reply: _Reply) -> Any:
+        event_type = pending.envelope.metadata.event_type
+        if reply.is_unanswered:
+            return Failure(NoResponderError(event_type))
+        if reply.is_stopped:
+            return Failure(StoppedError(f"the responder of {event_type}"))
+        if reply.error_type is not None:
+            return Failure(RemoteError(reply.error_type, reply.message))
+        try:
+            return self._type_for(pending.envelope).decode(bytes(reply.result))
+        except DecodeError as exc:
+            return Failure(RemoteError(type(exc).__name__, exc.problem))
+
+    # Answering
+
+    async def answer(self, request_class: type, event_type: str, ask: Ask) -> None:
+        """Have requests of ``request_class`` given to ``ask``, from now on.
+
+        Raises:
+            HandlerDefinitionError: What it is answered with cannot be written as JSON.
+            TransportUnavailableError: The broker is away.
+        """
+        self._type_of(request_class)
+        await self._transport.respond(event_type, partial(self._take_question, ask))
+
+    async def answer_no_more(self, event_type: str) -> None:
+        """Have no requests of ``event_type`` come here."""
+        await self._transport.respond(event_type, None)
+
+    async def finish(self) -> None:
+        """Wait until all that was answered is sent."""
+        while self._answering:
+            await asyncio.wait(set(self._answering))
+        await self._transport.close()
+
+    def _take_question(self, ask: Ask, question: Question) -> None:
+        try:
+            envelope = cloudevents.decode(question.document, max_bytes=self._max_bytes, clock=self._life.clock)
+        except AvxEventsError as exc:
+            self._refuse(question, exc)
+            return
+        reply = ask(envelope)
+        if type(reply) is not Pending:
+            self._send(question.reply_to, envelope, reply)
+            return
+        waiting = reply.reply
+        tick = self._deadlines.add(waiting, question.timeout_s)
+        self._answering.add(waiting)
+        waiting.add_done_callback(partial(self._answered, question.reply_to, envelope, tick))
+
+    def _answered(self, to: Address, envelope: EventEnvelope[Any], tick: int, waiting: "asyncio.Future[Any]") -> None:
+        self._answering.discard(waiting)
+        self._deadlines.discard(waiting, tick)
+        if not waiting.cancelled():
+            self._send(to, envelope, waiting.result())
+
+    def _send(self, to: Address, envelope: EventEnvelope[Any], reply: Any) -> None:
+        event_id = envelope.metadata.event_id
+        if type(reply) is not Failure:
+            try:
+                result = self._type_for(envelope).encode(reply)
+            except EncodeError as exc:
+                reply = Failure(RemoteError(type(exc).__name__, str(exc)))
+            else:
+                self._transport.reply(to, _write(_Reply(event_id, msgspec.Raw(result))))
+                return
+        error = reply.error
+        if isinstance(error, RemoteError):
+            failure = _Reply(event_id, error_type=error.error_type, message=_portable(error.message))
+        else:
+            is_unanswered = isinstance(error, NoResponderError)
+            failure = _Reply(event_id, is_unanswered=is_unanswered, is_stopped=not is_unanswered)
+        self._transport.reply(to, _write(failure))
+
+    def _refuse(self, question: Question, error: AvxEventsError) -> None:
+        """Tell who asked that the question cannot be read, where at least its id can."""
+        log.warning("%s was sent a request that cannot be read: %s", self._life.name, error)
+        try:
+            asked = msgspec.json.decode(question.document, type=_Identified)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return
+        refusal = _Reply(asked.id, error_type=type(error).__name__, message=_portable(str(error)))
+        self._transport.reply(question.reply_to, _write(refusal))
+
+    def _type_for(self, envelope: EventEnvelope[Any]) -> ResultType:
+        request: object = envelope.event
+        return self._type_of(type(request))
+
+    def _type_of(self, request_class: type[Any]) -> ResultType:
+        found = self._types.get(request_class)
+        if found is None:
+            found = self._types[request_class] = ResultType(request_class, Request)
+        return found
+
+
+class _Identified(msgspec.Struct):
+    id: str
+
+
+def _portable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _give_up(reply: "asyncio.Future[Any]") -> None:
+    """Let a request go whose requester has stopped waiting, as far as is known here."""
+    reply.cancel()

@@ -1,0 +1,230 @@
+"""Requests and replies over Redis: published to the inbox of one responder, answered into that of the requester.
+
+Every bus has an inbox, a channel of its own. Who responds to a type is in a sorted set, by the millisecond at which it
+counts as gone. Nothing is kept: a request is published to one who is there, and Redis says whether anybody heard it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+from uuid import uuid4
+
+from avx_events.bus.remote.ports import Address, Question
+from avx_events.core.clock import Clock
+from avx_events.core.errors import AvxEventsError, NoResponderError, TransportRefusedError, TransportUnavailableError
+from avx_events.core.tasks import TaskScope
+from avx_events.distributed.redis.names import Names
+from avx_events.distributed.redis.pipe import Pipe
+from avx_events.distributed.redis.wire import Servers, Wire, WireError, packed
+
+log = logging.getLogger("avx_events")
+
+_LIFE_S: Final = 10.0
+"""How long a responder counts as there after its last sign of life."""
+_BEAT_S: Final = _LIFE_S / 3
+_KNOWN_FOR_S: Final = 1.0
+"""How long a requester asks those that it knows, before it looks who else is there."""
+_QUIET_S: Final = 5.0
+"""After how much silence an inbox asks the server whether it is still there."""
+_PAUSE_S: Final = 0.1
+
+_QUESTION: Final = b"?"
+_REPLY: Final = b"!"
+
+# KEYS: responders of a type. ARGV: inbox, how long it counts as there (ms); 0 to leave.
+_RESPOND: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if ARGV[2] == '0' then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+return redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[2]) * 10)
+"""
+# KEYS: responders of a type. Gives the inboxes of those who are there.
+_RESPONDERS: Final = """
+local time = redis.call('TIME')
+return redis.call('ZRANGEBYSCORE', KEYS[1], time[1] * 1000 + math.floor(time[2] / 1000), '+inf')
+"""
+
+
+class _Known:
+    """Who responds to a type, as far as is known here, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.inboxes: list[bytes] = []
+        self.until = 0.0
+        self.looking = asyncio.Lock()
+        self._turn = 0
+
+    def next(self) -> bytes | None:
+        if not self.inboxes:
+            return None
+        self._turn = (self._turn + 1) % len(self.inboxes)
+        return self.inboxes[self._turn]
+
+
+class RedisRequests:
+    """One request-reply bus on one Redis."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        names: Names,
+        *,
+        timeout_s: float,
+        clock: Clock,
+        on_close: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Connect to nobody yet; ``open`` does.
+
+        Args:
+            servers: Where connections come from.
+            names: Of the namespace.
+            timeout_s: How long the server may be away.
+            clock: Time.
+            on_close: Awaited at the end.
+        """
+        self._on_close = on_close
+        self.name = servers.name
+        self._names = names
+        self._timeout_s = timeout_s
+        self._pipe = Pipe(servers, timeout_s=timeout_s, clock=clock, what="avx-events redis: requests")
+        self._wire: Wire = servers.wire()
+        self._inbox = names.inbox(uuid4().hex)
+        self._questions: dict[str, Callable[[Question], None]] = {}
+        self._announced: set[str] = set()
+        self._known: dict[str, _Known] = {}
+        self._sending: set[asyncio.Future[Any]] = set()
+        self._tasks = TaskScope()
+
+    async def open(self, on_reply: Callable[[bytes], None]) -> None:
+        """Have an inbox; see ``RequestTransport``."""
+        await self._pipe.connect()
+        is_listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks.spawn(self._listen(on_reply, is_listening), name="avx-events redis: inbox")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await is_listening
+        except TimeoutError as exc:
+            problem = f"the inbox was not opened within {self._timeout_s:g} s"
+            raise TransportUnavailableError(self.name, problem) from exc
+        self._tasks.spawn(self._beat(), name="avx-events redis: respond")
+
+    async def respond(self, event_type: str, on_question: Callable[[Question], None] | None) -> None:
+        """Be asked, or not any more; see ``RequestTransport``."""
+        if on_question is None:  # those who do not know yet are still told that nobody answers
+            self._announced.discard(event_type)
+            await self._pipe.ask(self._responding(event_type, 0))
+        else:
+            self._announced.add(event_type)
+            self._questions[event_type] = on_question
+            await self._pipe.ask(self._responding(event_type, _LIFE_S))
+
+    async def ask(self, event_type: str, document: bytes, *, timeout_s: float) -> None:
+        """Give a request to somebody who is there; see ``RequestTransport``."""
+        message = b"%b%b %b %d\n%b" % (
+            _QUESTION,
+            self._inbox.encode(),
+            event_type.encode(),
+            int(timeout_s * 1000),
+            document,
+        )
+        known = self._known.get(event_type)
+        if known is None:
+            known = self._known[event_type] = _Known()
+        if not await self._give(known, message):
+            await self._look(event_type, known)
+            if not await self._give(known, message):
+                raise NoResponderError(event_type)
+
+    def reply(self, to: Address, document: bytes) -> None:
+        """Send a reply; see ``RequestTransport``."""
+        sending = self._pipe.ask(packed("PUBLISH", to, _REPLY + document))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sent)
+
+    async def close(self) -> None:
+        """Send what was replied, and leave no connection."""
+        if self._sending:
+            await asyncio.wait(set(self._sending))
+        await self._tasks.cancel()
+        await self._wire.close()
+        await self._pipe.close()
+        await self._on_close()
+
+    async def _give(self, known: _Known, message: bytes) -> bool:
+        """Publish ``message`` to one of those who are ``known``; False where none of them is there."""
+        if known.until < time.monotonic():
+            known.inboxes.clear()
+        while (inbox := known.next()) is not None:
+            if await self._pipe.ask(packed("PUBLISH", inbox, message)):
+                return True
+            with suppress(ValueError):  # another request found that out before
+                known.inboxes.remove(inbox)
+        return False
+
+    async def _look(self, event_type: str, known: _Known) -> None:
+        """See who responds to a type now; one look for all who need it meanwhile."""
+        async with known.looking:
+            if not known.inboxes:
+                known.inboxes = await self._pipe.ask(packed("EVAL", _RESPONDERS, 1, self._names.responders(event_type)))
+                known.until = time.monotonic() + _KNOWN_FOR_S
+
+    def _responding(self, event_type: str, life_s: float) -> bytes:
+        return packed("EVAL", _RESPOND, 1, self._names.responders(event_type), self._inbox, int(life_s * 1000))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            for event_type in list(self._announced):
+                try:
+                    await self._pipe.ask(self._responding(event_type, _LIFE_S))
+                except AvxEventsError as exc:
+                    log.warning("the responder of %s is not announced: %s", event_type, exc)
+
+    async def _listen(self, on_reply: Callable[[bytes], None], is_listening: "asyncio.Future[None]") -> None:
+        while True:
+            try:
+                await self._wire.connect()
+                await self._wire.exchange([packed("SUBSCRIBE", self._inbox)], timeout_s=self._timeout_s)
+                if not is_listening.done():
+                    is_listening.set_result(None)
+                await self._receive(on_reply)
+            except (WireError, TransportRefusedError) as exc:
+                log.warning("the inbox at %s is away: %s", self.name, exc)
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _receive(self, on_reply: Callable[[bytes], None]) -> None:
+        while True:
+            pushed = await self._wire.receive(_QUIET_S, ask=_PING)
+            if pushed is None or pushed[0] != b"message":
+                continue
+            message: bytes = pushed[2]
+            if message[:1] == _REPLY:
+                on_reply(message[1:])
+            elif message[:1] == _QUESTION:
+                self._take(message)
+
+    def _take(self, message: bytes) -> None:
+        head, _, document = message[1:].partition(b"\n")
+        try:
+            inbox, event_type, timeout_ms = head.decode().split(" ")
+            question = Question(document, inbox, int(timeout_ms) / 1000)
+        except ValueError:
+            log.warning("%s was sent a request without an address: %r", self.name, head[:100])
+            return
+        on_question = self._questions.get(event_type)
+        if on_question is not None:
+            on_question(question)
+
+    def _sent(self, sending: "asyncio.Future[Any]") -> None:
+        self._sending.discard(sending)
+        error = None if sending.cancelled() else sending.exception()
+        if error is not None:
+            log.warning("a reply was not sent: %s", error)
+
+
+_PING: Final = packed("PING")
