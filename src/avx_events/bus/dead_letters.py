@@ -5,13 +5,15 @@ from bisect import bisect_right
 from collections import OrderedDict
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
 
 import msgspec
 
 from avx_events.core.arguments import text, whole
-from avx_events.core.errors import DeadLetterNotFoundError, InvalidArgumentError
+from avx_events.core.clock import SYSTEM_CLOCK, Clock
+from avx_events.core.errors import ClosedError, DeadLetterNotFoundError, InvalidArgumentError, WrongLoopError
 from avx_events.core.metadata import EventEnvelope
+from avx_events.core.schemes import serving
 
 log = logging.getLogger("avx_events")
 
@@ -112,6 +114,9 @@ class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 DEFAULT_LETTERS: Final = 10_000
 
+ENTRY_POINT_GROUP: Final = "avx_events.dead_letters"
+"""The group of entry points by which stores are found: the name is a URL scheme, the object a ``StoreFactory``."""
+
 _id = attrgetter("id")
 
 
@@ -163,6 +168,24 @@ class DeadLetterStore(Protocol):
 
     async def close(self) -> None:
         """Give up the claims, and what is open; harmless when repeated. No other call follows."""
+        ...
+
+
+class StoreFactory(Protocol):
+    """Opens a store; what an entry point of ``ENTRY_POINT_GROUP`` names."""
+
+    async def __call__(self, url: str, *, clock: Clock) -> DeadLetterStore:
+        """Open the store at ``url``.
+
+        Args:
+            url: The whole URL, with the store's own options as its query.
+            clock: Says when a claim is over.
+
+        Raises:
+            InvalidArgumentError: The URL or an option is malformed.
+            StoreSchemaError: There is something else at that place, or a store of a newer version.
+            StoreUnavailableError: It cannot be opened now.
+        """
         ...
 
 
@@ -236,7 +259,8 @@ class MemoryDeadLetters:
 class DeadLetterQueue:
     """The dead letters of one or several buses: look at them, give them back, remove them.
 
-    ``DeadLetterQueue()`` is in memory and bounded.
+    ``DeadLetterQueue()`` is in memory and bounded; ``await DeadLetterQueue.connect(url)`` keeps them in a database,
+    without a bound. Who makes it closes it, after the buses that use it: ``async with queue``, or ``queue.close()``.
     """
 
     def __init__(self, *, capacity: int = DEFAULT_LETTERS, store: DeadLetterStore | None = None) -> None:
@@ -251,6 +275,45 @@ class DeadLetterQueue:
         if store is not None and capacity != DEFAULT_LETTERS:
             raise InvalidArgumentError("capacity", capacity, expected="left out where there is a store")
         self._store: DeadLetterStore = MemoryDeadLetters(capacity) if store is None else store
+        self._is_closed = False
+
+    @classmethod
+    async def connect(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:
+        """Open the letters at ``url``: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` for memory.
+
+        Several processes may share a file, also with an event store. A letter that was added is on disk.
+
+        Args:
+            url: Where they are; the store's own options are its query.
+            clock: Says when the claim of a process that died is over.
+
+        Raises:
+            InvalidArgumentError: The URL is malformed.
+            UnknownSchemeError: No store is installed for the URL's scheme.
+            StoreSchemaError: There is something else at that place, or a store of a newer version.
+            StoreUnavailableError: It cannot be opened now.
+        """
+        open_store = cast("StoreFactory", serving(url, ENTRY_POINT_GROUP, example="sqlite:///dead_letters.db"))
+        return cls(store=await open_store(url, clock=clock))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Free the letters that are being redriven, and close what is open. Harmless when repeated, and in memory.
+
+        Raises:
+            WrongLoopError: It is called on another loop than the one that the queue was opened on; it stays open.
+        """
+        self._is_closed = True
+        try:
+            await self._store.close()
+        except WrongLoopError:
+            self._is_closed = False
+            raise
 
     @property
     def evicted(self) -> int:
@@ -287,7 +350,9 @@ class DeadLetterQueue:
         wanted = LetterFilter(handler=handler, event_type=event_type, error_type=error_type, since=since, until=until)
         if limit is not None:
             whole("limit", limit, least=1)
-        return await self._store.select(wanted, after=None if after is None else id_of(after), limit=limit)
+        return await self._open("list dead letters").select(
+            wanted, after=None if after is None else id_of(after), limit=limit
+        )
 
     async def get(self, letter_id: str) -> DeadLetter:
         """Return one letter as it is now.
@@ -295,7 +360,7 @@ class DeadLetterQueue:
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
         """
-        letter = await self._store.get(letter_id)
+        letter = await self._open("read a dead letter").get(letter_id)
         if letter is None:
             raise DeadLetterNotFoundError(letter_id)
         return letter
@@ -308,7 +373,7 @@ class DeadLetterQueue:
             DeadLetterNotFoundError: The queue does not hold it.
         """
         letter_id = id_of(letter)
-        if not await self._store.discard(letter_id):
+        if not await self._open("remove a dead letter").discard(letter_id):
             raise DeadLetterNotFoundError(letter_id)
 
     async def purge(
@@ -326,15 +391,15 @@ class DeadLetterQueue:
             InvalidArgumentError: A name is no text, or an instant has no time zone.
         """
         wanted = LetterFilter(handler=handler, event_type=event_type, error_type=error_type, since=since, until=until)
-        return await self._store.purge(wanted)
+        return await self._open("remove dead letters").purge(wanted)
 
     async def count(self) -> int:
         """Return how many letters there are."""
-        return await self._store.count()
+        return await self._open("count dead letters").count()
 
     async def add(self, letter: DeadLetter) -> None:
         """Keep ``letter``, or replace the one with its id. The delivery engine calls this."""
-        await self._store.put(letter)
+        await self._open("keep a dead letter").put(letter)
 
     async def claim(self, letter_id: str) -> DeadLetter | None:
         """Return the letter for its redrive, None where it is already being redriven. The bus calls this.
@@ -342,7 +407,7 @@ class DeadLetterQueue:
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
         """
-        is_claimed = await self._store.claim(letter_id)
+        is_claimed = await self._open("claim a dead letter").claim(letter_id)
         try:
             letter = await self.get(letter_id)  # now, as nobody else redrives it any more
         except BaseException:
@@ -353,11 +418,16 @@ class DeadLetterQueue:
 
     async def release(self, letter_id: str) -> None:
         """Let the letter be redriven again. The bus calls this."""
-        await self._store.release(letter_id)
+        await self._open("release a dead letter").release(letter_id)
 
     async def resolve(self, letter_id: str) -> None:
         """Forget a letter whose redrive succeeded, if it is still there. The delivery engine calls this."""
-        await self._store.discard(letter_id)
+        await self._open("remove a dead letter").discard(letter_id)
+
+    def _open(self, action: str) -> DeadLetterStore:
+        if self._is_closed:
+            raise ClosedError("the dead letter queue", action)
+        return self._store
 
 
 def id_of(letter: object) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from avx_events.testing.clock import ManualClock
+    from avx_events.testing.dead_letter_store_contract import DeadLetterStoreContract, DurableDeadLetterStoreContract
     from avx_events.testing.faults import Faults
     from avx_events.testing.group_contract import GroupContract, HostileBytesContract
     from avx_events.testing.handler_contracts import (
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BackPressureContract",
     "DeadLetterContract",
+    "DeadLetterStoreContract",
+    "DurableDeadLetterStoreContract",
     "DurableStoreContract",
     "Faults",
     "GracefulStopContract",
@@ -54,6 +57,8 @@ __all__ = [
 _MODULES: Final = {
     "BackPressureContract": "handler_contracts",
     "DeadLetterContract": "handler_contracts",
+    "DeadLetterStoreContract": "dead_letter_store_contract",
+    "DurableDeadLetterStoreContract": "dead_letter_store_contract",
     "DurableStoreContract": "store_contract",
     "Faults": "faults",
     "GracefulStopContract": "handler_contracts",

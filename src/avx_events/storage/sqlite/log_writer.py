@@ -28,7 +28,7 @@ _COLUMNS: Final = 8
 _ROW: Final = f"({','.join('?' * _COLUMNS)})"
 _INSERTS: Final = {rows: _INSERT + ",".join([_ROW] * rows) for rows in _CHUNK_ROWS}
 _LOOKUP_IDS: Final = 256
-_MOVED: Final = "its file was removed, or another put in its place, since it was opened"
+MOVED: Final = "its file was removed, or another put in its place, since it was opened"
 _MOST_HEADS: Final = 100_000
 
 
@@ -68,7 +68,7 @@ class LogWriter:
         A member that cannot be appended does not keep the others from it.
         """
         if not self._is_in_place():
-            return [StoreUnavailableError(self._url, _MOVED) for _ in members]
+            return [StoreUnavailableError(self._url, MOVED) for _ in members]
         try:
             return self._write_single(members) or self._write_group(members, lookup=False)
         except sqlite3.IntegrityError:  # an id that is there already

@@ -107,6 +107,10 @@ def _open(location: Location, *, mode: str) -> sqlite3.Connection:
         check_same_thread=False,
         uri=True,
     )
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    connection.execute("PRAGMA temp_store = MEMORY")
+    try:
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:  # the file is no database, say
+        connection.close()
+        raise
     return connection
