@@ -40,3 +40,10 @@ class TestMemory(
 
     async def connect_requests(self, namespace: str, **options: Any) -> RequestReplyBus:
         return RequestReplyBus(**options)
+
+
+class TestMemoryWithLettersInSqlite(DeadLetterContract, GracefulStopContract):
+    """Queues of this process, whose dead letters are in a database."""
+
+    async def connect(self, namespace: str, **options: Any) -> EventBus:
+        return EventBus(dead_letter_queue=await DeadLetterQueue.connect("sqlite://"), **options)

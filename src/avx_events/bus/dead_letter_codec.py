@@ -16,7 +16,8 @@ its letter without an envelope: ``raw`` is a JSON object then with the event's `
 
 Every letter that was written can be read. An event type that no class has here gives an ``UnknownEvent``; an event that
 does not fit its class any more leaves the letter without an envelope, and ``raw`` is its CloudEvents document. Once the
-class fits again, or has an upcaster, the same bytes give the envelope.
+class fits again, or has an upcaster, the same bytes give the envelope. A ``StoredEvent`` comes back as a plain
+envelope: its place in the log is not written.
 """
 
 import sys

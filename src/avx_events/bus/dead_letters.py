@@ -127,7 +127,7 @@ class DeadLetterStore(Protocol):
     """
 
     async def put(self, letter: DeadLetter) -> None:
-        """Keep ``letter``, or replace the one with its id; it is not being redriven any more."""
+        """Keep ``letter``, or replace the one with its id, which ends a claim of this store's own."""
         ...
 
     async def get(self, letter_id: str) -> DeadLetter | None:

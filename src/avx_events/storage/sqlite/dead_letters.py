@@ -60,12 +60,12 @@ DEAD_LETTERS: Final = Tables(
     },
 )
 
-# A claim of another process that is still good is left to it: whoever puts a letter then has lost its own.
+# A claim of another process is left to it: whoever puts a letter then has lost its own.
 _PUT: Final = """
 INSERT INTO avx_dead_letters (id, handler, event_type, error_type, dead_at, letter) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT (id) DO UPDATE SET
     handler = ?2, event_type = ?3, error_type = ?4, dead_at = ?5, letter = ?6,
-    claimed_by = CASE WHEN claimed_by = ?7 OR claimed_until <= ?8 THEN NULL ELSE claimed_by END
+    claimed_by = nullif(claimed_by, ?7)
 """
 _CLAIM: Final = (
     "UPDATE avx_dead_letters SET claimed_by = ?, claimed_until = ?"
@@ -140,7 +140,7 @@ class SqliteDeadLetters:
     async def put(self, letter: DeadLetter) -> None:
         """Keep ``letter``, or replace the one with its id; see ``DeadLetterStore.put``."""
         self._check("keep a dead letter")
-        values = (*_values(letter), self._owner, self._now_us())
+        values = (*_values(letter), self._owner)
         try:
             await self._commits.begin(_changing(_PUT, values))
         except BaseException:  # it is tried again, most likely, and nobody else may redrive the letter meanwhile

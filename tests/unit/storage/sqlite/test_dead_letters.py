@@ -35,10 +35,16 @@ from avx_events.testing import ManualClock
 from tests.unit.store.cuts import Cut, at_every_place, open_files
 from tests.waiting import until
 
+reading: list[Callable[[], object]] = []
+
 
 class Torn(Event, event_type="sqlite_letters.torn", aggregate_id="sheet"):
     sheet: str
     number: int = 0
+
+    def __post_init__(self) -> None:
+        for look in reading:
+            look()
 
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -225,11 +231,11 @@ async def test_a_page_is_read_from_an_index_in_its_order(tmp_path: Path, wanted:
     assert "TEMP B-TREE" not in plan
 
 
-async def test_a_long_list_leaves_the_loop_its_turns(tmp_path: Path) -> None:
+async def test_large_letters_that_are_read_leave_the_loop_its_turns(tmp_path: Path) -> None:
     async with await DeadLetterQueue.connect(url_of(tmp_path)) as queue:
-        for number in range(30):
-            await queue.add(a_letter(number, error="x" * 100_000))
+        await results([queue.add(a_letter(number, error="x" * 100_000)) for number in range(30)])
         turns = 0
+        read_in: list[int] = []
 
         async def count_turns() -> None:
             nonlocal turns
@@ -239,11 +245,13 @@ async def test_a_long_list_leaves_the_loop_its_turns(tmp_path: Path) -> None:
 
         async with asyncio.TaskGroup() as tasks:
             counting = tasks.create_task(count_turns())
+            reading.append(lambda: read_in.append(turns))
             letters = await queue.list()
+            reading.clear()
             counting.cancel()
 
-    assert len(letters) == 30
-    assert turns > 10
+    assert len(letters) == len(read_in) == 30
+    assert len(set(read_in)) >= 9
 
 
 # Leases
@@ -319,7 +327,10 @@ async def test_a_claim_that_another_got_meanwhile_is_said_and_left_to_it(
         clock.advance(10)
         await settled(queue)
 
-        assert "letter-0001 is redriven here, and was claimed by another" in caplog.text
+        clock.advance(10)
+        await settled(queue)
+
+        assert caplog.text.count("letter-0001 is redriven here, and was claimed by another") == 1
         assert "letter-0002" not in caplog.text
         assert await queue.claim("letter-0001") is None
 
@@ -361,6 +372,19 @@ async def test_a_letter_whose_end_could_not_be_written_can_be_redriven_again(tmp
                     await end("letter-0001")
             clock.advance(LEASE_S)
             await settled(queue)
+        assert await queue.claim("letter-0001")
+
+
+async def test_a_letter_that_was_put_back_is_renewed_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock()
+    async with await DeadLetterQueue.connect(url_of(tmp_path), clock=clock) as queue:
+        await queue.add(a_letter())
+        assert await queue.claim("letter-0001")
+        await queue.add(a_letter(redrives=1))
+        clock.advance(LEASE_S / 3)
+        await settled(queue)
+
+        assert (clock.pauses_s, caplog.text) == ([], "")
 
 
 # Failures
@@ -537,6 +561,25 @@ def test_a_close_goes_on_or_can_be_repeated_and_loses_nothing(tmp_path: Path, ur
                 assert await again.count() == 20
 
     at_every_place(tmp_path, scenario)
+
+
+async def test_a_change_that_is_cancelled_before_its_commit_has_begun_is_not_made(tmp_path: Path) -> None:
+    async with await DeadLetterQueue.connect(url_of(tmp_path)) as queue, asyncio.TaskGroup() as tasks:
+        store = queue._store
+        assert isinstance(store, SqliteDeadLetters)
+        with closing(sqlite3.connect(tmp_path / "letters.db", isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            begun = tasks.create_task(queue.add(a_letter(1)))
+            await asyncio.sleep(0)
+            await until(lambda: not store._commits._waiting)
+            waiting = tasks.create_task(queue.add(a_letter(2)))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await until(waiting.done)
+        await begun
+        await settled(queue)
+
+        assert [letter.id for letter in await queue.list()] == ["letter-0001"]
 
 
 # Loops and processes
