@@ -11,7 +11,7 @@ from avx_events.core.errors import TransactionError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
 from avx_events.storage.sqlite.statements import Answer, all_rows, changed_rows, first_row, run
-from avx_events.storage.sqlite.writers import Writer
+from avx_events.storage.sqlite.writers import Work, Writer
 
 ResultT = TypeVar("ResultT")
 
@@ -40,6 +40,46 @@ class SqliteTransaction:
         """Return whether it is a transaction on ``writer``."""
         return self._writer is writer
 
+    async def begin(self) -> None:
+        """Begin it, and hold appends up.
+
+        Raises:
+            StoreUnavailableError: It cannot be begun now.
+            StoreSchemaError: The database is damaged.
+        """
+
+        def begin(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            self._writer.hold()
+            self._brief.begin(connection)
+
+        await self._run_or_undo(begin)
+
+    async def commit(self) -> None:
+        """End it, with everything that it did.
+
+        Raises:
+            TransactionError: A statement has ended it.
+            StoreUnavailableError: It cannot be committed; nothing was written.
+            StoreSchemaError: The database is damaged.
+        """
+        self.is_open = False
+
+        def commit(connection: sqlite3.Connection) -> None:
+            try:
+                if not connection.in_transaction:
+                    raise TransactionError(_UNDONE)
+                connection.execute("COMMIT")
+            finally:
+                _end(connection, self._writer)
+
+        await self._run_or_undo(commit)
+
+    def abandon(self) -> None:
+        """End it, with nothing of what it did."""
+        self.is_open = False
+        undo(self._writer)
+
     async def execute(self, sql: str, *params: object) -> int:
         """Run one statement and return how many rows it changed; see ``Connection.execute``."""
         return await self._run(changed_rows, sql, params)
@@ -51,6 +91,15 @@ class SqliteTransaction:
     async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
         """Run one query and return its first row, or None; see ``Connection.fetch_one``."""
         return await self._run(first_row, sql, params)
+
+    async def _run_or_undo(self, work: Work[None]) -> None:
+        try:
+            await self._writer.run(work)
+        except BaseException as exc:  # cancelled, or the store is being closed: nobody else would end what is begun
+            self.abandon()
+            if isinstance(exc, sqlite3.Error):
+                raise store_error(exc, self._url) from exc
+            raise
 
     async def _run(self, answer: Answer[ResultT], sql: str, params: tuple[object, ...]) -> ResultT:
         await self._breathe()
@@ -112,57 +161,21 @@ async def sqlite_transaction(
     refuse_inside(writer, "begin a transaction")
     async with turn:
         current = SqliteTransaction(writer, brief, url)
-        await _begin(current, writer, brief, url)
+        await current.begin()
         token = _current.set(current)
         try:
             yield current
         except BaseException:
-            current.is_open = False
-            undo(writer)
+            current.abandon()
             raise
         finally:
             _current.reset(token)
-        current.is_open = False
-        await _commit(writer, url)
+        await current.commit()
 
 
 def undo(writer: Writer) -> None:
     """Undo the transaction that is open on ``writer``, if there is one."""
     writer.post(lambda connection: _end(connection, writer))
-
-
-async def _begin(current: SqliteTransaction, writer: Writer, brief: BriefStatements, url: str) -> None:
-    def begin(connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        writer.hold()
-        brief.begin(connection)
-
-    try:
-        await writer.run(begin)
-    except BaseException as exc:  # cancelled, say: it may be begun all the same, and nobody would end it
-        current.is_open = False
-        undo(writer)
-        if isinstance(exc, sqlite3.Error):
-            raise store_error(exc, url) from exc
-        raise
-
-
-async def _commit(writer: Writer, url: str) -> None:
-    def commit(connection: sqlite3.Connection) -> None:
-        try:
-            if not connection.in_transaction:
-                raise TransactionError(_UNDONE)
-            connection.execute("COMMIT")
-        finally:
-            _end(connection, writer)
-
-    try:
-        await writer.run(commit)
-    except BaseException as exc:  # the store is being closed, say: nobody else would end the transaction
-        undo(writer)
-        if isinstance(exc, sqlite3.Error):
-            raise store_error(exc, url) from exc
-        raise
 
 
 def _end(connection: sqlite3.Connection, writer: Writer) -> None:
