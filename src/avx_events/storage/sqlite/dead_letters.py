@@ -129,11 +129,11 @@ class SqliteDeadLetters:
         self._url = url
         self._clock = clock
         self._owner = secrets.token_hex(16)
-        is_in_place = OpenFile(location).is_in_place
-        self._writer = _writer(connection, location, url, clock=clock, is_in_place=is_in_place)
-        self._commits = SharedCommits(self._writer, url, is_in_place=is_in_place)
+        file = OpenFile(location, url)
+        self._writer = _writer(connection, location, url, clock=clock, is_in_place=file.is_in_place)
+        self._commits = SharedCommits(self._writer, url, is_in_place=file.is_in_place)
         # A database in memory belongs to its connection: others would see another one.
-        self._readers = None if location.path is None else Readers(lambda: open_for_reading(location), url)
+        self._readers = None if location.path is None else Readers(lambda: open_for_reading(location, file), url)
         self._leases = ClaimLeases(self._renew, clock=clock)
         self._is_closed = False
 

@@ -73,12 +73,13 @@ class SqliteEngine:
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         self._url = url
+        self._file = file = OpenFile(location, url)
         self._signal = AppendSignal(poll_s=None if location.path is None else location.poll_s)
-        self._log = LogWriter(connection, url, clock=clock, is_in_place=OpenFile(location).is_in_place)
+        self._log = LogWriter(connection, url, clock=clock, is_in_place=self._file.is_in_place)
         writer = InlineWriter if location.writer == "inline" else ThreadWriter
         self._writer: Writer = writer(connection, self._log, announce=self._signal.announce)
         # A database in memory belongs to its connection: others would see another one.
-        self._readers = None if location.path is None else Readers(lambda: open_for_reading(location), url)
+        self._readers = None if location.path is None else Readers(lambda: open_for_reading(location, file), url)
         self._turn = asyncio.Lock()
         self._brief = BriefStatements()
         self._is_closed = False
@@ -109,6 +110,8 @@ class SqliteEngine:
 
     async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
         """Return a page of the log; see ``StoreEngine.read_all``."""
+        self._check("read")
+        self._file.check()  # or who follows the log would wait for ever where nobody appends any more
         return await self._read(lambda connection: _OF_LOG.page(connection, after, limit))
 
     async def version_of(self, stream: str) -> int:
@@ -125,6 +128,7 @@ class SqliteEngine:
         refuse_inside(self._writer, "write a snapshot")
 
         def put(connection: sqlite3.Connection) -> None:
+            self._file.check()
             connection.execute(_PUT_SNAPSHOT, snapshot)
 
         async with self._turn:  # alone, not in somebody's transaction
@@ -146,7 +150,7 @@ class SqliteEngine:
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Return a transaction on the database; see ``StoreEngine.transaction``."""
         self._check("begin a transaction")
-        return sqlite_transaction(self._writer, self._brief, self._url, turn=self._turn)
+        return sqlite_transaction(self._writer, self._brief, self._file, turn=self._turn)
 
     async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on what is committed; see ``StoreEngine.fetch``."""

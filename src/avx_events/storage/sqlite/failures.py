@@ -25,6 +25,7 @@ _AWAY: Final = frozenset(
         sqlite3.SQLITE_TOOBIG,
     }
 )
+_MOVED: Final = "its file was removed, or another put in its place, since it was opened"
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 
@@ -40,6 +41,11 @@ def is_about_one_member(exc: sqlite3.Error) -> bool:
 def is_refused_write(exc: sqlite3.Error) -> bool:
     """Return whether ``exc`` says that a statement would write where writing is switched off."""
     return getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY  # a file that is read-only has more bits
+
+
+def moved_error(url: str) -> StoreUnavailableError:
+    """Return the error of the store at ``url`` whose file is not the one that was opened any more."""
+    return StoreUnavailableError(url, _MOVED)
 
 
 def store_error(exc: Failure, url: str) -> StoreUnavailableError | StoreSchemaError:

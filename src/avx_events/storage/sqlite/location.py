@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from avx_events.core.errors import InvalidArgumentError
+from avx_events.storage.sqlite.failures import moved_error
 
 WriterChoice: TypeAlias = Literal["auto", "thread", "inline"]
 WRITERS: Final[tuple[WriterChoice, ...]] = ("auto", "thread", "inline")
@@ -35,16 +36,30 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenFile:
-    """The file of a store as it was when it was opened."""
+    """The file of a store as it was when it was opened.
 
-    def __init__(self, location: Location) -> None:
-        """Remember which file is at ``location``."""
+    Attributes:
+        url: The store's.
+    """
+
+    def __init__(self, location: Location, url: str) -> None:
+        """Remember which file is at ``location``, where the store of ``url`` is."""
+        self.url: Final = url
         self._path = location.path
         self._identity = self._now()
 
     def is_in_place(self) -> bool:
         """Return whether it is still the same; what is written to one that is not would be gone with its last user."""
         return self._now() == self._identity
+
+    def check(self) -> None:
+        """Raise where it is not the same any more.
+
+        Raises:
+            StoreUnavailableError: It was removed, or another is in its place.
+        """
+        if not self.is_in_place():
+            raise moved_error(self.url)
 
     def _now(self) -> tuple[int, int] | None:
         try:

@@ -6,8 +6,7 @@ from contextlib import suppress
 from typing import Final, TypeAlias, TypeVar
 
 from avx_events.core.clock import Clock
-from avx_events.core.errors import StoreUnavailableError
-from avx_events.storage.sqlite.failures import is_about_one_member, store_error
+from avx_events.storage.sqlite.failures import is_about_one_member, moved_error, store_error
 from avx_events.store.ports import AppendResult, NewRecordTuple
 from avx_events.store.repeats import Place, judge
 
@@ -28,7 +27,6 @@ _COLUMNS: Final = 8
 _ROW: Final = f"({','.join('?' * _COLUMNS)})"
 _INSERTS: Final = {rows: _INSERT + ",".join([_ROW] * rows) for rows in _CHUNK_ROWS}
 _LOOKUP_IDS: Final = 256
-MOVED: Final = "its file was removed, or another put in its place, since it was opened"
 _MOST_HEADS: Final = 100_000
 
 
@@ -68,7 +66,7 @@ class LogWriter:
         A member that cannot be appended does not keep the others from it.
         """
         if not self._is_in_place():
-            return [StoreUnavailableError(self._url, MOVED) for _ in members]
+            return [moved_error(self._url) for _ in members]
         try:
             return self._write_single(members) or self._write_group(members, lookup=False)
         except sqlite3.IntegrityError:  # an id that is there already

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from avx_events.storage.sqlite.failures import store_error
-from avx_events.storage.sqlite.location import Location
+from avx_events.storage.sqlite.location import Location, OpenFile
 from avx_events.storage.sqlite.schema import Tables, is_prepared, prepare
 
 _CACHE_KIB: Final = 16_384
@@ -35,13 +35,21 @@ async def open_database(location: Location, url: str, tables: Tables) -> sqlite3
         raise
 
 
-def open_for_reading(location: Location) -> sqlite3.Connection:
+def open_for_reading(location: Location, file: OpenFile) -> sqlite3.Connection:
     """Open a connection that reads, for one thread at a time; it blocks.
 
     Raises:
-        sqlite3.Error: The file is not there any more, or cannot be opened.
+        StoreUnavailableError: It is not ``file`` any more that is there.
+        sqlite3.Error: It cannot be opened.
     """
-    return _open(location, mode="rw")  # a file that was taken away is not made again
+    file.check()  # for the clear error, where nothing is there
+    connection = _open(location, mode="rw")  # and it is not made again
+    try:
+        file.check()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class _Opening:

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeVar
 
-from avx_events.core.errors import StoreUnavailableError
-from avx_events.storage.sqlite.failures import is_about_one_member, store_error
-from avx_events.storage.sqlite.log_writer import MOVED
+from avx_events.storage.sqlite.failures import is_about_one_member, moved_error, store_error
 from avx_events.storage.sqlite.writers import Work, Writer
 
 ResultT = TypeVar("ResultT")
@@ -73,7 +71,7 @@ class SharedCommits:
 
     def _outcomes(self, connection: sqlite3.Connection, group: Sequence[Waiting]) -> list[Any]:
         if not self._is_in_place():
-            return [StoreUnavailableError(self._url, MOVED) for _ in group]
+            return [moved_error(self._url) for _ in group]
         try:
             return _committed(connection, group)
         except sqlite3.Error as exc:

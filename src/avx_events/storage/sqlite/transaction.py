@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from avx_events.core.errors import TransactionError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
+from avx_events.storage.sqlite.location import OpenFile
 from avx_events.storage.sqlite.statements import Answer, all_rows, changed_rows, first_row, run
 from avx_events.storage.sqlite.writers import Work, Writer
 
@@ -28,10 +29,10 @@ class SqliteTransaction:
     Those that are brief run on the loop itself: to be handed to a thread and back costs twenty times what they take.
     """
 
-    def __init__(self, writer: Writer, brief: BriefStatements, url: str) -> None:
+    def __init__(self, writer: Writer, brief: BriefStatements, file: OpenFile) -> None:
         self._writer = writer
         self._brief = brief
-        self._url = url
+        self._file = file
         self._loop = asyncio.get_running_loop()
         self._breathes_at = self._loop.time() + _BREATH_S
         self.is_open = True
@@ -49,6 +50,7 @@ class SqliteTransaction:
         """
 
         def begin(connection: sqlite3.Connection) -> None:
+            self._file.check()
             connection.execute("BEGIN IMMEDIATE")
             self._writer.hold()
             self._brief.begin(connection)
@@ -69,6 +71,7 @@ class SqliteTransaction:
             try:
                 if not connection.in_transaction:
                     raise TransactionError(_UNDONE)
+                self._file.check()  # it may have gone meanwhile
                 connection.execute("COMMIT")
             finally:
                 _end(connection, self._writer)
@@ -98,7 +101,7 @@ class SqliteTransaction:
         except BaseException as exc:  # cancelled, or the store is being closed: nobody else would end what is begun
             self.abandon()
             if isinstance(exc, sqlite3.Error):
-                raise store_error(exc, self._url) from exc
+                raise store_error(exc, self._file.url) from exc
             raise
 
     async def _run(self, answer: Answer[ResultT], sql: str, params: tuple[object, ...]) -> ResultT:
@@ -125,7 +128,7 @@ class SqliteTransaction:
             raise TransactionError(_OVER)
         if not connection.in_transaction:
             raise TransactionError(_UNDONE)
-        result = run(connection, answer, sql, params, url=self._url)
+        result = run(connection, answer, sql, params, url=self._file.url)
         if not connection.in_transaction:
             raise TransactionError(f"{_ENDED}: {sql!r}")
         return result
@@ -149,18 +152,18 @@ def refuse_inside(writer: Writer, action: str, *, because: str = "it would wait 
 
 @asynccontextmanager
 async def sqlite_transaction(
-    writer: Writer, brief: BriefStatements, url: str, *, turn: asyncio.Lock
+    writer: Writer, brief: BriefStatements, file: OpenFile, *, turn: asyncio.Lock
 ) -> AsyncGenerator[SqliteTransaction, None]:
     """Open a transaction on ``writer``'s connection when it is this caller's ``turn``.
 
     Raises:
         TransactionError: The caller has one open.
-        StoreUnavailableError: It cannot be begun or committed now.
+        StoreUnavailableError: It cannot be begun or committed now, or the file is not in its place any more.
         StoreSchemaError: The database is damaged.
     """
     refuse_inside(writer, "begin a transaction")
     async with turn:
-        current = SqliteTransaction(writer, brief, url)
+        current = SqliteTransaction(writer, brief, file)
         await current.begin()
         token = _current.set(current)
         try:

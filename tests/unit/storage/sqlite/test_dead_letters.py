@@ -454,7 +454,7 @@ async def test_a_file_that_was_taken_away_is_not_available(tmp_path: Path) -> No
         for path in tmp_path.glob("letters.db*"):  # noqa: ASYNC240 - nothing else runs
             path.unlink()
 
-        for call in (queue.add(a_letter(2)), queue.remove("letter-0001"), queue.purge()):
+        for call in (queue.add(a_letter(2)), queue.remove("letter-0001"), queue.purge(), queue.list()):
             with pytest.raises(StoreUnavailableError, match="removed"):
                 await call
 

@@ -11,8 +11,10 @@ import pytest
 
 from avx_events.core.errors import StoreSchemaError, StoreUnavailableError, UsageError, WrongLoopError
 from avx_events.core.event import Event
+from avx_events.patterns.projection import Projection, Projector, handles
+from avx_events.storage.sqlite.engine import connect as open_engine
 from avx_events.store.event_store import EventStore
-from avx_events.store.ports import PAGE_EVENTS
+from avx_events.store.ports import PAGE_EVENTS, Connection, SnapshotRecord
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(30)
@@ -24,6 +26,11 @@ TABLE_LEAF = 0x0D
 class Noted(Event, event_type="engine.noted"):
     number: int
     text: str = "x" * 100
+
+
+class Numbers(Projection, name="numbers"):
+    @handles(Noted)
+    async def note(self, event: Noted, connection: Connection) -> None: ...
 
 
 # The file
@@ -43,6 +50,84 @@ async def test_an_append_to_a_file_that_was_removed_is_refused(tmp_path: Path, w
         assert (await store.append("a", Noted(2), expected_version=1)).version == 2
 
 
+@pytest.mark.parametrize("writer", ["thread", "inline"])
+async def test_a_transaction_on_a_file_that_was_removed_is_refused(tmp_path: Path, writer: str) -> None:
+    path = tmp_path / "events.db"
+    async with await EventStore.connect(f"sqlite:///{path}?writer={writer}") as store:
+        async with store.transaction() as connection:
+            await connection.execute("CREATE TABLE seen (number INTEGER)")
+        path.rename(tmp_path / "moved.db")
+        has_begun = False
+
+        with pytest.raises(StoreUnavailableError, match="removed, or another put in its place"):
+            async with store.transaction():
+                has_begun = True
+
+        assert not has_begun
+        (tmp_path / "moved.db").rename(path)
+        async with store.transaction() as connection:
+            await connection.execute("INSERT INTO seen VALUES (1)")
+
+
+@pytest.mark.parametrize("writer", ["thread", "inline"])
+async def test_a_transaction_whose_file_is_replaced_meanwhile_is_not_committed(tmp_path: Path, writer: str) -> None:
+    path = tmp_path / "events.db"
+    async with await EventStore.connect(f"sqlite:///{path}?writer={writer}") as store:
+
+        async def replace_it_meanwhile() -> None:
+            async with store.transaction() as connection:
+                await connection.execute("CREATE TABLE seen (number INTEGER)")
+                path.rename(tmp_path / "moved.db")
+                path.touch()
+
+        with pytest.raises(StoreUnavailableError, match="removed, or another put in its place"):
+            await replace_it_meanwhile()
+
+        (tmp_path / "moved.db").rename(path)
+        assert await store.fetch("SELECT name FROM sqlite_master WHERE name = 'seen'") == []
+        assert (await store.append("a", Noted(1))).version == 1
+
+
+async def test_a_projection_does_not_go_on_in_a_file_that_was_removed(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with await EventStore.connect(f"sqlite:///{path}") as store:
+        await store.append("a", Noted(1))
+        path.rename(tmp_path / "moved.db")
+
+        with pytest.raises(StoreUnavailableError, match="removed, or another put in its place"):
+            async with Projector(store, Numbers()):
+                pass
+
+
+async def test_a_snapshot_is_not_kept_in_a_file_that_was_removed(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    engine = await open_engine(f"sqlite:///{path}")
+    try:
+        path.rename(tmp_path / "moved.db")
+        with pytest.raises(StoreUnavailableError, match="removed, or another put in its place"):
+            await engine.put_snapshot(SnapshotRecord("a", "kind", "fingerprint", 1, 1, b"{}"))
+    finally:
+        await engine.close()
+
+
+@pytest.mark.parametrize("read", ["read_all", "get_events", "subscribe", "fetch"])
+@pytest.mark.parametrize("place", ["another", "none"])
+async def test_what_is_in_another_file_is_not_read_as_the_stores_own(tmp_path: Path, read: str, place: str) -> None:
+    path = tmp_path / "events.db"
+    async with await EventStore.connect(f"sqlite:///{path}") as store:
+        await store.append("a", Noted(1))
+        move(path, tmp_path / "moved.db")
+        if place == "another":
+            async with await EventStore.connect(f"sqlite:///{path}") as other:
+                await other.append("a", [Noted(2), Noted(3)])
+
+        with pytest.raises(StoreUnavailableError, match="removed, or another put in its place"):
+            await read_to_the_end(store, read)
+
+        move(tmp_path / "moved.db", path)
+        assert [stored.event for stored in await store.get_events("a")] == [Noted(1)]
+
+
 @pytest.mark.parametrize("read", ["read_all", "get_events", "subscribe"])
 async def test_a_file_whose_pages_repeat_is_not_read_for_ever(tmp_path: Path, read: str) -> None:
     path = tmp_path / "events.db"
@@ -55,9 +140,32 @@ async def test_a_file_whose_pages_repeat_is_not_read_for_ever(tmp_path: Path, re
             await read_to_the_end(store, read)
 
 
+async def test_who_follows_a_log_is_told_when_its_file_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with await EventStore.connect(f"sqlite:///{path}?poll_s=0.001") as store:
+        await store.append("a", Noted(1))
+        subscription = store.subscribe()
+        await anext(subscription)
+
+        path.unlink()
+
+        with pytest.raises(StoreUnavailableError, match="removed, or another put in its place"):
+            await anext(subscription)
+        await store.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(subscription)
+
+
+def move(path: Path, to: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).replace(to.with_name(to.name + suffix))
+
+
 async def read_to_the_end(store: EventStore, read: str) -> None:
     if read == "get_events":
         await store.get_events("a")
+    elif read == "fetch":
+        await store.fetch("SELECT count(*) FROM avx_events")
     else:
         async for _ in store.read_all() if read == "read_all" else store.subscribe():
             pass

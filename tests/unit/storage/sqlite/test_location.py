@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from avx_events.core.errors import InvalidArgumentError
+from avx_events.core.errors import InvalidArgumentError, StoreUnavailableError
 from avx_events.storage.sqlite.location import Location, OpenFile, parse
 
 
@@ -55,7 +55,7 @@ def test_what_is_wrong_with_a_url_is_said(tmp_path: Path, url: str, problem: str
 def test_an_open_file_knows_whether_it_is_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     path.touch()
-    file = OpenFile(Location(path=str(path)))
+    file = OpenFile(Location(path=str(path)), "sqlite:///events.db")
     assert file.is_in_place()
 
     path.rename(tmp_path / "moved.db")
@@ -63,10 +63,13 @@ def test_an_open_file_knows_whether_it_is_in_its_place(tmp_path: Path) -> None:
 
     path.touch()
     assert not file.is_in_place()
+    with pytest.raises(StoreUnavailableError, match="another put in its place"):
+        file.check()
 
     (tmp_path / "moved.db").replace(path)
     assert file.is_in_place()
+    file.check()
 
 
 def test_memory_is_always_in_its_place() -> None:
-    assert OpenFile(Location(path=None)).is_in_place()
+    assert OpenFile(Location(path=None), "sqlite://").is_in_place()
