@@ -150,7 +150,7 @@ class SqliteEngine:
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Return a transaction on the database; see ``StoreEngine.transaction``."""
         self._check("begin a transaction")
-        return sqlite_transaction(self._writer, self._brief, self._file, turn=self._turn)
+        return sqlite_transaction(self._writer, self._brief, self._file, turn=self._turn, check=self._check)
 
     async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on what is committed; see ``StoreEngine.fetch``."""

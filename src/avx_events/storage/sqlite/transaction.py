@@ -2,10 +2,10 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from avx_events.core.errors import TransactionError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
@@ -16,6 +16,10 @@ from avx_events.storage.sqlite.writers import Work, Writer
 
 ResultT = TypeVar("ResultT")
 
+Check: TypeAlias = Callable[[str], None]
+"""Raises where the store is closed, or belongs to another loop; is given what the caller is about to do."""
+
+_BEGIN: Final = "begin a transaction"
 _OVER: Final = "the transaction is over; use its connection only inside of 'async with store.transaction()'"
 _UNDONE: Final = "an earlier statement failed and the database undid the whole transaction; nothing was written"
 _ENDED: Final = "a statement ended the transaction; leave COMMIT and ROLLBACK to its block"
@@ -29,10 +33,11 @@ class SqliteTransaction:
     Those that are brief run on the loop itself: to be handed to a thread and back costs twenty times what they take.
     """
 
-    def __init__(self, writer: Writer, brief: BriefStatements, file: OpenFile) -> None:
+    def __init__(self, writer: Writer, brief: BriefStatements, file: OpenFile, *, check: Check) -> None:
         self._writer = writer
         self._brief = brief
         self._file = file
+        self._check = check
         self._loop = asyncio.get_running_loop()
         self._breathes_at = self._loop.time() + _BREATH_S
         self.is_open = True
@@ -97,6 +102,7 @@ class SqliteTransaction:
 
     async def _run_or_undo(self, work: Work[None]) -> None:
         try:
+            self._check("begin or end a transaction")
             await self._writer.run(work)
         except BaseException as exc:  # cancelled, or the store is being closed: nobody else would end what is begun
             self.abandon()
@@ -106,6 +112,7 @@ class SqliteTransaction:
 
     async def _run(self, answer: Answer[ResultT], sql: str, params: tuple[object, ...]) -> ResultT:
         await self._breathe()
+        self._check("use the connection of a transaction")
         if sql in self._brief and self._writer.is_at_rest:
             return self._writer.run_here(lambda connection: self._result(connection, answer, sql, params))
 
@@ -152,18 +159,22 @@ def refuse_inside(writer: Writer, action: str, *, because: str = "it would wait 
 
 @asynccontextmanager
 async def sqlite_transaction(
-    writer: Writer, brief: BriefStatements, file: OpenFile, *, turn: asyncio.Lock
+    writer: Writer, brief: BriefStatements, file: OpenFile, *, turn: asyncio.Lock, check: Check
 ) -> AsyncGenerator[SqliteTransaction, None]:
     """Open a transaction on ``writer``'s connection when it is this caller's ``turn``.
 
     Raises:
         TransactionError: The caller has one open.
+        ClosedError: The store is closed, perhaps since the caller began to wait.
+        WrongLoopError: The caller runs on another loop.
         StoreUnavailableError: It cannot be begun or committed now, or the file is not in its place any more.
         StoreSchemaError: The database is damaged.
     """
-    refuse_inside(writer, "begin a transaction")
+    check(_BEGIN)
+    refuse_inside(writer, _BEGIN)
     async with turn:
-        current = SqliteTransaction(writer, brief, file)
+        check(_BEGIN)
+        current = SqliteTransaction(writer, brief, file, check=check)
         await current.begin()
         token = _current.set(current)
         try:

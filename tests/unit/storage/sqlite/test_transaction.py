@@ -1,13 +1,14 @@
 """Statements of a transaction run where they do no harm, in order, and what goes wrong is said of the right one."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from avx_events.core.errors import ClosedError, StatementError, TransactionError
+from avx_events.core.errors import ClosedError, StatementError, TransactionError, WrongLoopError
 from avx_events.core.event import Event
 from avx_events.store.event_store import EventStore
 from tests.waiting import until
@@ -186,6 +187,87 @@ async def close_in_a_transaction(store: EventStore) -> None:
         await connection.execute(INSERT, 2, "x")
         await store.close()
         await connection.execute(INSERT, 3, "x")
+
+
+async def test_a_block_whose_store_is_closed_meanwhile_is_told_so(store: EventStore) -> None:
+    await store.fetch(NAMES)  # closing waits for the threads that read
+    told: list[type] = []
+
+    async def go_on(tasks: asyncio.TaskGroup) -> None:
+        async with store.transaction() as connection:
+            closing = tasks.create_task(store.close())
+            while not closing.done():
+                await asyncio.sleep(0)
+                told.append(await outcome_of(connection.execute(INSERT, 1, "x")))
+
+    async with asyncio.TaskGroup() as tasks:
+        assert await outcome_of(go_on(tasks)) is ClosedError
+
+    assert set(told) == {ClosedError}
+
+
+async def test_a_block_that_ends_while_its_store_is_closed_is_told_so(store: EventStore) -> None:
+    await store.fetch(NAMES)
+
+    async def end_at_once(tasks: asyncio.TaskGroup) -> None:
+        async with store.transaction():
+            tasks.create_task(store.close())
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        assert await outcome_of(end_at_once(tasks)) is ClosedError
+
+
+async def test_a_transaction_that_waits_for_its_turn_does_not_begin_in_a_closed_store(store: EventStore) -> None:
+    await store.fetch(NAMES)
+    may_end = asyncio.Event()
+    begun: list[str] = []
+
+    async def wait_in_a_transaction(name: str) -> None:
+        async with store.transaction():
+            begun.append(name)
+            await may_end.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(outcome_of(wait_in_a_transaction(name))) for name in ("first", "second")]
+        await until(lambda: begun)
+        closing = tasks.create_task(store.close())
+        await asyncio.sleep(0)
+        may_end.set()
+
+    assert closing.done()
+    assert begun == ["first"]
+    assert [task.result() for task in waiting] == [ClosedError, ClosedError]
+
+
+async def test_the_connection_of_a_transaction_belongs_to_its_loop(store: EventStore) -> None:
+    async with store.transaction() as connection:
+        for _ in range(3):  # as one that is not known, and as one that is brief
+            await connection.fetch("SELECT name FROM users WHERE id = ?", 1)
+            call = connection.fetch("SELECT name FROM users WHERE id = ?", 1)
+
+            assert await asyncio.to_thread(asyncio.run, outcome_of(call)) is WrongLoopError
+
+        await connection.execute(INSERT, 1, "x")
+    assert await store.fetch(NAMES) == [("x",)]
+
+
+async def test_a_transaction_is_entered_on_the_loop_of_its_store(store: EventStore) -> None:
+    async def enter(transaction: AbstractAsyncContextManager[object]) -> None:
+        async with transaction:
+            pass
+
+    transaction = store.transaction()
+
+    assert await asyncio.to_thread(asyncio.run, outcome_of(enter(transaction))) is WrongLoopError
+
+
+async def outcome_of(call: Coroutine[Any, Any, object]) -> type:
+    """Return the class of what ``call`` returns or raises."""
+    try:
+        return type(await call)
+    except Exception as exc:  # noqa: BLE001 - is looked at by the test
+        return type(exc)
 
 
 async def after_turns(count: int, event: asyncio.Event) -> None:
