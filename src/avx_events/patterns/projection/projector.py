@@ -61,7 +61,8 @@ class Projector:
             retry: How often an event that fails is tried, and after which pauses; None is one attempt.
             batch_events: The most events in one transaction, 1 or more.
             timeout_s: The longest that the handlers of one transaction may take, in seconds of real time, before it is
-                undone: no clock hurries a database.
+                undone: no clock hurries a database. A statement that runs is ended, unless it runs on the loop, as it
+                does with ``?writer=inline``.
             clock: Measures pauses.
 
         Raises:

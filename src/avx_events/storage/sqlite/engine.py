@@ -14,6 +14,7 @@ from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, WrongLoopError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
+from avx_events.storage.sqlite.interruption import run_while_awaited
 from avx_events.storage.sqlite.location import Location, OpenFile, parse
 from avx_events.storage.sqlite.log_writer import LogWriter
 from avx_events.storage.sqlite.opening import open_database, open_for_reading
@@ -232,7 +233,7 @@ class SqliteEngine:
 
     async def _run(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         try:
-            return await self._writer.run(work)
+            return await run_while_awaited(self._writer, work)
         except (sqlite3.Error, UnicodeDecodeError) as exc:
             raise store_error(exc, self._url) from exc
 

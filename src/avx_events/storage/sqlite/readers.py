@@ -9,12 +9,11 @@ from typing import Final, TypeVar
 
 from avx_events.core.errors import ClosedError
 from avx_events.storage.sqlite.failures import store_error
+from avx_events.storage.sqlite.interruption import interrupt_when
 
 ResultT = TypeVar("ResultT")
 
 _MOST_READERS: Final = 4
-# Of SQLite's machine, some ten milliseconds: so often a long read asks whether anybody still waits for it.
-_STEPS: Final = 1_000_000
 # Of the loop, for a thread that does not get the processor.
 _LONGEST_STANDSTILL_S: Final = 0.001
 
@@ -88,7 +87,7 @@ class Readers:
         try:
             connection = self._connection()
             try:
-                connection.set_progress_handler(is_over.is_set, _STEPS)
+                interrupt_when(connection, is_over.is_set)
                 has_begun.set()
                 return read(connection)
             finally:

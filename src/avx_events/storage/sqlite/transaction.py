@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from avx_events.core.errors import TransactionError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
+from avx_events.storage.sqlite.interruption import run_while_awaited
 from avx_events.storage.sqlite.location import OpenFile
 from avx_events.storage.sqlite.statements import Answer, all_rows, changed_rows, first_row, run
 from avx_events.storage.sqlite.writers import Work, Writer
@@ -21,7 +22,9 @@ Check: TypeAlias = Callable[[str], None]
 
 _BEGIN: Final = "begin a transaction"
 _OVER: Final = "the transaction is over; use its connection only inside of 'async with store.transaction()'"
-_UNDONE: Final = "an earlier statement failed and the database undid the whole transaction; nothing was written"
+_UNDONE: Final = (
+    "an earlier statement failed, or was given up, and the database undid the whole transaction; nothing was written"
+)
 _ENDED: Final = "a statement ended the transaction; leave COMMIT and ROLLBACK to its block"
 # The longest that statements run on the loop one after the other, in seconds, before it has a turn.
 _BREATH_S: Final = 0.001
@@ -121,7 +124,7 @@ class SqliteTransaction:
             self._brief.has_run(connection, sql, params)
             return result
 
-        return await self._writer.run(work)
+        return await run_while_awaited(self._writer, work)
 
     async def _breathe(self) -> None:
         if self._loop.time() > self._breathes_at:

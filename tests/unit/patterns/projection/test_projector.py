@@ -35,6 +35,7 @@ from avx_events.store.stored_event import StoredEvent
 
 pytestmark = pytest.mark.timeout(20)
 
+FOR_EVER = "WITH RECURSIVE n AS (SELECT 1 UNION ALL SELECT 1 FROM n) SELECT count(*) FROM n"
 NO_PAUSE = Retry(attempts=3, initial_s=0, max_s=0)
 
 
@@ -566,6 +567,22 @@ async def test_a_handler_that_never_returns_is_ended_and_appends_go_on(store: Ev
         await store.append("s", many(1))
 
     assert isinstance(raised.value.__cause__, HandlerTimeoutError)
+
+
+async def test_a_statement_that_takes_too_long_is_ended_and_tried_again(store: EventStore) -> None:
+    counts = Counts()
+    counts.before = lambda event, connection: connection.fetch(FOR_EVER)
+    await store.append("s", many(1))
+
+    async with Projector(store, counts, timeout_s=0.05, retry=Retry(attempts=2, max_s=0)) as projector:
+        with pytest.raises(ProjectionFailedError, match="did not finish within"):
+            await projector.caught_up()
+    assert counts.seen == [1, 1]
+
+    counts.before = None
+    async with Projector(store, counts) as projector:
+        await projector.caught_up()
+    assert await counts_of(store) == {"a": 1}
 
 
 async def append_unknown(store: EventStore) -> None:

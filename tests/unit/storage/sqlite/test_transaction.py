@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(20)
 INSERT = "INSERT INTO users VALUES (?, ?)"
 NAMES = "SELECT name FROM users ORDER BY id"
 COUNT_TO = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT ?) SELECT count(*) FROM n"
+FOR_EVER = 2**62
 
 
 class Opened(Event, event_type="sqlite.transaction.opened"):
@@ -140,6 +141,46 @@ async def test_a_slow_statement_does_not_hold_the_loop(thread_store: EventStore)
 
     assert counting.result() == (1_000_000,)
     assert turns > 100
+
+
+async def test_a_query_whose_caller_gives_up_ends_and_the_transaction_goes_on(thread_store: EventStore) -> None:
+    async with thread_store.transaction() as connection:
+        await connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await connection.fetch(COUNT_TO, FOR_EVER)
+        await connection.execute(INSERT, 1, "x")
+
+    assert await thread_store.fetch(NAMES) == [("x",)]
+    assert (await thread_store.append("s", Opened())).version == 1
+
+
+async def test_a_write_whose_caller_gives_up_ends_and_takes_the_transaction_with_it(thread_store: EventStore) -> None:
+    async def go_on() -> None:
+        async with thread_store.transaction() as connection:
+            await connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await connection.execute(f"INSERT INTO users {COUNT_TO.replace('count(*)', 'i, i')}", FOR_EVER)
+            with pytest.raises(TransactionError, match="given up"):
+                await connection.execute(INSERT, 1, "x")
+
+    with pytest.raises(TransactionError, match="given up"):
+        await go_on()
+
+    assert (await thread_store.append("s", Opened())).version == 1
+    async with thread_store.transaction() as connection:
+        assert await connection.fetch("SELECT name FROM sqlite_master WHERE name = 'users'") == []
+        assert await connection.fetch_one(COUNT_TO, 3_000_000) == (3_000_000,)  # one that is not given up
+
+
+async def test_a_query_of_a_store_in_memory_whose_caller_gives_up_ends() -> None:
+    async with await EventStore.connect("sqlite://?writer=thread") as store:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await store.fetch(COUNT_TO, FOR_EVER)
+
+        assert (await store.append("s", Opened())).version == 1
 
 
 async def test_a_transaction_that_is_cancelled_at_any_turn_is_undone_and_the_next_one_begins(store: EventStore) -> None:
