@@ -98,8 +98,8 @@ class SnapshotRecord(NamedTuple):
 class Connection(Protocol):
     """The store's own database, inside one transaction. SQL and placeholders are the engine's own.
 
-    A statement whose caller is cancelled is ended, and where it writes the transaction may be undone with it; what
-    comes after is told so.
+    A statement whose caller is cancelled may be done all the same. One that takes long is ended, and the transaction
+    undone with it if it writes; what comes after is told so.
     """
 
     async def execute(self, sql: str, *params: object) -> int:

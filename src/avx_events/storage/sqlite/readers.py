@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from avx_events.core.errors import ClosedError
 from avx_events.storage.sqlite.failures import store_error
-from avx_events.storage.sqlite.interruption import interrupt_when
+from avx_events.storage.sqlite.interruption import Interruption
 
 ResultT = TypeVar("ResultT")
 
@@ -67,14 +67,14 @@ class Readers:
     ) -> "asyncio.Future[ResultT]":
         if self._is_closed:
             raise ClosedError("the event store", "read")
-        is_over = threading.Event()
+        interruption = Interruption()
 
         def end(_: object) -> None:
             self._unfinished -= 1
-            is_over.set()
+            interruption.end()
 
         self._unfinished += 1
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._read, read, has_begun, is_over)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._read, read, has_begun, interruption)
         future.add_done_callback(end)
         return future
 
@@ -82,14 +82,13 @@ class Readers:
         self,
         read: Callable[[sqlite3.Connection], ResultT],
         has_begun: threading.Event,
-        is_over: threading.Event,
+        interruption: Interruption,
     ) -> ResultT:
         try:
             connection = self._connection()
             try:
-                interrupt_when(connection, is_over.is_set)
                 has_begun.set()
-                return read(connection)
+                return interruption.run(read, connection)
             finally:
                 self._idle.append(connection)
         except (sqlite3.Error, UnicodeDecodeError) as exc:
