@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from avx_events.core.errors import ClosedError
 from avx_events.storage.sqlite.log_writer import LogWriter, Member, Outcome
-from avx_events.storage.sqlite.starvation import StarvationGuard
+from avx_events.storage.sqlite.starvation import StarvationGuard, cpu_clock_of
 from avx_events.store.ports import AppendResult, NewRecordTuple
 
 ResultT = TypeVar("ResultT")
@@ -101,10 +101,10 @@ class ThreadWriter:
         self._is_wake_due = False
         self._is_held = False
         self._is_closing = False
-        self._guard = StarvationGuard(self._loop, is_at_rest=lambda: self._is_asleep)
         # A daemon: a process whose main thread ends without closing the store must be able to end.
         self._thread = threading.Thread(target=self._run, name="avx-events sqlite writer", daemon=True)
         self._thread.start()
+        self._guard = StarvationGuard(self._loop, is_at_rest=lambda: self._is_asleep, cpu_s=cpu_clock_of(self._thread))
 
     @property
     def standstills(self) -> int:
