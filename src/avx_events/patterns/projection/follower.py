@@ -23,7 +23,7 @@ from avx_events.core.errors import (
     UsageError,
 )
 from avx_events.core.metadata import current_message
-from avx_events.core.policy import Retry
+from avx_events.core.policy import Discard, Reject, Retry
 from avx_events.core.tasks import is_interrupted, wake
 from avx_events.patterns.pause import pause
 from avx_events.patterns.projection.checkpoints import begin, move, position_of
@@ -100,6 +100,7 @@ class Follower:
         self._seen = 0  # up to here everything is done
         self._kept = 0  # up to here the checkpoint says so; what lies between had no handler
         self._trying: StoredEvent[Any] | None = None
+        self._tried_effect: Effect | None = None
         self._waiters: set[tuple[int, asyncio.Future[None]]] = set()
         self._handled = self._transactions = self._failures = 0
 
@@ -253,22 +254,35 @@ class Follower:
             return True
         while True:
             before = self._seen
-            await self._commit(items, until)
+            try:
+                await self._commit(items, until)
+            except Discard as exc:
+                items = self._without_tried(items, exc)
             if self._seen < before:
                 return False
             if self._seen >= until:
                 return True
             items = [item for item in items if item[0].position > self._seen]
 
+    def _without_tried(self, items: list[Item], reason: Discard) -> list[Item]:
+        """Return ``items`` without the effect that was tried last; another one of the same event stays."""
+        log.info("projection %r discards the event %s: %s", self.name, self._where(), reason)
+        tried, discarded = self._trying, self._tried_effect
+        return [
+            (stored, left)
+            for stored, effects in items
+            if (left := tuple(each for each in effects if stored is not tried or each is not discarded))
+        ]
+
     async def _commit(self, items: list[Item], until: int) -> None:
         try:
             await self._transact(items, until)
         except BaseException as exc:
-            failed = self._trying
+            failed, effect = self._trying, self._tried_effect
             before = [] if failed is None else [item for item in items if item[0].position < failed.position]
             if before and not is_interrupted(exc):  # they took no harm, and are not to be tried again and again
                 await self._transact(before, before[-1][0].position)
-                self._trying = failed
+                self._trying, self._tried_effect = failed, effect
             raise
 
     async def _transact(self, items: list[Item], until: int) -> None:
@@ -301,6 +315,7 @@ class Follower:
             self._trying = stored
             current_message.set(stored.metadata)
             for effect in effects:
+                self._tried_effect = effect
                 await effect(stored, connection)
             if self._clock.monotonic() > late_at and number < len(items):
                 self._trying = None
@@ -311,7 +326,7 @@ class Follower:
     async def _wait_before(self, attempt: int, error: BaseException) -> None:
         self._failures += 1
         delay_s = self._pace.retry.delay_before(attempt, jitter=random.random())  # noqa: S311 - spreads load
-        if delay_s is None or isinstance(error, UsageError | PermanentError):
+        if delay_s is None or isinstance(error, UsageError | PermanentError | Reject):
             raise error
         log.warning(
             "projection %r failed %s, attempt %d of %d, again in %.2f s: %s: %s",

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 from avx_events.core.callables import required_positional
-from avx_events.core.errors import ProjectionDefinitionError
-from avx_events.core.event import Event, schema_of
+from avx_events.core.errors import NotAnEventError, ProjectionDefinitionError
+from avx_events.core.event import ANSWERED_BY_ONE, Event, schema_of
 from avx_events.store.ports import Connection
 from avx_events.store.stored_event import StoredEvent
 
@@ -15,6 +15,9 @@ MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, None]])
 Effect: TypeAlias = Callable[[StoredEvent[Any], Connection], Awaitable[None]]
 """A handler as the projector calls it."""
 
+_NOT_IN_THE_LOG: Final = (
+    "is answered by one handler and never stored; a projection handles events: derive the class from Event"
+)
 _MARK: Final = "__avx_handles__"
 _LONGEST_NAME: Final = 200
 _WITHOUT_STORED: Final = 3  # self, event, connection
@@ -33,12 +36,13 @@ def handles(*event_classes: type) -> Callable[[MethodT], MethodT]:
         event_classes: At least one. A base class counts for all classes derived from it, ``Event`` for all of them.
 
     Raises:
-        NotAnEventError: One of them is no event class.
+        NotAnEventError: One of them is no event class; commands, queries and requests are none.
         ProjectionDefinitionError: There is none.
     """
     if not event_classes:
         raise ProjectionDefinitionError("@handles", "name the event classes that the method handles, as @handles(A, B)")
     for event_class in event_classes:
+        _refuse_other_message(event_class)
         if event_class is not Event:  # the root of all events is no event itself
             schema_of(event_class)
 
@@ -100,6 +104,11 @@ class Projection:
     def handles_nothing(self) -> bool:
         """Whether no method handles any event."""
         return not self._handlers
+
+
+def _refuse_other_message(event_class: object) -> None:
+    if isinstance(event_class, type) and issubclass(event_class, ANSWERED_BY_ONE):
+        raise NotAnEventError(event_class, problem=_NOT_IN_THE_LOG)
 
 
 def _handlers_of(projection_class: type[Projection]) -> dict[str, tuple[type, ...]]:

@@ -31,10 +31,12 @@ class Projector:
     event that is handled, or after 10,000 of them.
 
     Where a handler fails, its transaction is undone, the events before it are committed, and it is tried again as
-    ``retry`` says; what is a ``UsageError`` or ``PermanentError`` is not. If it fails for good, its projection stops
-    at that event, which is logged as an error, and ``caught_up`` raises: nothing is skipped. The other projections go
-    on. It begins again at that event when a projector is entered anew. Of an event type that this process has no class
-    for, the store's own ``unknown=`` decides: an error that stops the projection, or with ``"keep"`` passed over.
+    ``retry`` says; what is a ``UsageError``, ``PermanentError`` or ``Reject`` is not. If it fails for good, its
+    projection stops at that event, which is logged as an error, and ``caught_up`` raises: nothing is skipped. The other
+    projections go on. It begins again at that event when a projector is entered anew. Of an event type that this
+    process has no class for, the store's own ``unknown=`` decides: an error that stops the projection, or with
+    ``"keep"`` passed over. A method that raises ``Discard`` is passed over for that event: what it did is undone, which
+    is logged, and all else goes on.
 
     A ``version`` that the database does not have yet is built anew from the first event: today in the place of the
     one before it. Its ``setup`` and the end of the older version's checkpoint are one transaction; from then on the

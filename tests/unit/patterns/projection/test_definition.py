@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError, ProjectionDefinitionError
-from avx_events.core.event import Command, Event, event
+from avx_events.core.event import Command, Event, Query, Request, event
 from avx_events.patterns.projection import Projection, Projector, handles
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
@@ -86,14 +86,28 @@ def test_decorators_add_up() -> None:
     assert [len(Both().effects_of(event_class)) for event_class in (Opened, Closed)] == [1, 1]
 
 
-class NotAnEvent(Command[int], event_type="definition.command"):
-    pass
-
-
 @pytest.mark.parametrize("wrong", [int, "Opened", None])
 def test_what_is_no_event_class_cannot_be_handled(wrong: Any) -> None:
     with pytest.raises(NotAnEventError):
         handles(wrong)
+
+
+class Open(Command[int], event_type="definition.open"):
+    pass
+
+
+class IsOpen(Query[bool], event_type="definition.is.open"):
+    pass
+
+
+class AskForKey(Request[int], event_type="definition.ask.for.key"):
+    pass
+
+
+@pytest.mark.parametrize("wrong", [Open, IsOpen, AskForKey, Command, Query, Request])
+def test_what_one_handler_answers_is_no_event_to_a_projection(wrong: Any) -> None:
+    with pytest.raises(NotAnEventError, match="a projection handles events"):
+        handles(Opened, wrong)
 
 
 def test_handling_no_class_at_all_is_refused() -> None:

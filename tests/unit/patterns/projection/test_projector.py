@@ -26,7 +26,7 @@ from avx_events.core.errors import (
 )
 from avx_events.core.event import Event
 from avx_events.core.metadata import stamp
-from avx_events.core.policy import Retry
+from avx_events.core.policy import Discard, Reject, Retry
 from avx_events.patterns.projection import Projection, Projector, handles
 from avx_events.storage.sqlite.engine import connect as open_engine
 from avx_events.store.event_store import EventStore
@@ -491,7 +491,48 @@ async def test_a_projection_that_stopped_begins_again_at_that_event(store: Event
     assert await counts_of(store) == {"a": 15}
 
 
-@pytest.mark.parametrize("error", [ValidationError("no"), StatementError("SELECT", "no")])
+async def test_an_event_that_a_handler_discards_is_skipped_and_said(
+    store: EventStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts = Counts()
+
+    async def discard(event: Counted, connection: Connection) -> None:
+        if event.amount in {1, 3}:
+            await connection.execute("INSERT INTO counts VALUES (?, 1)", f"half {event.amount}")
+            raise Discard("of no use")
+
+    counts.before = discard
+    await store.append("s", many(5))
+    with caplog.at_level(logging.INFO, "avx_events.projection"):
+        async with Projector(store, counts) as projector:
+            await projector.caught_up()
+            statistics = projector.statistics()["counts"]
+
+    assert await counts_of(store) == {"a": 11}
+    assert await checkpoints_of(store) == [("counts", 1, 5)]
+    assert (statistics.handled, statistics.failures) == (3, 0)
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(" at ")[1] for line in said] == [
+        "'projector.counted', position 1: of no use",
+        "'projector.counted', position 3: of no use",
+    ]
+
+
+async def test_a_method_that_discards_an_event_keeps_it_from_no_other(store: EventStore) -> None:
+    class Choosy(Counts, name="choosy"):
+        @handles(Counted)
+        async def discard(self, event: Counted, connection: Connection) -> None:
+            raise Discard
+
+    await store.append("s", many(4))
+    async with Projector(store, Choosy(), batch_events=3) as projector:
+        await projector.caught_up()
+        assert projector.statistics()["choosy"].handled == 4
+
+    assert await counts_of(store) == {"a": 10}
+
+
+@pytest.mark.parametrize("error", [Reject("no"), ValidationError("no"), StatementError("SELECT", "no")])
 async def test_what_can_never_succeed_is_not_tried_again(store: EventStore, error: Exception) -> None:
     counts = Counts()
 
