@@ -128,7 +128,7 @@ class EventStore:
             ConcurrencyError: The stream is at another version, or has a part of the event ids.
             DuplicateEventIdError: Another stream has one of the event ids.
             InvalidArgumentError: The stream name is empty, no text or too long, the version negative, there are no
-                events, or two with one id.
+                events, or two with one id, or they are in a set, which has no order.
             NotAnEventError: One of them is no event.
             EncodeError: A value does not fit its field, or JSON cannot carry it.
             EventTooLargeError: One of them takes more than ``max_event_bytes``.
@@ -441,6 +441,8 @@ def _several(events: object) -> Iterable[object]:
     # Models of other libraries may be iterable: over their fields.
     if is_envelope(events) or "__avx_schema__" in type(events).__dict__:
         return (events,)
+    if isinstance(events, set | frozenset):
+        raise InvalidArgumentError("events", cast("object", events), expected="in an order, as a list; a set has none")
     if isinstance(events, Iterable):
         return cast("Iterable[object]", events)
     raise InvalidArgumentError("events", events, expected="an event, or several in a list")

@@ -712,6 +712,7 @@ class StoreContract:
     @on_its_own_loop
     async def test_what_cannot_be_an_event_of_the_log_is_refused(self, tmp_path: Path) -> None:
         wrong: list[Any] = [None, 7, "text", [Deposited], Deposited, Close(), {}, [], stamped(1) * 2]
+        wrong += [{Deposited("a", 1)}, frozenset({Deposited("a", 1)})]  # they have no order
         async with await self.connect(tmp_path) as store:
             for events in wrong:
                 with pytest.raises((InvalidArgumentError, NotAnEventError)):
