@@ -239,7 +239,7 @@ class UnknownSchemeError(UsageError, ValueError):
         schemes = sorted(installed)
         names = ", ".join(f"{scheme}://" for scheme in schemes) or "none"
         remedy = f"; pip install 'avx-events[{extra}]'" if extra else ""
-        super().__init__(f"no engine for {_brief.repr(url)}; installed: {names}{remedy}")
+        super().__init__(f"no engine for {_brief.repr(url)} is installed; those that are: {names}{remedy}")
         self.url, self.installed, self.extra = url, schemes, extra
 
 

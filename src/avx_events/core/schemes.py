@@ -7,7 +7,6 @@ from typing import Final
 from avx_events.core.errors import InvalidArgumentError, UnknownSchemeError
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_EXTRAS: Final = {"postgresql": "postgres", "postgres": "postgres"}
 
 
 def serving(url: object, group: str, *, example: str) -> object:
@@ -29,7 +28,7 @@ def serving(url: object, group: str, *, example: str) -> object:
     scheme = found[1].lower()
     installed = _installed(group)
     if scheme not in installed:
-        raise UnknownSchemeError(url, installed=installed, extra=_EXTRAS.get(scheme))
+        raise UnknownSchemeError(url, installed=installed)
     served: object = installed[scheme].load()
     return served
 

@@ -185,9 +185,12 @@ async def test_a_url_that_names_no_file_or_a_wrong_option_says_what_is_wrong(
     assert contents(tmp_path) == {}
 
 
-async def test_a_scheme_that_nobody_serves_is_named() -> None:
-    with pytest.raises(UnknownSchemeError, match="oracle"):
-        await EventStore.connect("oracle://server/events")
+@pytest.mark.parametrize("url", ["oracle://server/events", "postgresql://server/events"])
+async def test_a_scheme_that_nobody_serves_is_named_with_those_that_are(url: str) -> None:
+    with pytest.raises(UnknownSchemeError) as raised:
+        await EventStore.connect(url)
+
+    assert str(raised.value) == f"no engine for {url!r} is installed; those that are: sqlite://"
 
 
 async def test_any_name_that_a_file_can_have_can_be_written_in_a_url(tmp_path: Path) -> None:
