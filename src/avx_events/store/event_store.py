@@ -89,6 +89,7 @@ class EventStore:
         Raises:
             InvalidArgumentError: The URL or another value is malformed.
             UnknownSchemeError: No engine is installed for the URL's scheme.
+            MissingExtraError: The engine needs packages that are not installed.
             StoreSchemaError: There is something else at that place, or a store of a newer version.
             StoreUnavailableError: It cannot be opened now.
         """
@@ -133,7 +134,9 @@ class EventStore:
             EncodeError: A value does not fit its field, or JSON cannot carry it.
             EventTooLargeError: One of them takes more than ``max_event_bytes``.
             StoreUnavailableError: Nothing was written; safe to call again.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
             TransactionError: It is called inside of ``async with store.transaction()``, which it would wait for.
         """
         check_stream(stream)
@@ -157,7 +160,9 @@ class EventStore:
             UnknownEventTypeError: No class has the type of an event.
             DecodeError: An event does not fit its class.
             StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         check_stream(stream)
         seen = _whole("after_version", after_version, least=0)
@@ -190,7 +195,9 @@ class EventStore:
             UnknownEventTypeError: No class has the type of an event.
             DecodeError: An event does not fit its class.
             StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         check_stream(stream)
         seen = _whole("after", after, least=0)
@@ -215,7 +222,9 @@ class EventStore:
             UnknownEventTypeError: No class has the type of an event.
             DecodeError: An event does not fit its class.
             StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         seen = _whole("after", after, least=0)
         keep_unknown = self._keeps(unknown)
@@ -245,7 +254,9 @@ class EventStore:
             UnknownEventTypeError: No class has the type of an event.
             DecodeError: An event does not fit its class.
             StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         found = await self._load(aggregate, aggregate_id, until_version=at_version, as_of=as_of)
         if found.version == 0:
@@ -275,7 +286,9 @@ class EventStore:
             EncodeError: A value of an event does not fit its field, or JSON cannot carry it.
             EventTooLargeError: An event takes more than ``max_event_bytes``.
             StoreUnavailableError: Nothing was written; safe to call again.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
             TransactionError: It is called inside of ``async with store.transaction()``, which it would wait for.
         """
         schema = schema_of_instance(aggregate)
@@ -306,6 +319,8 @@ class EventStore:
             UnknownEventTypeError: While reading: no class has the type of an event.
             DecodeError: While reading: an event does not fit its class.
             StoreUnavailableError: While reading: it cannot be read now.
+            StoreSchemaError: While reading: the database is damaged.
+            WrongLoopError: While reading: the store belongs to another loop.
         """
         seen = _whole("after", after, least=0)
         keep_unknown = self._keeps(unknown)
@@ -318,7 +333,9 @@ class EventStore:
 
         Raises:
             StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         return await self._engine.last_position()
 
@@ -328,7 +345,9 @@ class EventStore:
         Raises:
             InvalidArgumentError: The stream name is not acceptable.
             StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         return await self._engine.version_of(check_stream(stream))
 
@@ -342,7 +361,9 @@ class EventStore:
         Raises:
             TransactionError: The store is in memory, or the caller has a transaction open.
             StoreUnavailableError: On entering or leaving: nothing was written.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         return self._engine.transaction()
 
@@ -363,7 +384,9 @@ class EventStore:
             TransactionError: It would write; or it is called inside of a transaction, whose ``connection`` has the
                 same method; or the store is in memory without a database.
             StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         return await self._engine.fetch(sql, *params)
 
@@ -378,7 +401,9 @@ class EventStore:
             StatementError: The database refused the query, or a parameter.
             TransactionError: As for ``fetch``.
             StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
         """
         return await self._engine.fetch_one(sql, *params)
 

@@ -111,6 +111,9 @@ class Connection(Protocol):
         Raises:
             StatementError: The database refused it.
             StoreUnavailableError: The disk is full or the file locked; the transaction cannot be committed any more.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The store was closed meanwhile.
+            WrongLoopError: The store belongs to another loop.
             UsageError: The transaction is over, or the statement would end it.
         """
         ...
@@ -121,6 +124,9 @@ class Connection(Protocol):
         Raises:
             StatementError: The database refused it.
             StoreUnavailableError: The file is locked or cannot be read.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The store was closed meanwhile.
+            WrongLoopError: The store belongs to another loop.
             UsageError: The transaction is over.
         """
         ...
@@ -131,6 +137,9 @@ class Connection(Protocol):
         Raises:
             StatementError: The database refused it.
             StoreUnavailableError: The file is locked or cannot be read.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The store was closed meanwhile.
+            WrongLoopError: The store belongs to another loop.
             UsageError: The transaction is over.
         """
         ...
@@ -156,7 +165,9 @@ class StoreEngine(Protocol):
             ConcurrencyError: The stream is not at ``expected_version``, or has a part of the ids.
             DuplicateEventIdError: Another stream has one of the ids.
             StoreUnavailableError: Nothing was written.
+            StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -175,6 +186,7 @@ class StoreEngine(Protocol):
             StoreUnavailableError: The database cannot be read now.
             StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -185,6 +197,7 @@ class StoreEngine(Protocol):
             StoreUnavailableError: The database cannot be read now.
             StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -195,6 +208,7 @@ class StoreEngine(Protocol):
             StoreUnavailableError: The database cannot be read now.
             StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -203,7 +217,9 @@ class StoreEngine(Protocol):
 
         Raises:
             StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -212,7 +228,9 @@ class StoreEngine(Protocol):
 
         Raises:
             StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -221,7 +239,9 @@ class StoreEngine(Protocol):
 
         Raises:
             StoreUnavailableError: It was not kept.
+            StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -230,7 +250,9 @@ class StoreEngine(Protocol):
 
         Raises:
             StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -250,7 +272,9 @@ class StoreEngine(Protocol):
         Raises:
             UsageError: The engine has no database for others' tables.
             StoreUnavailableError: On entering or leaving: the database did not accept it, nothing was written.
+            StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -263,7 +287,9 @@ class StoreEngine(Protocol):
             StatementError: The database refused it.
             UsageError: It would write, the caller is inside of a transaction, or the engine has no database.
             StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -274,7 +300,9 @@ class StoreEngine(Protocol):
             StatementError: The database refused it.
             UsageError: It would write, the caller is inside of a transaction, or the engine has no database.
             StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
             ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
         """
         ...
 
@@ -303,6 +331,7 @@ class EngineFactory(Protocol):
 
         Raises:
             InvalidArgumentError: The URL or an option is malformed.
+            MissingExtraError: It needs packages that are not installed.
             StoreSchemaError: There is something else at that place, or a store of a newer version.
             StoreUnavailableError: It cannot be opened now.
         """

@@ -43,6 +43,8 @@ class StoreSubscription:
             UnknownEventTypeError: No class has the type of the next event.
             DecodeError: The next event does not fit its class.
             StoreUnavailableError: The log cannot be read now.
+            StoreSchemaError: The database is damaged.
+            WrongLoopError: The store belongs to another loop.
         """
         stored = self._next_of_page()
         if stored is not None:

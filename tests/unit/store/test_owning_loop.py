@@ -89,6 +89,21 @@ async def test_another_thread_with_a_loop_of_its_own_is_refused(tmp_path: Path, 
         assert await store.append("a", Seen(2), expected_version=1) == AppendResult(2, 2)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        *[EventStore.append, EventStore.get_events, EventStore.read_stream, EventStore.read_all, EventStore.load],
+        *[EventStore.save, EventStore.subscribe, EventStore.last_position, EventStore.version_of],
+        *[EventStore.transaction, EventStore.fetch, EventStore.fetch_one],
+    ],
+)
+def test_what_is_raised_of_a_wrong_loop_or_a_damaged_file_is_documented(method: Callable[..., object]) -> None:
+    text = method.__doc__ or ""
+
+    assert "WrongLoopError:" in text
+    assert "StoreSchemaError:" in text
+
+
 @pytest.mark.parametrize("url", DATABASES)
 def test_the_next_loop_is_refused_and_may_close_it(tmp_path: Path, url: str) -> None:
     before = set(threading.enumerate())
