@@ -117,6 +117,34 @@ def decode(data: bytes) -> DeadLetter:
     )
 
 
+def decode_or_describe(data: bytes, *, id: str, handler: str, error_type: str, dead_at: datetime) -> DeadLetter:  # noqa: A002 - the letter's name
+    """Return the letter of a document, or one that keeps the document as ``raw`` and says that it cannot be read here.
+
+    What another program or a later version wrote so does not keep the rest of a list from being read.
+
+    Args:
+        data: The document.
+        id: As the store knows the letter, and likewise the rest.
+        handler: Whose letter it is.
+        error_type: Of its last error.
+        dead_at: When it became a dead letter, aware.
+    """
+    try:
+        return decode(data)
+    except DecodeError as exc:
+        return DeadLetter(
+            id=id,
+            handler=handler,
+            reason="undecodable",
+            error=f"{error_type}: its letter cannot be read here ({exc})",
+            error_type=error_type,
+            attempts=0,
+            first_failed_at=dead_at,
+            dead_at=dead_at,
+            raw=data,
+        )
+
+
 def portable(text: str) -> str:
     r"""Return ``text``, a lone surrogate in it as ``\udc80``: UTF-8 cannot carry it, and errors on files have some."""
     try:

@@ -13,7 +13,7 @@ from avx_events.bus.claim_leases import LEASE_S, ClaimLeases
 from avx_events.bus.dead_letter_codec import portable
 from avx_events.bus.dead_letters import DeadLetter, LetterFilter
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, DecodeError, WrongLoopError
+from avx_events.core.errors import ClosedError, WrongLoopError
 from avx_events.core.metadata import EPOCH
 from avx_events.storage.sqlite.failures import store_error
 from avx_events.storage.sqlite.location import Location, OpenFile, parse
@@ -338,21 +338,13 @@ def _rows(connection: sqlite3.Connection, sql: str, values: Sequence[object]) ->
 
 
 def _letter(row: _Row) -> DeadLetter:
-    try:
-        return dead_letter_codec.decode(row.letter)
-    except DecodeError as exc:  # of another program, or of a later version: the rest of the list can be read
-        dead_at = EPOCH + row.dead_at * _MICROSECOND
-        return DeadLetter(
-            id=row.id,
-            handler=row.handler,
-            reason="undecodable",
-            error=f"{row.error_type}: its letter cannot be read here ({exc})",
-            error_type=row.error_type,
-            attempts=0,
-            first_failed_at=dead_at,
-            dead_at=dead_at,
-            raw=row.letter,
-        )
+    return dead_letter_codec.decode_or_describe(
+        row.letter,
+        id=row.id,
+        handler=row.handler,
+        error_type=row.error_type,
+        dead_at=EPOCH + row.dead_at * _MICROSECOND,
+    )
 
 
 def _forget(future: "asyncio.Future[Any]") -> None:
