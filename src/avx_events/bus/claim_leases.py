@@ -1,8 +1,9 @@
 """Keeps what this process has claimed its own while it lives, and no longer: a claim is a lease that it renews.
 
-A lease lasts ``LEASE_S`` from its last renewal, and is renewed three times as often, so that two renewals may fail.
-When a process dies its claims are free once their leases are over. A process that stands still for longer than that,
-or cannot reach the store, loses its claims to others who ask for them: what it was doing may then be done twice.
+A lease lasts ``LEASE_S``, or what else the store says, from its last renewal, and is renewed three times as often, so
+that two renewals may fail. When a process dies its claims are free once their leases are over. A process that stands
+still for longer than that, or cannot reach the store, loses its claims to others who ask for them: what it was doing
+may then be done twice.
 
 See docs/decisions/0015-a-claim-is-a-lease.md.
 """
@@ -29,8 +30,9 @@ Renew = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 class ClaimLeases:
     """The letters that this process has claimed, by their ids."""
 
-    def __init__(self, renew: Renew, *, clock: Clock) -> None:
-        """Hold nothing yet; ``renew`` is called while something is held."""
+    def __init__(self, renew: Renew, *, clock: Clock, lease_s: float = LEASE_S) -> None:
+        """Hold nothing yet; ``renew`` is called while something is held, for leases of ``lease_s`` seconds."""
+        self._lease_s = lease_s
         self._renew = renew
         self._clock = clock
         self._tasks = TaskScope()
@@ -55,7 +57,7 @@ class ClaimLeases:
     def hold_for_another_attempt(self, letter_id: str) -> None:
         """Renew the claim of this letter, if it is held, for one more lease: what should have ended it has failed."""
         if letter_id in self._held:
-            self._held[letter_id] = self._clock.monotonic() + LEASE_S
+            self._held[letter_id] = self._clock.monotonic() + self._lease_s
 
     async def close(self) -> None:
         """Renew nothing any more."""
@@ -65,7 +67,7 @@ class ClaimLeases:
         await self._tasks.cancel()
 
     def _plan(self) -> None:
-        self._timer = self._clock.call_later(LEASE_S / _RENEWALS_IN_A_LEASE, self._due)
+        self._timer = self._clock.call_later(self._lease_s / _RENEWALS_IN_A_LEASE, self._due)
 
     def _due(self) -> None:
         self._timer = None

@@ -123,7 +123,8 @@ _id = attrgetter("id")
 class DeadLetterStore(Protocol):
     """Keeps dead letters, in the order of their ids: those that a bus gives them sort by time.
 
-    All calls are safe to repeat. ``StoreUnavailableError`` says that one may not have been done.
+    All calls are safe to repeat. ``StoreUnavailableError``, or ``TransportUnavailableError`` where they are in a
+    broker, says that one may not have been done.
     """
 
     async def put(self, letter: DeadLetter) -> None:
@@ -185,6 +186,8 @@ class StoreFactory(Protocol):
             InvalidArgumentError: The URL or an option is malformed.
             StoreSchemaError: There is something else at that place, or a store of a newer version.
             StoreUnavailableError: It cannot be opened now.
+            TransportUnavailableError: It cannot be opened now, where it is in a broker.
+            TransportRefusedError: The broker refuses.
         """
         ...
 
@@ -279,19 +282,24 @@ class DeadLetterQueue:
 
     @classmethod
     async def connect(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> Self:
-        """Open the letters at ``url``: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` for memory.
+        """Open the letters at ``url``, which several processes may share.
 
-        Several processes may share a file, also with an event store. A letter that was added is on disk.
+        In SQLite, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite://`` for memory, a letter that was
+        added is on disk; the file may be an event store's. In Redis, ``redis://localhost:6379?namespace=avx``, they are
+        those of the buses of that namespace.
 
         Args:
             url: Where they are; the store's own options are its query.
-            clock: Says when the claim of a process that died is over.
+            clock: Says when the claim of a process that died is over, where the store has no clock of its own.
 
         Raises:
             InvalidArgumentError: The URL is malformed.
             UnknownSchemeError: No store is installed for the URL's scheme.
             StoreSchemaError: There is something else at that place, or a store of a newer version.
             StoreUnavailableError: It cannot be opened now.
+            TransportUnavailableError: The broker does not answer.
+            TransportRefusedError: It asks for a password, or the namespace has another layout.
+            MissingExtraError: The client library of the broker is not installed.
         """
         open_store = cast("StoreFactory", serving(url, ENTRY_POINT_GROUP, example="sqlite:///dead_letters.db"))
         return cls(store=await open_store(url, clock=clock))

@@ -1,5 +1,6 @@
-"""What the entry points of transports name: each imports its client library when it is first used."""
+"""What the entry points of transports and dead letters name: each imports its client library when it is first used."""
 
+from avx_events.bus.dead_letters import DeadLetterStore
 from avx_events.bus.remote.ports import Transport, TransportOptions
 from avx_events.core.clock import Clock
 from avx_events.core.errors import MissingExtraError
@@ -20,3 +21,19 @@ async def redis(url: str, options: TransportOptions, *, clock: Clock) -> Transpo
     except ImportError as exc:
         raise MissingExtraError("RedisEventBus", "redis") from exc
     return await connect(url, options, clock=clock)
+
+
+async def redis_dead_letters(url: str, *, clock: Clock) -> DeadLetterStore:
+    """Return the dead letters of a namespace in Redis: ``?namespace=avx`` of the URL.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        InvalidArgumentError: The URL is none of Redis's, or an option none that a bus could have.
+        TransportUnavailableError: The server does not answer.
+        TransportRefusedError: It asks for a password, or the namespace has another layout.
+    """
+    try:
+        from avx_events.distributed.redis.dead_letters import connect  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise MissingExtraError("DeadLetterQueue.connect", "redis") from exc
+    return await connect(url, clock=clock)

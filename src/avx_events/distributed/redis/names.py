@@ -9,7 +9,7 @@
 | ``avx:consumer:group:handler:attempts`` | hash | ``lane:entry id`` → attempts begun, of what failed or came again |
 | ``avx:inbox:…`` | channel | where a bus is sent requests and replies |
 | ``avx:responders:user.get`` | sorted set | inboxes of those who respond, by the millisecond at which they are gone |
-| ``avx:letters``, ``avx:letters:order``, ``avx:letters:claims`` | hash, sorted sets | dead letters |
+| ``avx:letters``, and others that begin with it | hashes, a sorted set | dead letters; see ``dead_letters.py`` |
 """
 
 from binascii import crc32

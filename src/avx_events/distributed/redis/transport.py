@@ -41,7 +41,7 @@ class RedisTransport:
         self._publishing = self._pipe("publish")
         self._control = self._pipe("control")
         self._doorbell = Doorbell(self._servers, self._names)
-        self._letters = RedisDeadLetters(self._control, self._names)
+        self._letters = RedisDeadLetters(self._control, self._names, clock=clock, lease_s=options.redeliver_after_s)
         self._member = uuid4().hex
         self._streams = [self._names.lane(lane) for lane in range(self.lanes)]
         self._next_lane = count()
