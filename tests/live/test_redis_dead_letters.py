@@ -1,6 +1,7 @@
-"""Dead letters in Redis: what others left there, servers that are away and clocks that are wrong."""
+"""Dead letters in Redis: what others left there, servers that are away, clocks that are wrong, members that die."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -21,23 +22,20 @@ from avx_events.core.errors import (
     TransportUnavailableError,
     WrongLoopError,
 )
-from avx_events.core.event import Event
 from avx_events.core.metadata import stamp
 from avx_events.distributed.redis.dead_letters import RedisDeadLetters
 from avx_events.distributed.redis.names import Names
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.wire import Servers
 from avx_events.testing import ManualClock
+from tests.live.redis_letters_worker import GROUP, Cracked
+from tests.live.redis_letters_worker import LEASE_S as WORKERS_LEASE_S
+from tests.live.sqlite_processes import lines, running
 from tests.servers.ports import free_port
 from tests.servers.process import Server
 from tests.waiting import until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(60)]
-
-
-class Cracked(Event, event_type="live.cracked", aggregate_id="cup"):
-    cup: str
-
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -346,3 +344,27 @@ async def test_who_has_lost_a_claim_says_so(
         await until(lambda: "letter-0001 is redriven here" in caplog.text)
 
         assert "letter-0002" not in caplog.text
+
+
+async def test_a_redrive_that_was_killed_can_be_done_again_after_its_lease(redis_url: str, namespace: str) -> None:
+    mended = asyncio.Event()
+    async with running("redis_letters_worker", redis_url, namespace) as worker:
+        letter_id = await anext(lines(worker, str))
+        bus = await EventBus.connect(redis_url, namespace=namespace, group=GROUP, redeliver_after_s=WORKERS_LEASE_S)
+
+        @bus.on(Cracked, name="mend", retry=None)
+        async def mend(event: Cracked) -> None:
+            mended.set()
+
+        async with bus:
+            assert not await bus.republish(letter_id)
+            worker.kill()
+            killed_at = time.monotonic()
+            await worker.wait()
+            await eventually(lambda: bus.republish(letter_id))
+            waited_s = time.monotonic() - killed_at
+            await bus.settled()
+
+            assert mended.is_set()
+            assert waited_s > WORKERS_LEASE_S / 2, "a claim is renewed three times in a lease"
+            assert await bus.dead_letter_queue.list() == []
