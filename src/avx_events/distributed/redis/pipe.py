@@ -190,6 +190,11 @@ class Pipe:
         except WireError as exc:
             self._unconfirmed(batch, exc.problem)
             return
+        except TransportRefusedError as exc:
+            self._waiting.extendleft(reversed(batch))
+            self._bytes += sum(len(command.packed) for command in batch)
+            self._refuse_all(exc)
+            return
         self._used_at = self._clock.monotonic()
         for command, reply in zip(batch, replies, strict=True):
             if command.reply.done():

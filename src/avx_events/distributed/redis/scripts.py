@@ -54,7 +54,17 @@ return held
 # entries, ids that are gone; "lost": nothing, another member holds it; "error": the message. Where no lane has
 # anything: lane, "end", the last id of its stream.
 # To read and to check who holds the lane in one step is what keeps a member that stood still from taking an entry.
+# Members that left, or died, stay consumers of the stream until the next holder of the lane has all that was theirs.
 READ: Final = """
+local function forget_others(stream)
+  for _, about in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
+    local consumer = {}
+    for j = 1, #about, 2 do consumer[about[j]] = about[j + 1] end
+    if consumer.pending == 0 and consumer.name ~= ARGV[2] then
+      redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], consumer.name)
+    end
+  end
+end
 local found, quiet = {}, {}
 local left = tonumber(ARGV[3])
 for i = 2, #KEYS do
@@ -79,6 +89,7 @@ for i = 2, #KEYS do
       else
         found[#found + 1] = {lane, 'again', read[1], read[2], read[3] or {}}
         left = left - #read[2]
+        if read[1] == '0-0' then forget_others(KEYS[i]) end
       end
     end
   end

@@ -137,6 +137,7 @@ class Wire:
 
         Raises:
             WireError: The connection failed, or the time is up; it is closed then.
+            TransportRefusedError: The server asks for a password; it did nothing.
         """
         connection = self._connection
         replies: list[Any] = []
@@ -151,6 +152,9 @@ class Wire:
         except TimeoutError as exc:
             await self.close()
             raise WireError(f"no answer within {timeout_s} s", is_sent=True) from exc
+        except redis.exceptions.AuthenticationError as exc:  # one of the connection's errors for redis-py
+            await self.close()
+            raise self._refused(exc) from exc
         except (redis.exceptions.RedisError, OSError) as exc:
             await self.close()
             raise WireError(str(exc) or type(exc).__name__, is_sent=True) from exc
