@@ -268,6 +268,27 @@ async def test_a_server_that_is_away_fails_a_publish_after_its_time_and_works_wh
         await bus.publish(Troubled("a", 3))
 
 
+async def test_a_bus_closes_soon_while_its_server_is_away(redis_server: Server) -> None:
+    bus = await EventBus.connect(redis_server.url, group="billing", timeout_s=0.5)
+    began, closed = asyncio.Event(), asyncio.Event()
+    for number in range(8):
+
+        @bus.on(Troubled, name=f"handler-{number}")
+        async def handler(event: Troubled) -> None:
+            began.set()
+            await closed.wait()
+
+    async with bus:
+        await bus.publish_many(Troubled("a", number) for number in range(100))
+        await began.wait()
+        await asyncio.to_thread(redis_server.stop)
+        closed.set()
+        closing = asyncio.get_running_loop().time()
+    took_s = asyncio.get_running_loop().time() - closing
+
+    assert took_s < 8 * 0.5  # not one after the other
+
+
 # What is left
 
 

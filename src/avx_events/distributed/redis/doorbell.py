@@ -49,6 +49,8 @@ class Doorbell:
     def hold(self, listener: object, lanes: Iterable[int]) -> None:
         """Listen to ``lanes`` for ``listener`` from now on, also while it does not wait, instead of those before."""
         self._held[listener] = frozenset(lanes)
+        if not self._held[listener]:
+            del self._held[listener]
         self.ring()
 
     async def wait(self, seen: Mapping[int, EntryId]) -> None:

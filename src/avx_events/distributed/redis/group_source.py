@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from avx_events.bus.remote.ports import Consumer, Incoming, Lane
 from avx_events.core.errors import AvxEventsError, TransportRefusedError, TransportUnavailableError
@@ -12,9 +12,6 @@ from avx_events.distributed.redis.names import EVENT_FIELD, TOPIC_FIELD, TYPE_FI
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.scripts import READ
 from avx_events.distributed.redis.wire import packed
-
-if TYPE_CHECKING:
-    import asyncio
 
 log = logging.getLogger("avx_events")
 
@@ -152,7 +149,7 @@ class GroupSource:
         self._forget(incoming)
         if not has_begun:  # whoever gets it then need not suspect that it ended this process
             command = packed("HSETNX", self._names.attempts(self.name), _field(*incoming.receipt), 0)
-            self._pipe.ask(command).add_done_callback(_no_matter)
+            self._pipe.ask(command)
 
     async def close(self) -> None:
         """Give back the lanes."""
@@ -273,11 +270,6 @@ class _UnreadError(Exception):
 
 def _field(lane: int, entry: bytes) -> bytes:
     return b"%d:%b" % (lane, entry)
-
-
-def _no_matter(reply: "asyncio.Future[Any]") -> None:
-    if not reply.cancelled():
-        reply.exception()
 
 
 def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes]) -> Incoming:

@@ -40,8 +40,8 @@ class Command(msgspec.Struct, gc=False):
 class Pipe:
     """Sends commands in the order of the calls; one batch is on its way at a time.
 
-    While the server is away, commands wait up to ``timeout_s`` seconds each; those that may have been done, and must
-    not be done twice, fail at once.
+    While the server is away, commands wait up to ``timeout_s`` seconds each, and no longer than for one attempt to
+    reach it once it has been away for so long; those that may have been done, and must not be done twice, fail at once.
     """
 
     def __init__(self, servers: Servers, *, timeout_s: float, clock: Clock, what: str) -> None:
@@ -57,6 +57,7 @@ class Pipe:
         self._room: deque[asyncio.Future[None]] = deque()
         self._tasks = TaskScope()
         self._used_at = 0.0
+        self._away_since: float | None = None
         self._is_closed = False
 
     @property
@@ -90,7 +91,9 @@ class Pipe:
         if self._is_closed:
             reply.set_exception(ClosedError(f"the connection to {self._servers.name}", "use it"))
             return reply
-        deadline = self._clock.monotonic() + self._timeout_s
+        now = self._clock.monotonic()
+        is_long_away = self._away_since is not None and now - self._away_since > self._timeout_s
+        deadline = now if is_long_away else now + self._timeout_s
         self._waiting.append(Command(command, reply, deadline, unconfirmed))
         self._bytes += len(command)
         if self._sender is not None:
@@ -139,8 +142,7 @@ class Pipe:
         finally:
             self._is_closed = True
             for command in [*batch, *self._waiting]:
-                if not command.reply.done():
-                    command.reply.set_exception(TransportUnavailableError(self._servers.name, "it was closed"))
+                _fail(command, TransportUnavailableError(self._servers.name, "it was closed"))
 
     async def _is_ready(self) -> bool:
         """Have a connection; False when nothing waits for it any more."""
@@ -152,8 +154,8 @@ class Pipe:
                 async with asyncio.timeout(self._timeout_s):
                     await self._wire.connect()
             except (WireError, TimeoutError) as exc:
-                problem = getattr(exc, "problem", f"no answer within {self._timeout_s:g} s")
-                self._refuse_late(problem)
+                self._be_away()
+                self._refuse_late(getattr(exc, "problem", f"no answer within {self._timeout_s:g} s"))
             except TransportRefusedError as exc:
                 self._refuse_all(exc)
             if not self._waiting:
@@ -188,6 +190,7 @@ class Pipe:
         try:
             replies = await self._wire.exchange([command.packed for command in batch], timeout_s=self._timeout_s)
         except WireError as exc:
+            self._be_away()
             self._unconfirmed(batch, exc.problem)
             return
         except TransportRefusedError as exc:
@@ -196,11 +199,12 @@ class Pipe:
             self._refuse_all(exc)
             return
         self._used_at = self._clock.monotonic()
+        self._away_since = None
         for command, reply in zip(batch, replies, strict=True):
             if command.reply.done():
                 continue
             if isinstance(reply, Exception):
-                command.reply.set_exception(problem_of(self._servers.name, reply))
+                _fail(command, problem_of(self._servers.name, reply))
             else:
                 command.reply.set_result(reply)
 
@@ -212,7 +216,7 @@ class Pipe:
             if command.unconfirmed is None:
                 again.append(command)
             else:
-                command.reply.set_exception(command.unconfirmed(problem))
+                _fail(command, command.unconfirmed(problem))
         self._waiting.extendleft(reversed(again))
         self._bytes += sum(len(command.packed) for command in again)
         self._refuse_late(problem)
@@ -223,17 +227,26 @@ class Pipe:
         while self._waiting and (self._waiting[0].reply.done() or self._waiting[0].deadline <= now):
             command = self._waiting.popleft()
             self._bytes -= len(command.packed)
-            if not command.reply.done():
-                command.reply.set_exception(TransportUnavailableError(self._servers.name, problem))
+            _fail(command, TransportUnavailableError(self._servers.name, problem))
         self._let_in()
 
     def _refuse_all(self, error: TransportRefusedError) -> None:
         while self._waiting:
             command = self._waiting.popleft()
             self._bytes -= len(command.packed)
-            if not command.reply.done():
-                command.reply.set_exception(error)
+            _fail(command, error)
         self._let_in()
+
+    def _be_away(self) -> None:
+        if self._away_since is None:
+            self._away_since = self._clock.monotonic()
+
+
+def _fail(command: Command, error: Exception) -> None:
+    """Let ``command`` fail; whoever asked may have stopped waiting, and then nobody complains."""
+    if not command.reply.done():
+        command.reply.set_exception(error)
+        command.reply.exception()
 
 
 _PING: Final = b"*1\r\n$4\r\nPING\r\n"
