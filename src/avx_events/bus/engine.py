@@ -52,6 +52,8 @@ class Engine:
         life: Its event loop, and its life from start to close.
         dead_letters: Where events go that failed for good; None is the log.
         link: The transport; None is memory.
+        outlet: Stands for the broker where those stand who get an event: it never has room, so that everything goes
+            through ``deliver``. None is memory.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Engine:
             on_stopped=None if remote is None else self._disconnect,
         )
         self.link = None if remote is None else Link(*remote, self.life)
+        self.outlet = None if remote is None else _outlet(name)
         if dead_letters is None and self.link is not None:
             dead_letters = DeadLetterQueue(store=self.link.dead_letters())
         self.dead_letters = dead_letters
@@ -255,8 +258,14 @@ class Engine:
             SubscriptionFullError: One refuses.
             ClosedError: The bus was closed meanwhile.
             EngineFailedError: The bus failed meanwhile.
+            EncodeError: An event cannot be written for the broker.
+            EventTooLargeError: An event is larger than the limit.
+            TransportUnavailableError: The broker is away. Of several, some may have been accepted.
+            PublishUnknownError: An event was sent and not confirmed.
         """
-        if is_inside_handler_of(self.life):
+        if self.link is not None:
+            await self.link.publish(envelopes)
+        elif is_inside_handler_of(self.life):
             self._admission.force(subscriptions, envelopes)
         else:
             await self._admission.deliver(subscriptions, envelopes, self._admission.take_ticket(subscriptions))
@@ -266,8 +275,12 @@ class Engine:
 
         Raises:
             SubscriptionFullError: There is no room; nobody got anything.
+            EncodeError: An event cannot be written for the broker.
+            EventTooLargeError: An event is larger than the limit.
         """
-        if is_inside_handler_of(self.life):
+        if self.link is not None:
+            self.link.publish_nowait(envelopes)
+        elif is_inside_handler_of(self.life):
             self._admission.force(subscriptions, envelopes)
         else:
             self._admission.offer(subscriptions, envelopes)
@@ -429,7 +442,7 @@ class Engine:
             else:
                 self.life.check_takes("publish")
             if self.link is not None:
-                self._publish_for(done, envelope, self.link.publish(envelope))
+                self._publish_for(done, envelope, self.link.publish([envelope]))
                 return
             subscriptions = find(envelope)
             if is_own:
@@ -461,6 +474,12 @@ class Engine:
 
         task = self.life.tasks.spawn(publish(), name=f"avx-events {self.life.name}: publish from a thread")
         task.add_done_callback(lambda _: _refuse(done, self.life.name, "publish"))
+
+
+def _outlet(name: str) -> Subscription:
+    outlet = Subscription(name)
+    outlet.close()
+    return outlet
 
 
 def _refuse(done: "Future[Any] | asyncio.Future[Any]", what: str, action: str) -> None:

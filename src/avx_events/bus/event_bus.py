@@ -373,8 +373,8 @@ class EventBus(DeliveringBus):
         if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
-        if self._engine.link is not None:
-            await self._engine.link.publish_many([envelope for _, _, envelopes in runs for envelope in envelopes])
+        if self._engine.link is not None:  # in one go, whatever their classes
+            await self._engine.link.publish([envelope for _, _, envelopes in runs for envelope in envelopes])
             return [metadata for _, stamped, _ in runs for metadata in stamped]
         for subscriptions, _, envelopes in runs:
             count = len(envelopes)
@@ -406,11 +406,7 @@ class EventBus(DeliveringBus):
         """
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
-        subscriptions = self._subscriptions_of(envelope)
-        if self._engine.link is None:
-            self._engine.deliver_now(subscriptions, [envelope])
-        else:
-            self._engine.link.publish_nowait(envelope)
+        self._engine.deliver_now(self._subscriptions_of(envelope), [envelope])
         return envelope.metadata
 
     def publish_threadsafe(self, event: object, *, headers: Mapping[str, str] | None = None) -> "Future[EventMetadata]":
@@ -459,8 +455,9 @@ class EventBus(DeliveringBus):
         subscriptions = tuple(
             item for classes, item in self._classes if Event in classes or issubclass(event_class, classes)
         )
-        route = Route(schema, subscriptions)
-        if self._engine.life.takes_all and self._engine.link is None:
+        outlet = self._engine.outlet
+        route = Route(schema, subscriptions if outlet is None else (outlet,))
+        if self._engine.life.takes_all:
             self._routes[event_class] = route
             route.begin()
         return route
@@ -477,12 +474,7 @@ class EventBus(DeliveringBus):
     async def _publish_unusual(self, event: object, headers: Mapping[str, str] | None) -> EventMetadata:
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
-        link = self._engine.link
-        if link is None:
-            await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
-        else:
-            refuse_other_messages(envelope)
-            await link.publish(envelope)
+        await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
         return envelope.metadata
 
     # The second hot path: bench/publish_batches.py. Events of one class in a row are stamped and delivered together.

@@ -237,7 +237,7 @@ class TopicBus(DeliveringBus):
             raise InvalidArgumentError("events", events, expected="several events, as a list") from exc
         envelopes = [self._stamped(topic, event, headers) for event in listed]
         if self._engine.link is not None:
-            await self._engine.link.publish_many(envelopes)
+            await self._engine.link.publish(envelopes)
             return [envelope.metadata for envelope in envelopes]
         for envelope in envelopes:
             await self._deliver(envelope)
@@ -264,10 +264,7 @@ class TopicBus(DeliveringBus):
             WrongLoopError: It is called from another thread or outside of the event loop.
         """
         envelope = self._stamped(topic, event, headers)
-        if self._engine.link is None:
-            self._engine.deliver_now(self._trie.match(envelope.topic), [envelope])
-        else:
-            self._engine.link.publish_nowait(envelope)
+        self._engine.deliver_now(self._trie.match(envelope.topic), [envelope])
         return envelope.metadata
 
     def publish_threadsafe(
@@ -321,7 +318,7 @@ class TopicBus(DeliveringBus):
 
     async def _deliver(self, envelope: AnyEnvelope) -> None:
         if self._engine.link is not None:
-            await self._engine.link.publish(envelope)
+            await self._engine.link.publish([envelope])
             return
         subscriptions = self._trie.match(envelope.topic)
         for subscription in subscriptions:

@@ -153,60 +153,41 @@ class Link:
 
     # Publishing
 
-    async def publish(self, envelope: AnyEnvelope) -> None:
-        """Send ``envelope``, and return when the broker has accepted it.
-
-        Raises:
-            EncodeError: It cannot be written.
-            EventTooLargeError: It is larger than the limit.
-            TransportUnavailableError: The broker is away.
-            PublishUnknownError: It was sent and not confirmed.
-        """
-        outgoing = self._outgoing(envelope)
-        if self._unopened:
-            await self.open()
-        if self._transport.is_full:
-            await self._transport.room()
-        await self._transport.submit(outgoing)
-        self.published += 1
-
-    async def publish_many(self, envelopes: Sequence[AnyEnvelope]) -> None:
+    async def publish(self, envelopes: Sequence[AnyEnvelope]) -> None:
         """Send ``envelopes`` in order, and return when the broker has accepted all.
 
         Raises:
-            EncodeError: One cannot be written.
-            EventTooLargeError: One is larger than the limit.
+            EncodeError: One cannot be written; none was sent.
+            EventTooLargeError: One is larger than the limit; none was sent.
             TransportUnavailableError: The broker is away. Of several, some may have been accepted.
             PublishUnknownError: One was sent and not confirmed.
         """
-        outgoing = [self._outgoing(envelope) for envelope in envelopes]
-        await self.open()
-        sent: list[asyncio.Future[None]] = []
-        try:
-            for one in outgoing:
-                if self._transport.is_full:
-                    await self._transport.room()
-                sent.append(self._transport.submit(one))
-            for future in sent:
-                await future
-                self.published += 1
-        finally:
-            for future in sent:
-                _forget(future)
+        if self._unopened:
+            await self.open()
+        if len(envelopes) > 1:
+            await self._publish_many(envelopes)
+            return
+        for envelope in envelopes:
+            outgoing = self._outgoing(envelope)
+            if self._transport.is_full:
+                await self._transport.room()
+            await self._transport.submit(outgoing)
+            self.published += 1
 
-    def publish_nowait(self, envelope: AnyEnvelope) -> None:
-        """Send ``envelope``; where the broker does not accept it, that is logged.
+    def publish_nowait(self, envelopes: Sequence[AnyEnvelope]) -> None:
+        """Send ``envelopes``; where the broker does not accept one, that is logged.
 
         Raises:
-            SubscriptionFullError: Too much is on its way already; it was not sent.
-            EncodeError: It cannot be written.
-            EventTooLargeError: It is larger than the limit.
+            SubscriptionFullError: Too much is on its way already; nothing was sent.
+            EncodeError: One cannot be written; nothing was sent.
+            EventTooLargeError: One is larger than the limit; nothing was sent.
         """
-        if len(self._sending) >= self.options.capacity:
+        if len(self._sending) + len(envelopes) > self.options.capacity:
             raise SubscriptionFullError(self._transport.name, self.options.capacity)
-        future = self._transport.submit(self._outgoing(envelope))
-        self._sending.add(future)
-        future.add_done_callback(partial(self._sent, envelope))
+        for envelope, outgoing in [(envelope, self._outgoing(envelope)) for envelope in envelopes]:
+            future = self._transport.submit(outgoing)
+            self._sending.add(future)
+            future.add_done_callback(partial(self._sent, envelope))
 
     def dead_letters(self) -> "DeadLetterStore":
         """Return the dead letters in the broker."""
@@ -217,6 +198,20 @@ class Link:
         if self._sending:
             await asyncio.wait(set(self._sending))
         await self._transport.close()
+
+    async def _publish_many(self, envelopes: Sequence[AnyEnvelope]) -> None:
+        sent: list[asyncio.Future[None]] = []
+        try:
+            for outgoing in [self._outgoing(envelope) for envelope in envelopes]:
+                if self._transport.is_full:
+                    await self._transport.room()
+                sent.append(self._transport.submit(outgoing))
+            for future in sent:
+                await future
+                self.published += 1
+        finally:
+            for future in sent:
+                _forget(future)
 
     def _outgoing(self, envelope: AnyEnvelope) -> Outgoing:
         metadata, options = envelope.metadata, self.options
