@@ -46,8 +46,9 @@ class Steps:
         os.write(self._file, msgspec.json.encode(step) + b"\n")
 
     def read(self) -> list[Step]:
-        """Return all lines."""
-        return [msgspec.json.decode(line, type=Step) for line in self._path.read_bytes().splitlines()]
+        """Return all lines, without one that is being written."""
+        whole, _, _ = self._path.read_bytes().rpartition(b"\n")
+        return [msgspec.json.decode(line, type=Step) for line in whole.splitlines()]
 
 
 def violations(outcomes: Mapping[Event, Outcome], steps: Sequence[Step], *, most_repeats: int) -> list[str]:

@@ -105,27 +105,43 @@ class GroupSubscriber(Subscriber[EventT]):
         task = asyncio.current_task()
         self._acknowledge(task)
         while True:
-            taken: list[Work] = []
-            while len(taken) < limit and (work := await self._next()) is not None:
-                taken.append(work)
-            if taken:
-                self._taken[task] = taken
+            first = await self._first()
+            if first is not None:
+                taken = self._taken[task] = [first]
+                while len(taken) < limit and (work := self._next()) is not None:
+                    taken.append(work)
                 return taken
             if self._subscription.is_closed and self._dispatcher.is_empty():
                 return []
             await self._subscription.wait()
 
-    async def _next(self) -> Work | None:
+    async def _first(self) -> Work | None:
         """Return what is there to read, if there is something."""
         while (work := self._dispatcher.take()) is not None:
-            if work.burial is not None:
-                await self._dispatcher.bury(work)
-            elif not work.must_count or await work.count(may_wait=False):
+            try:
+                if work.burial is not None:
+                    await self._dispatcher.bury(work)
+                    continue
+                is_ours = not work.must_count or await work.count(may_wait=False)
+            except BaseException:  # this reader was cancelled: the next one has it
+                self._dispatcher.give_back(work)
+                raise
+            if is_ours:
                 self._dispatcher.leave_lane(work)  # who reads keeps the order itself
                 return work
-            else:
-                self._dispatcher.drop(work)
+            self._dispatcher.drop(work)
         return None
+
+    def _next(self) -> Work | None:
+        """Return what else is there and can be read at once."""
+        work = self._dispatcher.take()
+        if work is None:
+            return None
+        if work.burial is not None or work.must_count:
+            self._dispatcher.give_back(work)
+            return None
+        self._dispatcher.leave_lane(work)
+        return work
 
     def _acknowledge(self, task: "asyncio.Task[Any] | None") -> None:
         for work in self._taken.pop(task, ()):
