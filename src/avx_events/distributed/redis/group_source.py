@@ -1,16 +1,18 @@
 """The events of a consumer group's member: from its lanes, with everything that came before it first."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 from avx_events.bus.remote.ports import Consumer, Incoming, Lane
 from avx_events.core.errors import AvxEventsError, TransportRefusedError, TransportUnavailableError
-from avx_events.distributed.redis.doorbell import Doorbell, EntryId, entry_id
+from avx_events.core.tasks import wake
 from avx_events.distributed.redis.leases import Leases
 from avx_events.distributed.redis.names import EVENT_FIELD, TOPIC_FIELD, TYPE_FIELD, Names, consumer_of
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.scripts import READ
+from avx_events.distributed.redis.waiting_wire import BLOCK_MS, LostReplyError, WaitingWire
 from avx_events.distributed.redis.wire import packed
 
 log = logging.getLogger("avx_events")
@@ -18,9 +20,14 @@ log = logging.getLogger("avx_events")
 Receipt: TypeAlias = tuple[int, bytes]
 """A lane, and the id of an entry in it."""
 
+EntryId = tuple[int, int]
+
 _NEW: Final = b""
+_NEW_OR_END: Final = b"?"
 _FIRST: Final = b"0-0"
 _LAST_PAGE: Final = b"0-0"
+# A read that gave so many is followed by the next without a wait.
+_BUSY: Final = 32
 
 
 class Reading:
@@ -43,20 +50,21 @@ class GroupSource:
     """What a bus reads of one handler's consumer group."""
 
     def __init__(
-        self, pipe: Pipe, doorbell: Doorbell, names: Names, consumer: Consumer, *, lanes: int, server: str
+        self, pipe: Pipe, wire: WaitingWire, names: Names, consumer: Consumer, *, lanes: int, server: str
     ) -> None:
         """Begin with no lanes; ``hold`` gives them.
 
         Args:
             pipe: Where commands go.
-            doorbell: Tells of new entries.
+            wire: Where it reads.
             names: Of the namespace.
             consumer: Whose events.
             lanes: How many lanes the log has.
             server: What errors call the server.
         """
         self._pipe = pipe
-        self._doorbell = doorbell
+        self._wire = wire
+        self._change: asyncio.Future[None] | None = None
         self._names = names
         self._consumer = consumer
         self._lanes = lanes
@@ -68,6 +76,7 @@ class GroupSource:
         self._given: dict[int, set[bytes]] = {lane: set() for lane in range(lanes)}  # out here, not acknowledged
         self._counted: set[tuple[int, bytes]] = set()
         self._turn = 0
+        self._is_busy = True  # as far as is known
         self._last: dict[int, EntryId] = {}  # of each lane: read, or known to be the end when nothing was to be read
 
     async def create(self) -> None:
@@ -102,25 +111,27 @@ class GroupSource:
         for number, lane in held.items():
             if number not in self._readings:
                 self._readings[number] = Reading(lane)
-        self._doorbell.hold(self, self._readings)
+        if self._change is not None:
+            wake(self._change)
+        self._wire.wake()
 
     async def fetch(self, most: int) -> Sequence[Incoming]:
         """Wait for entries and return up to ``most``; see ``Source``."""
         readings = self._in_turn()
         if not readings:
-            await self._doorbell.wait({})
+            self._change = asyncio.get_running_loop().create_future()
+            await self._change
             return []
         try:
-            reply = await self._pipe.ask(self._read_command(readings, most), unconfirmed=_UnreadError)
-        except _UnreadError:  # entries may have been given to us that we do not know of
+            reply = await self._wire.read(self._read_command(readings, most), wait=self._wait_command(readings))
+        except LostReplyError:
             for reading in readings:
                 reading.cursor = _FIRST
             return []
-        if reply and reply[0][1] == b"end":
-            await self._doorbell.wait(self._seen(reply))
-            return []
         asked = {reading.lane.number: reading for reading in readings}
-        return await self._take({number: reading for number, reading in asked.items() if self._reads(reading)}, reply)
+        received = await self._take({n: reading for n, reading in asked.items() if self._reads(reading)}, reply)
+        self._is_busy = len(received) >= _BUSY
+        return received
 
     async def acknowledge(self, done: Sequence[Incoming]) -> None:
         """Acknowledge entries; see ``Source``."""
@@ -154,7 +165,7 @@ class GroupSource:
     async def close(self) -> None:
         """Give back the lanes."""
         self._readings.clear()
-        self._doorbell.hold(self, ())
+        await self._wire.close()
         if self._leases is not None:
             try:
                 await self._leases.end()
@@ -178,17 +189,21 @@ class GroupSource:
         keys = [self._names.owners(self.name), *(self._names.lane(reading.lane.number) for reading in readings)]
         arguments: list[Any] = [self.name, self._member, most]
         for reading in readings:
-            arguments += [reading.lane.number, reading.cursor]
+            number = reading.lane.number
+            arguments += [number, reading.cursor or (_NEW if number in self._last else _NEW_OR_END)]
         return packed("EVAL", READ, len(keys), *keys, *arguments)
 
     def _reads(self, reading: Reading) -> bool:
         """Tell whether the lane was held without a break since it was asked; else its order would not be kept."""
         return self._readings.get(reading.lane.number) is reading
 
-    def _seen(self, reply: list[Any]) -> dict[int, EntryId]:
-        seen = {int(lane): entry_id(last) for lane, _, last in reply}
-        self._last.update(seen)
-        return seen
+    def _wait_command(self, readings: list[Reading]) -> bytes | None:
+        """Return what waits for something new; None where something may be there already."""
+        if self._is_busy or any(reading.cursor or reading.lane.number not in self._last for reading in readings):
+            return None
+        streams = [self._names.lane(reading.lane.number) for reading in readings]
+        after = ["{}-{}".format(*self._last[reading.lane.number]) for reading in readings]
+        return packed("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *streams, *after)
 
     async def _take(self, asked: dict[int, Reading], reply: list[Any]) -> list[Incoming]:
         """Return what a reply holds of the lanes that were ``asked``, once all that must be known is known."""
@@ -205,6 +220,8 @@ class GroupSource:
             elif what == b"lost":
                 del self._readings[number]
                 reading.lane.is_lost = True
+            elif what == b"end":
+                self._last[number] = entry_id(rest[0])
             elif what == b"new":
                 received += self._received(reading, rest[0], None)
             else:
@@ -264,12 +281,14 @@ class GroupSource:
         await self._pipe.ask(command)
 
 
-class _UnreadError(Exception):
-    """A read was sent, and its answer did not come."""
-
-
 def _field(lane: int, entry: bytes) -> bytes:
     return b"%d:%b" % (lane, entry)
+
+
+def entry_id(text: bytes) -> EntryId:
+    """Return an id of a stream's entry as numbers, which can be compared."""
+    milliseconds, _, sequence = text.partition(b"-")
+    return int(milliseconds), int(sequence or 0)
 
 
 def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes]) -> Incoming:

@@ -49,56 +49,84 @@ return held
 """
 
 # KEYS: owners, then the streams of lanes. ARGV: consumer group, member, how many entries, then for each lane its number
-# and a cursor: empty for new entries, else where to go on with those that were given out and not acknowledged.
-# Gives one table for each lane with something to say: lane, what it is, and "new": entries; "again": next cursor,
-# entries, ids that are gone; "lost": nothing, another member holds it; "error": the message. Where no lane has
-# anything: lane, "end", the last id of its stream.
+# and a cursor: empty for new entries, "?" for new entries or else the end of the lane, anything else is where to go on
+# with those that were given out and not acknowledged.
+# Gives tables: lane, what it is, and "new": entries; "again": next cursor, entries, ids that are gone; "end": the last
+# id of its stream; "lost": nothing, another member holds it; "error": the message.
 # To read and to check who holds the lane in one step is what keeps a member that stood still from taking an entry.
 # Members that left, or died, stay consumers of the stream until the next holder of the lane has all that was theirs.
 READ: Final = """
+local group, member, left = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local function forget_others(stream)
-  for _, about in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
+  for _, about in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
     local consumer = {}
     for j = 1, #about, 2 do consumer[about[j]] = about[j + 1] end
-    if consumer.pending == 0 and consumer.name ~= ARGV[2] then
-      redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], consumer.name)
+    if consumer.pending == 0 and consumer.name ~= member then
+      redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer.name)
     end
   end
 end
-local found, quiet = {}, {}
-local left = tonumber(ARGV[3])
+local function read(count, streams)
+  local command = {'XREADGROUP', 'GROUP', group, member, 'COUNT', count, 'STREAMS'}
+  for _, i in ipairs(streams) do command[#command + 1] = KEYS[i] end
+  for _ in ipairs(streams) do command[#command + 1] = '>' end
+  return redis.pcall(unpack(command))
+end
+local lanes, found, fresh = {}, {}, {}
+for i = 2, #KEYS do lanes[i - 1] = ARGV[2 * i] end
+local owners = redis.call('HMGET', KEYS[1], unpack(lanes))
 for i = 2, #KEYS do
   local lane, cursor = ARGV[2 * i], ARGV[2 * i + 1]
-  if left > 0 then
-    if redis.call('HGET', KEYS[1], lane) ~= ARGV[2] then
-      found[#found + 1] = {lane, 'lost'}
-    elseif cursor == '' then
-      local read = redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', left, 'STREAMS', KEYS[i], '>')
-      if read and read.err then
-        found[#found + 1] = {lane, 'error', read.err}
-      elseif read then
-        found[#found + 1] = {lane, 'new', read[1][2]}
-        left = left - #read[1][2]
-      else
-        quiet[#quiet + 1] = i
-      end
+  if owners[i - 1] ~= member then
+    found[#found + 1] = {lane, 'lost'}
+  elseif cursor == '' or cursor == '?' then
+    fresh[#fresh + 1] = i
+  elseif left > 0 then
+    local claimed = redis.pcall('XAUTOCLAIM', KEYS[i], group, member, 0, cursor, 'COUNT', left)
+    if claimed.err then
+      found[#found + 1] = {lane, 'error', claimed.err}
     else
-      local read = redis.pcall('XAUTOCLAIM', KEYS[i], ARGV[1], ARGV[2], 0, cursor, 'COUNT', left)
-      if read.err then
-        found[#found + 1] = {lane, 'error', read.err}
-      else
-        found[#found + 1] = {lane, 'again', read[1], read[2], read[3] or {}}
-        left = left - #read[2]
-        if read[1] == '0-0' then forget_others(KEYS[i]) end
-      end
+      found[#found + 1] = {lane, 'again', claimed[1], claimed[2], claimed[3] or {}}
+      left = left - #claimed[2]
+      if claimed[1] == '0-0' then forget_others(KEYS[i]) end
     end
   end
 end
-if #found == 0 then
-  for _, i in ipairs(quiet) do
-    local about = redis.call('XINFO', 'STREAM', KEYS[i])
-    for j = 1, #about, 2 do
-      if about[j] == 'last-generated-id' then found[#found + 1] = {ARGV[2 * i], 'end', about[j + 1]} end
+while #fresh > left do fresh[#fresh] = nil end
+if #fresh > 0 then
+  local each = math.floor(left / #fresh)
+  local streams, by_name = read(each, fresh), {}
+  if streams and streams.err then
+    for _, i in ipairs(fresh) do
+      local one = read(1, {i})
+      if one and one.err then
+        found[#found + 1] = {ARGV[2 * i], 'error', one.err}
+      elseif one then
+        found[#found + 1] = {ARGV[2 * i], 'new', one[1][2]}
+      end
+    end
+    return found
+  end
+  for _, stream in ipairs(streams or {}) do by_name[stream[1]] = stream[2] end
+  local full = {}
+  for _, i in ipairs(fresh) do
+    local entries = by_name[KEYS[i]]
+    if entries then
+      found[#found + 1] = {ARGV[2 * i], 'new', entries}
+      left = left - #entries
+      if #entries == each then full[#full + 1] = i end
+    elseif ARGV[2 * i + 1] == '?' then
+      local about = redis.call('XINFO', 'STREAM', KEYS[i])
+      for j = 1, #about, 2 do
+        if about[j] == 'last-generated-id' then found[#found + 1] = {ARGV[2 * i], 'end', about[j + 1]} end
+      end
+    end
+  end
+  for _, i in ipairs(full) do
+    local more = left > 0 and read(left, {i})
+    if more then
+      found[#found + 1] = {ARGV[2 * i], 'new', more[1][2]}
+      left = left - #more[1][2]
     end
   end
 end

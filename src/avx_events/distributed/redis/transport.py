@@ -12,13 +12,13 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import PartitionsMismatchError, PublishUnknownError, TransportRefusedError
 from avx_events.distributed.redis.broadcast_source import BroadcastSource
 from avx_events.distributed.redis.dead_letters import RedisDeadLetters
-from avx_events.distributed.redis.doorbell import Doorbell
 from avx_events.distributed.redis.group_source import GroupSource
 from avx_events.distributed.redis.leases import Leases
 from avx_events.distributed.redis.names import EVENT_FIELD, LAYOUT_VERSION, TOPIC_FIELD, TYPE_FIELD, Names, lane_of
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.requests import RedisRequests
 from avx_events.distributed.redis.scripts import AGREE
+from avx_events.distributed.redis.waiting_wire import WaitingWire
 from avx_events.distributed.redis.wire import Argument, Servers, packed
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RedisTransport:
-    """One bus on one Redis: a connection for what is published, one for everything else, and those that wait."""
+    """One bus on one Redis: a connection for what is published, one to read for each consumer, one for all else."""
 
     def __init__(self, url: str, options: TransportOptions, *, clock: Clock) -> None:
         """Connect to nobody yet; ``open`` does.
@@ -40,7 +40,6 @@ class RedisTransport:
         self._names = Names(options.namespace)
         self._publishing = self._pipe("publish")
         self._control = self._pipe("control")
-        self._doorbell = Doorbell(self._servers, self._names)
         self._letters = RedisDeadLetters(self._control, self._names, clock=clock, lease_s=options.redeliver_after_s)
         self._member = uuid4().hex
         self._streams = [self._names.lane(lane) for lane in range(self.lanes)]
@@ -104,7 +103,8 @@ class RedisTransport:
             listener = BroadcastSource(self._servers, self._control, self._names, lanes=self.lanes)
             await listener.create()
             return listener
-        source = GroupSource(self._control, self._doorbell, self._names, consumer, lanes=self.lanes, server=self.name)
+        wire = WaitingWire(self._servers, self._control, timeout_s=self._options.timeout_s)
+        source = GroupSource(self._control, wire, self._names, consumer, lanes=self.lanes, server=self.name)
         await source.create()
         leases = Leases(
             self._control,
@@ -138,7 +138,6 @@ class RedisTransport:
         """Send what was submitted, and leave no connection."""
         await self._publishing.close()
         await self._letters.close()
-        await self._doorbell.close()
         await self._control.close()
 
     def _pipe(self, what: str) -> Pipe:
