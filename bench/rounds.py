@@ -21,6 +21,14 @@ Opening: TypeAlias = Callable[[int], AbstractAsyncContextManager[Round]]
 """Sets up what all rounds of a contender share, for rounds of about so many operations."""
 
 
+class MissingError(Exception):
+    """A program that a contender needs is not on this machine."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 class Contender(msgspec.Struct, frozen=True):
     """Who is measured.
 
@@ -45,12 +53,20 @@ class Target(msgspec.Struct, frozen=True):
         at_least: The least ratio that is good, where more is better.
         at_most: The greatest ratio that is good, where less is better.
         name: What to call it where it is a figure.
+        in_every_round: Whether the worst round counts instead of the median.
     """
 
     against: str | float
     at_least: float | None = None
     at_most: float | None = None
     name: str = ""
+    in_every_round: bool = False
+
+    def judged(self, ratios: Sequence[float]) -> float:
+        """Return which of the rounds' ratios counts."""
+        if not self.in_every_round:
+            return median(ratios)
+        return max(ratios) if self.at_least is None else min(ratios)
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -75,7 +91,7 @@ class Outcome(msgspec.Struct, frozen=True):
     Attributes:
         comparison: What was compared.
         figures: By contender, one for each round; all of one length.
-        missing: By contender that could not run, which module it lacks.
+        missing: By contender that could not run, which module or program it lacks.
     """
 
     comparison: Comparison
@@ -90,13 +106,18 @@ class Outcome(msgspec.Struct, frozen=True):
         Returns:
             None where one of the two was not measured.
         """
+        ratios = self.ratios_to(other)
+        return None if ratios is None else median(ratios)
+
+    def ratios_to(self, other: str | float) -> list[float] | None:
+        """Return the first contender's figure over another's, round by round; None where one was not measured."""
         first = self.figures.get(self.comparison.contenders[0].name)
         if first is None:
             return None
         if not isinstance(other, str):
-            return median(first) / other
+            return [figure / other for figure in first]
         others = self.figures.get(other)
-        return None if others is None else median(a / b for a, b in zip(first, others, strict=True))
+        return None if others is None else [a / b for a, b in zip(first, others, strict=True)]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -116,7 +137,9 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def verdicts(outcome: Outcome) -> list[Verdict]:
     """Return a verdict for each target, in order."""
-    return [Verdict(target, outcome.ratio_to(target.against)) for target in outcome.comparison.targets]
+    targets = outcome.comparison.targets
+    ratios = ((target, outcome.ratios_to(target.against)) for target in targets)
+    return [Verdict(target, None if found is None else target.judged(found)) for target, found in ratios]
 
 
 def each_round(measure: Callable[[int], Coroutine[object, object, float]]) -> Opening:
@@ -163,7 +186,7 @@ async def measure(comparison: Comparison, *, rounds: int, scale: float = 1.0) ->
             count = max(1, round(contender.count * scale))
             try:
                 runs[contender.name] = await open_contenders.enter_async_context(contender.opening(count))
-            except ModuleNotFoundError as exc:
+            except (ModuleNotFoundError, MissingError) as exc:
                 missing[contender.name] = str(exc.name)
         with _frozen():
             figures = await _figures(runs, rounds)

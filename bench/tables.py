@@ -52,7 +52,8 @@ def markdown(outcomes: Iterable[Outcome], surroundings: Iterable[str]) -> str:
             other = verdict.target.against
             figure = _median(outcome, other) if isinstance(other, str) else _with_unit(other, unit)
             name = other if isinstance(other, str) else verdict.target.name
-            lines.append(f"| {what} | {first} | {name} | {figure} | {_ratio(verdict)} | {_bound(verdict.target)} |")
+            bound = f"{_bound(verdict.target)}{_when(verdict.target)}"
+            lines.append(f"| {what} | {first} | {name} | {figure} | {_ratio(verdict)} | {bound} |")
             what = first = ""
     return "\n".join([*lines, "", f"Medians of {'; '.join(surroundings)}."])
 
@@ -77,7 +78,11 @@ def _bound(target: Target) -> str:
 
 
 def _goal(target: Target) -> str:
-    return f"{_bound(target)} times {_name(target)}"
+    return f"{_bound(target)} times {_name(target)}{_when(target)}"
+
+
+def _when(target: Target) -> str:
+    return ", in every round" if target.in_every_round else ""
 
 
 def _ratio(verdict: Verdict) -> str:
