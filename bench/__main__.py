@@ -22,6 +22,9 @@ QUESTIONS: Final = (
     "topic_matching",
     "store_append",
     "store_replay",
+    "redis_publish",
+    "redis_groups",
+    "redis_latency",
     "import_time",
     "memory",
 )

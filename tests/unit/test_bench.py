@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bench.__main__ import QUESTIONS, comparisons_of
+from bench.brokers import TASKS, by_tasks
+from bench.consumer import Tally, percentile_us
 from bench.rounds import Comparison, Contender, Opening, Outcome, Round, Target, each_round, measure, peer, verdicts
 from bench.tables import markdown, rounded, table
 
@@ -138,6 +140,37 @@ def test_a_target_of_every_round_is_judged_by_the_worst(target: Target, ratio: f
 
     assert [verdict.ratio for verdict in verdicts(outcome)] == [ratio]
     assert "in every round" in table(outcome)
+
+
+@pytest.mark.parametrize("count", [1, TASKS - 1, TASKS, 3 * TASKS + 7])
+async def test_tasks_publish_each_number_once(count: int) -> None:
+    published: list[int] = []
+
+    async def publish(number: int) -> None:
+        await asyncio.sleep(0)
+        published.append(number)
+
+    await by_tasks(publish)(range(count))
+
+    assert sorted(published) == list(range(count))
+
+
+def test_a_round_is_complete_when_every_event_was_handled_once_at_least() -> None:
+    tally = Tally(2)
+
+    tally.take(1, sent_at_ns=0)
+    tally.take(1, sent_at_ns=0)
+    is_complete_too_early = tally.is_complete.is_set()
+    tally.take(0, sent_at_ns=0)
+
+    assert not is_complete_too_early
+    assert tally.is_complete.is_set()
+    assert (tally.report().handled, tally.report().again) == (2, 1)
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    assert [percentile_us([1_000 * n for n in range(1, 101)], percent) for percent in (50, 99)] == [50.0, 99.0]
+    assert percentile_us([3_000], 99) == 3.0
 
 
 @pytest.mark.parametrize(
