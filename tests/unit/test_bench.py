@@ -13,6 +13,8 @@ from bench.consumer import Tally, percentile_us
 from bench.rounds import Comparison, Contender, Opening, Outcome, Round, Target, each_round, measure, peer, verdicts
 from bench.tables import markdown, rounded, table
 
+WITH_MARKS = [pytest.param(name, marks=[pytest.mark.live] if name.startswith("redis_") else []) for name in QUESTIONS]
+
 
 def giving(*figures: float) -> Opening:
     """Return a contender's opening whose rounds give these figures, the warm-up's first."""
@@ -213,7 +215,7 @@ def test_the_readme_keeps_a_line_for_each_target() -> None:
     ]
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("question", WITH_MARKS)
 async def test_every_question_can_be_asked_of_us(question: str) -> None:
     for compared in comparisons_of(question):
         ours = [contender for contender in compared.contenders if contender.package is None]
