@@ -6,7 +6,7 @@ above them on their page.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType
 from typing import Final, NamedTuple
@@ -45,14 +45,12 @@ def pages(root: Path) -> list[Path]:
     return sorted([*root.glob("*.md"), *root.glob("docs/**/*.md")])
 
 
-def snippets(page: Path) -> Iterator[CodeType]:
-    """Compile the snippets of ``page``; tracebacks show the lines of the page."""
+def snippets(page: Path, *, readdressed: Callable[[str], str] = str) -> Iterator[CodeType]:
+    """Compile the snippets of ``page``, ``readdressed`` each; tracebacks show the lines of the page."""
     for example in Document.parse(str(page), CodeBlockParser(language="python")).examples():
         if not _is_program(example.parsed):
-            lines_above = "\n" * (example.line + example.parsed.line_offset)
-            yield compile(
-                lines_above + example.parsed, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
-            )
+            source = "\n" * (example.line + example.parsed.line_offset) + readdressed(example.parsed)
+            yield compile(source, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 def programs(page: Path) -> list[Program]:

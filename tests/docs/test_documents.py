@@ -7,7 +7,7 @@ one event loop, one namespace and one empty working folder serve them all.
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,10 +21,10 @@ PAGES_WITH_SNIPPETS = [
 ]
 
 
-async def run(page: Path, namespace: dict[str, object]) -> int:
-    """Run the snippets of ``page`` on this loop, and count them."""
+async def run(page: Path, namespace: dict[str, object], *, readdressed: Callable[[str], str] = str) -> int:
+    """Run the snippets of ``page`` on this loop, ``readdressed`` each, and count them."""
     count = 0
-    for snippet in snippets(page):
+    for snippet in snippets(page, readdressed=readdressed):
         result = eval(snippet, namespace)  # noqa: S307 - our own documents
         if inspect.iscoroutine(result):
             await result
@@ -46,8 +46,10 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_SNIPPETS)
-async def test_every_snippet_runs(page: Path, namespace: dict[str, object]) -> None:
-    assert await run(page, namespace)
+async def test_every_snippet_runs(
+    page: Path, namespace: dict[str, object], at_our_brokers: Callable[[str], str]
+) -> None:
+    assert await run(page, namespace, readdressed=at_our_brokers)
 
 
 @pytest.mark.parametrize("page", PAGES)

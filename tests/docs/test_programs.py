@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,9 @@ TEST_FILES = [pytest.param(program, id=program.place) for program in ALL if prog
 ENVIRONMENT = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
 
 
-def run(program: Program, folder: Path, *module: str) -> "subprocess.CompletedProcess[str]":
-    """Run ``program`` as a file in ``folder``, by ``module`` if given; a warning is an error."""
-    (folder / "program.py").write_text(program.source, "utf-8")
+def run(source: str, folder: Path, *module: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``source`` as a file in ``folder``, by ``module`` if given; a warning is an error."""
+    (folder / "program.py").write_text(source, "utf-8")
     command = [sys.executable, "-W", "error", *module, "program.py"]
     return subprocess.run(  # noqa: S603 - our own pages
         command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False
@@ -27,15 +28,17 @@ def run(program: Program, folder: Path, *module: str) -> "subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_program_prints_what_its_page_shows(program: Program, tmp_path: Path) -> None:
-    done = run(program, tmp_path)
+def test_every_program_prints_what_its_page_shows(
+    program: Program, tmp_path: Path, at_our_brokers: Callable[[str], str]
+) -> None:
+    done = run(at_our_brokers(program.source), tmp_path)
 
     assert (done.returncode, done.stdout) == (0, program.output), done.stderr
 
 
 @pytest.mark.parametrize("program", TEST_FILES)
 def test_every_test_file_passes(program: Program, tmp_path: Path) -> None:
-    done = run(program, tmp_path, "-m", "pytest")
+    done = run(program.source, tmp_path, "-m", "pytest")
 
     assert done.returncode == 0, done.stdout
 
