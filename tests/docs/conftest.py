@@ -8,13 +8,14 @@ import pytest
 from redis import Redis
 
 REDIS: Final = "redis://localhost:6379"
+NAMESPACES: Final = ("avx", "shop")
 
 
 @pytest.fixture
 def at_our_brokers(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """Return a function that gives a text with the addresses of our brokers instead of those on a page.
 
-    The namespace that the pages use is empty when a test begins.
+    The namespaces that pages use are empty when a test begins.
     """
 
     @cache
@@ -29,5 +30,6 @@ def at_our_brokers(request: pytest.FixtureRequest) -> Callable[[str], str]:
 def _forget_pages(url: str) -> None:
     client: Any = Redis
     with client.from_url(url) as redis:
-        for key in redis.scan_iter("avx:*"):
-            redis.delete(key)
+        for namespace in NAMESPACES:
+            for key in redis.scan_iter(f"{namespace}:*"):
+                redis.delete(key)
