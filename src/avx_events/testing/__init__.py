@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from avx_events.testing.clock import ManualClock
     from avx_events.testing.dead_letter_store_contract import DeadLetterStoreContract, DurableDeadLetterStoreContract
     from avx_events.testing.faults import Faults
-    from avx_events.testing.group_contract import GroupContract, HostileBytesContract
+    from avx_events.testing.group_contract import GroupContract, HostileBytesContract, InFlightContract
     from avx_events.testing.handler_contracts import (
         BackPressureContract,
         DeadLetterContract,
@@ -37,6 +37,7 @@ __all__ = [
     "GracefulStopContract",
     "GroupContract",
     "HostileBytesContract",
+    "InFlightContract",
     "InProcessContract",
     "KeyOrderContract",
     "ManualClock",
@@ -64,6 +65,7 @@ _MODULES: Final = {
     "GracefulStopContract": "handler_contracts",
     "GroupContract": "group_contract",
     "HostileBytesContract": "group_contract",
+    "InFlightContract": "group_contract",
     "InProcessContract": "handler_contracts",
     "KeyOrderContract": "handler_contracts",
     "ManualClock": "clock",

@@ -346,6 +346,44 @@ class GroupContract(BusContract):
         await member.close()
 
 
+class InFlightContract(BusContract):
+    """A member of a group has no more events than it may; the broker keeps the rest, for it and for others."""
+
+    @on_its_own_loop
+    async def test_a_slow_member_has_no_more_than_its_capacity_and_leaves_the_rest_to_others(self) -> None:
+        namespace = new_namespace()
+        may_go = asyncio.Event()
+        handled: Collected[Sent] = Collected()
+        slow, publisher = await self.connect(namespace, group="billing", capacity=8), await self.connect(namespace)
+
+        @slow.on(Sent, name="handler", concurrency=2)
+        async def handler(event: Sent) -> None:
+            await may_go.wait()
+            handled.add(event)
+
+        async with publisher:
+            async with slow:
+                await publisher.publish_many(Sent(f"key-{number}", number) for number in range(200))
+
+                async def is_full() -> bool:
+                    counts = slow.statistics()
+                    assert counts.queued + counts.in_flight <= 8
+                    return counts.in_flight == 2
+
+                await until(is_full)
+                for _ in range(20):
+                    await is_full()
+                    await asyncio.sleep(0)
+                may_go.set()
+                await handled.have(20)
+            other = await self.connect(namespace, group="billing")
+            _collect(other, handled, concurrency=8)
+            async with other:
+                seen = await handled.have(200)
+
+        assert sorted(event.number for event in seen) == list(range(200))
+
+
 class HostileBytesContract(BusContract):
     """Whatever others write to where events are: it ends as a dead letter, and what comes after it is handled.
 
