@@ -2,13 +2,15 @@
 
 | field | what it carries |
 |---|---|
-| ``id`` · ``handler`` · ``reason`` · ``error`` · ``error_type`` · ``traceback`` | text, as in ``DeadLetter`` |
+| ``id`` · ``handler`` · ``group`` · ``reason`` | text, as in ``DeadLetter`` |
+| ``error`` · ``error_type`` · ``traceback`` | likewise |
 | ``attempts`` · ``redrives`` | whole numbers |
 | ``first_failed_at`` · ``dead_at`` | RFC 3339, in UTC |
 | ``envelope`` | the event and its metadata, as a CloudEvents document; see ``core/cloudevents`` |
 | ``raw`` | bytes, in base64 |
 
-``traceback``, ``redrives``, ``envelope`` and ``raw`` are left out where they are empty. Unknown fields are passed over.
+``group``, ``traceback``, ``redrives``, ``envelope`` and ``raw`` are left out where they are empty. Unknown fields are
+passed over.
 
 Every letter of a bus can be written. An event that JSON cannot carry (NaN, a lone surrogate, no event at all) leaves
 its letter without an envelope: ``raw`` is a JSON object then with the event's ``type``, the ``problem``, and the
@@ -56,6 +58,7 @@ class _Document(msgspec.Struct, omit_defaults=True):
     redrives: _Count = 0
     envelope: msgspec.Raw = msgspec.Raw(b"null")
     raw: bytes | None = None
+    group: str = ""
 
 
 class _Described(msgspec.Struct):
@@ -114,6 +117,7 @@ def decode(data: bytes) -> DeadLetter:
         raw=raw,
         traceback=found.traceback,
         redrives=found.redrives,
+        group=found.group,
     )
 
 
@@ -182,6 +186,7 @@ def _document_of(letter: DeadLetter, document: msgspec.Raw, raw: bytes | None) -
         letter.redrives,
         document,
         raw,
+        portable(letter.group),
     )
 
 

@@ -26,6 +26,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: The letter's own id.
         handler: The handler that failed: its ``name=`` or qualified name.
+        group: The group that the handler belongs to, on a connected bus; empty where there is none.
         reason: ``failed`` (attempts used up), ``rejected`` (``Reject``), ``stopped`` (the bus was closed first),
             ``undecodable`` (see ``raw``).
         envelope: The event and its metadata; None where the bytes could not be decoded.
@@ -51,6 +52,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     raw: bytes | None = None
     traceback: str = ""
     redrives: int = 0
+    group: str = ""
 
     @property
     def event(self) -> Any:

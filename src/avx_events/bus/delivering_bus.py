@@ -138,7 +138,7 @@ class DeliveringBus:
 
     @property
     def dead_letter_queue(self) -> DeadLetterQueue:
-        """The queue that the bus was given.
+        """The queue that the bus was given; that in the broker, where a connected bus was given none.
 
         Raises:
             NoDeadLetterQueueError: It was given none.
@@ -162,7 +162,8 @@ class DeliveringBus:
 
         Publishers from outside are refused at once. Handlers finish what is queued, retries and what they themselves
         publish included, for up to ``drain_timeout_s`` seconds; what is not done then becomes a dead letter with the
-        reason ``stopped``. Pull subscribers read what is queued for them, and then the end.
+        reason ``stopped``. Pull subscribers read what is queued for them, and then the end. In a group of a broker,
+        what handlers have not begun is left to other members, and what is done is acknowledged.
 
         Raises:
             HandlerWaitError: One of its own handlers calls it.
@@ -182,7 +183,8 @@ class DeliveringBus:
     async def settled(self) -> None:
         """Wait until every event, and all that handlers published because of it, is handled.
 
-        Delivery blocks that are open are waited for, pull subscribers that nobody reads are not.
+        Delivery blocks that are open are waited for, pull subscribers that nobody reads are not. Of a broker, it speaks
+        of what has come to this process.
 
         Raises:
             HandlerWaitError: A handler or delivery block of this bus calls it.
@@ -202,7 +204,7 @@ class DeliveringBus:
 
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
-            NoHandlerError: The bus has no handler of its name.
+            NoHandlerError: The bus has no handler of its name, or belongs to another group.
             NoDeadLetterQueueError: The bus has no dead letter queue.
             InvalidArgumentError: It is no letter, or its bytes could not be decoded: there is no event to handle.
             NotStartedError: The bus was not started.

@@ -64,6 +64,7 @@ class Dispatcher:
         "_clock",
         "_dead_letters",
         "_errands",
+        "_group",
         "_key",
         "_queue_hangs",
         "_retry",
@@ -88,6 +89,7 @@ class Dispatcher:
         dead_letters: DeadLetterQueue | None,
         errands: TaskScope,
         clock: Clock,
+        group: str = "",
     ) -> None:
         """Begin with nothing done.
 
@@ -98,6 +100,7 @@ class Dispatcher:
             dead_letters: Where those go that failed for good; None is the log.
             errands: Runs what must not be cut short.
             clock: Times the pauses.
+            group: Of the handler, for its dead letters.
         """
         self.name = subscription.name
         self.subscription = subscription
@@ -106,6 +109,7 @@ class Dispatcher:
         self._dead_letters = dead_letters
         self._errands = errands
         self._clock = clock
+        self._group = group
         self._queue_hangs = False
         self.ready: deque[Work] = deque()
         self.lanes: dict[Hashable, deque[Work] | None] = {}
@@ -431,6 +435,7 @@ class Dispatcher:
         return DeadLetter(
             id=new_id(self._clock.time_ns()) if before is None else before.id,
             handler=self.name,
+            group=self._group,
             reason=reason,
             envelope=work.envelope,
             error=line_of(error),

@@ -319,7 +319,7 @@ class Engine:
 
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
-            NoHandlerError: The bus has no such handler.
+            NoHandlerError: The bus has no such handler, or belongs to another group.
             NoDeadLetterQueueError: It has no dead letter queue.
             InvalidArgumentError: It is neither, or its bytes could not be decoded: there is no event to handle.
             NotStartedError: Nobody runs the handlers.
@@ -329,7 +329,7 @@ class Engine:
         if self.dead_letters is None:
             raise NoDeadLetterQueueError(self.life.name)
         current = await self.dead_letters.get(id_of(letter))
-        self._dispatcher_of(current.handler)
+        self._dispatcher_of(current)
         if current.envelope is None:
             raise InvalidArgumentError("letter", current.id, expected="one with an envelope, this one is undecodable")
         # A task of its own: cancelled while the claim comes back, nobody would know whose it is.
@@ -396,14 +396,19 @@ class Engine:
             dead_letters=self.dead_letters,
             errands=self.life.errands,
             clock=self.life.clock,
+            group=self._group,
         )
+
+    @property
+    def _group(self) -> str:
+        return "" if self.link is None else self.link.options.group or ""
 
     async def _claim(self, queue: DeadLetterQueue, letter: DeadLetter, outcome: "asyncio.Future[bool]") -> None:
         try:
             claimed = await queue.claim(letter.id)
             if claimed is not None and (outcome.cancelled() or not self._put_in_line(claimed)):
                 await queue.release(letter.id)
-                self._dispatcher_of(letter.handler)  # which says so where it is gone
+                self._dispatcher_of(letter)  # which says so where it is gone
                 return
         except Exception as exc:  # noqa: BLE001 - raised where it was called
             if not outcome.done():
@@ -414,12 +419,21 @@ class Engine:
 
     def _put_in_line(self, letter: DeadLetter) -> bool:
         consumer = self._runners.get(letter.handler) or self._subscribers.get(letter.handler)
-        if consumer is None or letter.envelope is None or self.life.state is State.CLOSED:
+        if (
+            consumer is None
+            or letter.group != self._group
+            or letter.envelope is None
+            or self.life.state is State.CLOSED
+        ):
             return False
         consumer.dispatcher.redrive(letter, letter.envelope)
         return True
 
-    def _dispatcher_of(self, name: str) -> Dispatcher:
+    def _dispatcher_of(self, letter: DeadLetter) -> Dispatcher:
+        name = letter.handler
+        if letter.group != self._group:
+            whose = f"group {letter.group!r}" if letter.group else "a bus without a group"
+            raise NoHandlerError(f"{name} of {whose}", known=[*self._runners, *self._subscribers])
         if name in self._runners:
             return self._runners[name].dispatcher
         if name in self._subscribers:

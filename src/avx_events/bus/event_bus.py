@@ -168,6 +168,8 @@ class EventBus(DeliveringBus):
             InvalidArgumentError: No class is given, or an option is outside its range.
             DuplicateHandlerError: Another consumer of the bus has the name.
             ClosedError: The bus is closed.
+            UnsupportedError: The bus is connected, and its broker cannot do what an option says.
+            TransportUnavailableError: The broker of a connected bus is away.
             WrongLoopError: The bus belongs to another event loop.
         """
         classes = _checked_classes(event_classes)
@@ -246,6 +248,7 @@ class EventBus(DeliveringBus):
             InvalidArgumentError: No class is given, or an option is outside its range.
             HandlerDefinitionError: The function cannot be called with an event.
             DuplicateHandlerError: Another consumer of the bus has the name.
+            UnsupportedError: The bus is connected, and its broker cannot do what an option says.
             ClosedError: The bus is closed.
             WrongLoopError: The bus runs on another event loop.
         """
@@ -290,6 +293,10 @@ class EventBus(DeliveringBus):
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
+            EncodeError: The bus is connected, and the event cannot be written.
+            EventTooLargeError: The bus is connected, and the event is larger than ``max_event_bytes``.
+            TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
+            PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop; see ``publish_threadsafe``.
         """
         try:
@@ -367,6 +374,10 @@ class EventBus(DeliveringBus):
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
+            EncodeError: The bus is connected, and the event cannot be written.
+            EventTooLargeError: The bus is connected, and the event is larger than ``max_event_bytes``.
+            TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
+            PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop.
         """
         # Routes are there only while everything may be published.

@@ -94,6 +94,8 @@ class TopicBus(DeliveringBus):
             InvalidArgumentError: No pattern is given, or an option is outside its range.
             DuplicateHandlerError: Another consumer of the bus has the name.
             ClosedError: The bus is closed.
+            UnsupportedError: The bus is connected, and its broker cannot do what an option says.
+            TransportUnavailableError: The broker of a connected bus is away.
             WrongLoopError: The bus belongs to another event loop.
         """
         checked = _checked(patterns)
@@ -140,6 +142,7 @@ class TopicBus(DeliveringBus):
             InvalidArgumentError: No pattern is given, or an option is outside its range.
             HandlerDefinitionError: The function cannot be called with an event.
             DuplicateHandlerError: Another consumer of the bus has the name.
+            UnsupportedError: The bus is connected, and its broker cannot do what an option says.
             ClosedError: The bus is closed.
             WrongLoopError: The bus runs on another event loop.
         """
@@ -180,6 +183,10 @@ class TopicBus(DeliveringBus):
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
+            EncodeError: The bus is connected, and the event cannot be written.
+            EventTooLargeError: The bus is connected, and the event is larger than ``max_event_bytes``.
+            TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
+            PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop; see ``publish_threadsafe``.
         """
         self._trie.match(topic)  # before the event is stamped, and None is no topic here
@@ -202,6 +209,10 @@ class TopicBus(DeliveringBus):
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
+            EncodeError: The bus is connected, and the event cannot be written.
+            EventTooLargeError: The bus is connected, and the event is larger than ``max_event_bytes``.
+            TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
+            PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop.
         """
         envelope = self._stamped(None, event, headers)
@@ -229,6 +240,10 @@ class TopicBus(DeliveringBus):
             NotStartedError: The bus has handlers and was not started.
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
+            EncodeError: The bus is connected, and the event cannot be written.
+            EventTooLargeError: The bus is connected, and the event is larger than ``max_event_bytes``.
+            TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
+            PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop.
         """
         try:

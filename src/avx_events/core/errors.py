@@ -357,14 +357,19 @@ class TransportUnavailableError(RetryableError):
 class PublishUnknownError(RetryableError):
     """An event was sent, and the broker did not confirm it: it may be there or not.
 
-    To repeat it with the same ``EventEnvelope`` is safe where the broker or an inbox drops duplicates.
+    To publish its ``envelope`` again is safe where the broker or an inbox drops duplicates.
+
+    Attributes:
+        envelope: The event as it was sent, with its metadata; None as long as nobody has said.
     """
+
+    envelope: object = None
 
     def __init__(self, broker: str, event_type: str, problem: str) -> None:
         """Name the broker, the event's type and what went wrong."""
         super().__init__(
             f"{broker} did not confirm {event_type!r}: {problem}; it may have been accepted, "
-            f"publish the same envelope again where duplicates are dropped"
+            f"publish the error's envelope again where duplicates are dropped"
         )
         self.broker, self.event_type, self.problem = broker, event_type, problem
 

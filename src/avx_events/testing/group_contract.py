@@ -11,7 +11,7 @@ import pytest
 
 from avx_events.bus.dead_letters import DeadLetter
 from avx_events.bus.event_bus import EventBus
-from avx_events.core.errors import UnsupportedError
+from avx_events.core.errors import NoHandlerError, UnsupportedError
 from avx_events.core.policy import Retry
 from avx_events.testing.bus_contract import (
     AT_ONCE,
@@ -330,6 +330,32 @@ class GroupContract(BusContract):
             assert await handled.have(1) == [Sent("a", 7)]
             for bus in buses:
                 await _letters(bus, 0)
+
+    @on_its_own_loop
+    async def test_a_dead_letter_is_its_groups_own_whatever_handlers_of_others_are_called(self) -> None:
+        namespace = new_namespace()
+        handled: Collected[Sent] = Collected()
+        async with AsyncExitStack() as members:
+            failing, other = await self.member(namespace, "billing"), await self.member(namespace, "shipping")
+            _collect(other, handled)
+
+            @failing.on(Sent, name="handler", retry=None)
+            async def handler(event: Sent) -> None:
+                raise RuntimeError(event.number)
+
+            for bus in (failing, other):
+                await members.enter_async_context(bus)
+            await failing.publish(Sent("a", 7))
+            (letter,) = await _letters(other, 1)
+            await handled.have(1)
+
+            assert (letter.handler, letter.group) == ("handler", "billing")
+            with pytest.raises(NoHandlerError, match="handler of group 'billing'"):
+                await other.republish(letter)
+            assert await failing.republish(letter)
+            await _letters(failing, 1)
+
+        assert handled.values == [Sent("a", 7)]
 
     # What cannot be promised
 

@@ -15,7 +15,7 @@ from avx_events.bus.remote.ports import STARTS, Consumer, Outgoing, Start, Trans
 from avx_events.bus.subscription import AnyEnvelope
 from avx_events.core import cloudevents
 from avx_events.core.arguments import text, whole
-from avx_events.core.errors import InvalidArgumentError, SubscriptionFullError, UnsupportedError
+from avx_events.core.errors import InvalidArgumentError, PublishUnknownError, SubscriptionFullError, UnsupportedError
 from avx_events.core.metadata import current_message
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ class Link:
             outgoing = self._outgoing(envelope)
             if self._transport.is_full:
                 await self._transport.room()
-            await self._transport.submit(outgoing)
-            self.published += 1
+            await self._accepted(envelope, self._transport.submit(outgoing))
 
     def publish_nowait(self, envelopes: Sequence[AnyEnvelope]) -> None:
         """Send ``envelopes``; where the broker does not accept one, that is logged.
@@ -206,12 +205,19 @@ class Link:
                 if self._transport.is_full:
                     await self._transport.room()
                 sent.append(self._transport.submit(outgoing))
-            for future in sent:
-                await future
-                self.published += 1
+            for envelope, future in zip(envelopes, sent, strict=True):
+                await self._accepted(envelope, future)
         finally:
             for future in sent:
                 _forget(future)
+
+    async def _accepted(self, envelope: AnyEnvelope, future: "asyncio.Future[None]") -> None:
+        try:
+            await future
+        except PublishUnknownError as exc:
+            exc.envelope = envelope
+            raise
+        self.published += 1
 
     def _outgoing(self, envelope: AnyEnvelope) -> Outgoing:
         metadata, options = envelope.metadata, self.options

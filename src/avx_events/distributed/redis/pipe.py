@@ -72,13 +72,7 @@ class Pipe:
             TransportUnavailableError: It did not answer.
             TransportRefusedError: It asks for a password or for TLS.
         """
-        self.ask_later()
         await self.ask(_PING)
-
-    def ask_later(self) -> None:
-        """Start the task that sends. Harmless when repeated."""
-        if not self._tasks:
-            self._tasks.spawn(self._run(), name=self._what)
 
     def ask(self, command: Packed, *, unconfirmed: Unconfirmed | None = None) -> "asyncio.Future[Any]":
         """Send ``command``; the future gives its reply, or fails.
@@ -95,6 +89,8 @@ class Pipe:
         is_long_away = self._away_since is not None and now - self._away_since > self._timeout_s
         deadline = now if is_long_away else now + self._timeout_s
         self._waiting.append(Command(command, reply, deadline, unconfirmed))
+        if not self._tasks:
+            self._tasks.spawn(self._run(), name=self._what)
         self._bytes += len(command)
         if self._sender is not None:
             wake(self._sender)

@@ -13,7 +13,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 from avx_events.bus.remote.ports import Address, Question
-from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, NoResponderError, TransportRefusedError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope
 from avx_events.distributed.redis.names import Names
@@ -50,6 +49,10 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], time[1] * 1000 + math.floor(time[2] 
 """
 
 
+class _PerhapsAskedError(Exception):
+    """A request was sent, and Redis did not say whether anybody heard it."""
+
+
 class _Known:
     """Who responds to a type, as far as is known here, and whose turn it is."""
 
@@ -72,26 +75,26 @@ class RedisRequests:
     def __init__(
         self,
         servers: Servers,
+        pipe: Pipe,
         names: Names,
         *,
         timeout_s: float,
-        clock: Clock,
         on_close: Callable[[], Awaitable[None]],
     ) -> None:
         """Connect to nobody yet; ``open`` does.
 
         Args:
-            servers: Where connections come from.
+            servers: Where the connection of the inbox comes from.
+            pipe: Where commands go.
             names: Of the namespace.
             timeout_s: How long the server may be away.
-            clock: Time.
             on_close: Awaited at the end.
         """
         self._on_close = on_close
         self.name = servers.name
         self._names = names
         self._timeout_s = timeout_s
-        self._pipe = Pipe(servers, timeout_s=timeout_s, clock=clock, what="avx-events redis: requests")
+        self._pipe = pipe
         self._wire: Wire = servers.wire()
         self._inbox = names.inbox(uuid4().hex)
         self._questions: dict[str, Callable[[Question], None]] = {}
@@ -102,7 +105,6 @@ class RedisRequests:
 
     async def open(self, on_reply: Callable[[bytes], None]) -> None:
         """Have an inbox; see ``RequestTransport``."""
-        await self._pipe.connect()
         is_listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks.spawn(self._listen(on_reply, is_listening), name="avx-events redis: inbox")
         try:
@@ -152,7 +154,6 @@ class RedisRequests:
             await asyncio.wait(set(self._sending))
         await self._tasks.cancel()
         await self._wire.close()
-        await self._pipe.close()
         await self._on_close()
 
     async def _give(self, known: _Known, message: bytes) -> bool:
@@ -160,7 +161,10 @@ class RedisRequests:
         if known.until < time.monotonic():
             known.inboxes.clear()
         while (inbox := known.next()) is not None:
-            if await self._pipe.ask(packed("PUBLISH", inbox, message)):
+            try:
+                if await self._pipe.ask(packed("PUBLISH", inbox, message), unconfirmed=_PerhapsAskedError):
+                    return True
+            except _PerhapsAskedError:  # to ask again might have it done twice: the reply or the deadline tells
                 return True
             with suppress(ValueError):  # another request found that out before
                 known.inboxes.remove(inbox)

@@ -133,6 +133,14 @@ end
 return found
 """
 
+# KEYS: lanes. ARGV: how many milliseconds events are kept, by the server's clock: that of a publisher may be wrong.
+TRIM: Final = """
+local time = redis.call('TIME')
+local oldest = time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(ARGV[1])
+for _, lane in ipairs(KEYS) do redis.call('XTRIM', lane, 'MINID', '~', string.format('%d', math.max(oldest, 0))) end
+return 1
+"""
+
 # KEYS: meta. ARGV: partitions, version of the layout. Gives what the namespace was made with.
 AGREE: Final = """
 redis.call('HSETNX', KEYS[1], 'partitions', ARGV[1])

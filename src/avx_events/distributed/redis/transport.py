@@ -1,9 +1,9 @@
 """Redis as the transport of a bus."""
 
-import time
+import math
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from avx_events.bus.dead_letters import DeadLetterStore
@@ -17,12 +17,15 @@ from avx_events.distributed.redis.leases import Leases
 from avx_events.distributed.redis.names import EVENT_FIELD, LAYOUT_VERSION, TOPIC_FIELD, TYPE_FIELD, Names, lane_of
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.requests import RedisRequests
-from avx_events.distributed.redis.scripts import AGREE
+from avx_events.distributed.redis.scripts import AGREE, TRIM
 from avx_events.distributed.redis.waiting_wire import WaitingWire
 from avx_events.distributed.redis.wire import Argument, Servers, packed
 
 if TYPE_CHECKING:
     import asyncio
+
+
+_TRIM_EVERY_S: Final = 60.0
 
 
 class RedisTransport:
@@ -44,6 +47,9 @@ class RedisTransport:
         self._member = uuid4().hex
         self._streams = [self._names.lane(lane) for lane in range(self.lanes)]
         self._next_lane = count()
+        most = options.max_events
+        self._limit: tuple[Argument, ...] = () if most is None else ("MAXLEN", "~", max(most // max(self.lanes, 1), 1))
+        self._trim_at = 0.0
 
     @property
     def name(self) -> str:
@@ -61,14 +67,13 @@ class RedisTransport:
         return self._publishing.is_full
 
     async def open(self) -> None:
-        """Reach the server, and agree with others on the number of lanes.
+        """Reach the server, and agree with others on the number of lanes, where there is a log.
 
         Raises:
             TransportUnavailableError: It does not answer.
             TransportRefusedError: It asks for a password, or has another layout.
             PartitionsMismatchError: The namespace has another number of lanes.
         """
-        await self._publishing.connect()
         await self._control.connect()
         if self._options.partitions is None:
             return
@@ -90,7 +95,9 @@ class RedisTransport:
         fields: list[Argument] = [TYPE_FIELD, outgoing.event_type, EVENT_FIELD, outgoing.document]
         if outgoing.topic != outgoing.event_type:
             fields += (TOPIC_FIELD, outgoing.topic)
-        command = packed("XADD", self._streams[lane], *self._limit(), "*", *fields)
+        command = packed("XADD", self._streams[lane], *self._limit, "*", *fields)
+        if self._trim_at <= self._clock.monotonic():
+            self._trim()
         return self._publishing.ask(command, unconfirmed=partial(PublishUnknownError, self.name, outgoing.event_type))
 
     async def room(self) -> None:
@@ -131,7 +138,7 @@ class RedisTransport:
     def requests(self) -> RedisRequests:
         """Return the same Redis for requests and replies."""
         return RedisRequests(
-            self._servers, self._names, timeout_s=self._options.timeout_s, clock=self._clock, on_close=self.close
+            self._servers, self._control, self._names, timeout_s=self._options.timeout_s, on_close=self.close
         )
 
     async def close(self) -> None:
@@ -144,13 +151,13 @@ class RedisTransport:
         name = f"avx-events redis: {what}"
         return Pipe(self._servers, timeout_s=self._options.timeout_s, clock=self._clock, what=name)
 
-    def _limit(self) -> tuple[Argument, ...]:
-        options = self._options
-        if options.max_events is not None:
-            return ("MAXLEN", "~", max(options.max_events // self.lanes, 1))
-        if options.retention_s is not None:
-            return ("MINID", "~", max(int((time.time() - options.retention_s) * 1000), 0))
-        return ()
+    def _trim(self) -> None:
+        """Have events deleted that are past their time; where that fails, whoever publishes next does it."""
+        retention_s = self._options.retention_s
+        self._trim_at = math.inf if retention_s is None else self._clock.monotonic() + _TRIM_EVERY_S
+        if retention_s is not None:
+            milliseconds = int(retention_s * 1000)
+            self._control.ask(packed("EVAL", TRIM, len(self._streams), *self._streams, milliseconds))
 
 
 async def connect(url: str, options: TransportOptions, *, clock: Clock) -> RedisTransport:
