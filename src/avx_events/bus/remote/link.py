@@ -222,7 +222,7 @@ class Link:
     def _outgoing(self, envelope: AnyEnvelope) -> Outgoing:
         metadata, options = envelope.metadata, self.options
         document = cloudevents.encode(envelope, source=options.source, max_bytes=options.max_event_bytes)
-        return Outgoing(metadata.event_type, envelope.topic, metadata.aggregate_id, document)
+        return Outgoing(metadata.event_type, envelope.topic, metadata.aggregate_id, document, metadata.event_id)
 
     def _sent(self, envelope: AnyEnvelope, future: "asyncio.Future[None]") -> None:
         self._sending.discard(future)

@@ -40,12 +40,14 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         topic: Where it is published to; the event type where nothing else was said.
         key: What its order is kept by; empty where it has none.
         document: The event with its metadata, as a structured CloudEvents document.
+        event_id: Its id, by which a broker may tell that it has it already.
     """
 
     event_type: str
     topic: str
     key: str
     document: bytes
+    event_id: str
 
 
 class Lane:
