@@ -93,15 +93,16 @@ class TransportContract(BusContract):
 
     @on_its_own_loop
     async def test_an_envelope_that_is_published_again_keeps_its_metadata(self) -> None:
-        async with await self.bus() as bus:
-            subscriber = await bus.subscribe(Sent)
-            await bus.publish(Sent("a", 1), headers={"trace": "1"})
+        # On another bus: a broker may drop what it has already.
+        async with await self.bus() as first, await self.bus() as other:
+            subscriber, other_subscriber = await first.subscribe(Sent), await other.subscribe(Sent)
+            await first.publish(Sent("a", 1), headers={"trace": "1"})
             envelope = await subscriber.recv_envelope()
             assert envelope is not None
 
-            assert await bus.publish(envelope) == envelope.metadata
+            assert await other.publish(envelope) == envelope.metadata
 
-            assert await subscriber.recv_envelope() == envelope
+            assert await other_subscriber.recv_envelope() == envelope
 
     @on_its_own_loop
     async def test_a_subscriber_receives_the_events_of_its_classes_and_what_derives_from_them_in_order(self) -> None:
@@ -325,7 +326,7 @@ class TransportContract(BusContract):
             await bus.publish_many([Sent("a", 1), Sent("a", 2), Sent("b", 3), Sent("a", 4)])
             deliveries = subscriber.deliveries()
 
-            unsettled = await anext(deliveries)
+            unsettled = await anext(deliveries)  # of either key: between keys there is no order
             other = await anext(deliveries)
             async with other, unsettled:
                 pass
@@ -334,7 +335,7 @@ class TransportContract(BusContract):
                 async with await anext(deliveries) as event:
                     rest.append(event.number)
 
-            assert (unsettled.event, other.event) == (Sent("a", 1), Sent("b", 3))
+            assert sorted([unsettled.event.number, other.event.number]) == [1, 3]
             assert rest == [2, 4]
 
     @pytest.mark.parametrize("after_turns", range(6))
