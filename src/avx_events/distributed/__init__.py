@@ -1,5 +1,5 @@
 """Buses on brokers: the same buses as in memory, connected to Redis, NATS or Kafka."""
 
-from avx_events.distributed.buses import RedisEventBus
+from avx_events.distributed.buses import NatsEventBus, RedisEventBus
 
-__all__ = ["RedisEventBus"]
+__all__ = ["NatsEventBus", "RedisEventBus"]

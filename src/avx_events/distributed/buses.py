@@ -23,6 +23,23 @@ class RedisEventBus(EventBus):
         return await super().connect(url, **options)
 
 
+class NatsEventBus(EventBus):
+    """An event bus on NATS JetStream; ``await NatsEventBus.connect("nats://localhost:4222", group="billing")``."""
+
+    __slots__ = ()
+
+    @classmethod
+    async def connect(cls, url: str, **options: Any) -> Self:
+        """Return a bus that has reached its NATS; see ``EventBus.connect`` for the options and errors.
+
+        Args:
+            url: ``nats://`` or ``tls://``; more servers of one cluster follow the first, separated by commas.
+            options: Those of ``EventBus.connect``.
+        """
+        _check_scheme(url, "nats", "tls")
+        return await super().connect(url, **options)
+
+
 def _check_scheme(url: object, *schemes: str) -> None:
     if not (isinstance(url, str) and url.partition("://")[0].lower() in schemes):
         raise InvalidArgumentError("url", url, expected=f"a {schemes[0]}:// URL")

@@ -37,3 +37,20 @@ async def redis_dead_letters(url: str, *, clock: Clock) -> DeadLetterStore:
     except ImportError as exc:
         raise MissingExtraError("DeadLetterQueue.connect", "redis") from exc
     return await connect(url, clock=clock)
+
+
+async def nats(url: str, options: TransportOptions, *, clock: Clock) -> Transport:
+    """Return a transport on NATS JetStream.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        InvalidArgumentError: The URL is none of NATS's.
+        TransportUnavailableError: The server does not answer.
+        TransportRefusedError: It asks for credentials, or the namespace has another layout.
+        PartitionsMismatchError: The namespace has another number of lanes.
+    """
+    try:
+        from avx_events.distributed.nats.transport import connect  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise MissingExtraError("NatsEventBus", "nats") from exc
+    return await connect(url, options, clock=clock)

@@ -1,0 +1,1 @@
+"""Events over NATS JetStream; the only place that imports the NATS client."""

@@ -1,0 +1,290 @@
+"""A connection to NATS that is made again when it is lost, with what listens on it."""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from avx_events.core.errors import InvalidArgumentError, TransportRefusedError, TransportUnavailableError
+from avx_events.core.tasks import TaskScope, wake
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
+
+log = logging.getLogger("avx_events")
+
+Listener: TypeAlias = Callable[[Msg], None]
+
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 1.0
+_LONGEST_PING_S: Final = 10.0
+_TRIES_OF_A_SERVER: Final = 1
+_REFUSALS: Final = ("authorization", "authentication", "user credentials", "nkey")
+
+
+class WireError(Exception):
+    """There is no connection."""
+
+
+class Wire:
+    """One connection, and the loop that makes it again.
+
+    Attributes:
+        name: What errors call the server: its URL without a password.
+        problem: Why there is no connection, or what the server complained of last.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, client: Mapping[str, Any]) -> None:
+        """Connect to nobody yet.
+
+        Args:
+            url: ``nats://`` or ``tls://``; several servers of one cluster stand side by side, separated by commas.
+            timeout_s: How long a connection may take to be made.
+            client: Options of nats-py's ``connect``: credentials, TLS, a name.
+
+        Raises:
+            InvalidArgumentError: The URL is none of NATS's.
+        """
+        self.name = _without_password(url)
+        self.problem = "it was not reached yet"
+        self._servers = _servers_of(url)
+        self._must_be_tls = urlsplit(self._servers[0]).scheme == "tls"
+        self._timeout_s = timeout_s
+        self._options = dict(client)
+        self._client: Client | None = None
+        self._max_payload = 0
+        self._listeners: dict[str, Listener] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._on_up: list[Callable[[], None]] = []
+        self._on_down: list[Callable[[], None]] = []
+        self._refusal: TransportRefusedError | InvalidArgumentError | None = None
+        self._changed: list[asyncio.Future[None]] = []
+        self._tasks = TaskScope()
+        self._is_closed = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is sent now goes out."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def max_payload(self) -> int:
+        """The most bytes of headers and body that the server takes in one message; 0 where it was never reached."""
+        return self._max_payload
+
+    def watch(self, *, on_up: Callable[[], None], on_down: Callable[[], None]) -> None:
+        """Have these called whenever the connection is made and lost."""
+        self._on_up.append(on_up)
+        self._on_down.append(on_down)
+
+    def unwatch(self, *, on_up: Callable[[], None], on_down: Callable[[], None]) -> None:
+        """Call these no more."""
+        self._on_up.remove(on_up)
+        self._on_down.remove(on_down)
+
+    async def listen(self, subject: str, listener: Listener) -> None:
+        """Give what arrives on ``subject`` to ``listener`` from now on, on this connection and those after it."""
+        self._listeners[subject] = listener
+        if self._client is not None:
+            try:
+                await self._subscribe(self._client, subject)
+            except (nats.errors.Error, OSError) as exc:  # the next connection has it
+                log.debug("%s is not listened to yet: %s", subject, exc)
+
+    async def ignore(self, subject: str) -> None:
+        """Listen to ``subject`` no more."""
+        self._listeners.pop(subject, None)
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is not None:
+            try:
+                await subscription.unsubscribe()
+            except (nats.errors.Error, OSError) as exc:  # with the connection it is gone, too
+                log.debug("%s: %s", subject, exc)
+
+    async def open(self) -> None:
+        """Make the connection, waiting up to ``timeout_s`` seconds for the server.
+
+        Raises:
+            TransportUnavailableError: It did not answer.
+            TransportRefusedError: It asks for credentials or for TLS, or has none to offer.
+            InvalidArgumentError: An option is none of nats-py's.
+        """
+        self._tasks.spawn(self._run(), name="avx-events nats: connection")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while not self.is_connected:
+                    if self._refusal is not None:
+                        raise self._refusal
+                    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._changed.append(waiter)
+                    await waiter
+        except TimeoutError as exc:
+            raise TransportUnavailableError(self.name, self.problem) from exc
+
+    async def send(self, subject: str, body: bytes, *, reply: str, headers: dict[str, str] | None) -> None:
+        """Send a message, or have it sent in this turn of the loop.
+
+        Raises:
+            WireError: There is no connection; it was not sent.
+        """
+        if self._client is None:
+            raise WireError(self.problem)
+        try:
+            await self._client.publish(subject, body, reply, headers)
+        except (nats.errors.Error, OSError) as exc:
+            raise WireError(str(exc)) from exc
+
+    async def close(self) -> None:
+        """Close the connection, and make it no more. Harmless when repeated."""
+        self._is_closed = True
+        await self._tasks.cancel()
+        self._tell()
+
+    # The loop
+
+    async def _run(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            client = Client()
+            lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            try:
+                if await self._connect(client, lost):
+                    pause_s = _FIRST_PAUSE_S
+                    self._up(client)
+                    await lost
+            finally:
+                self._down(client)
+                await _close(client)
+            await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    async def _connect(self, client: Client, lost: "asyncio.Future[None]") -> bool:
+        """Tell whether the connection is made, with everything that listens on it."""
+
+        async def on_closed() -> None:
+            wake(lost)
+
+        async def on_error(error: Exception) -> None:
+            self.problem = str(error) or type(error).__name__
+            if not isinstance(error, nats.errors.Error | OSError):
+                log.error("NATS: %s", self.problem, exc_info=error)
+
+        fixed: dict[str, Any] = {
+            "servers": self._servers,
+            "allow_reconnect": False,  # what was sent and not answered is ours to send again, in order
+            "max_reconnect_attempts": _TRIES_OF_A_SERVER,
+            "reconnect_time_wait": 0,
+            "pending_size": 0,  # how much may be on its way is our concern
+            "skip_subject_validation": True,
+            "closed_cb": on_closed,
+            "error_cb": on_error,
+        }
+        ping_s: float = min(self._timeout_s / 2, _LONGEST_PING_S)
+        options: dict[str, Any] = {
+            "connect_timeout": self._timeout_s,
+            "ping_interval": ping_s,
+            **self._options,
+            **fixed,
+        }
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await client.connect(**options)
+                self._subscriptions.clear()
+                while missing := self._listeners.keys() - self._subscriptions.keys():
+                    await self._subscribe(client, missing.pop())
+        except TypeError as exc:
+            self._refuse(InvalidArgumentError("client", self._options, expected=f"options of nats-py ({exc})"))
+        except (nats.errors.Error, OSError, TimeoutError) as exc:
+            self._note(exc)
+        else:
+            if self._must_be_tls and not _has_tls(client):
+                self._refuse(self._refused("it has no TLS"))
+                return False
+            return client.is_connected
+        return False
+
+    async def _subscribe(self, client: Client, subject: str) -> None:
+        listener = self._listeners[subject]
+
+        async def give(message: Msg) -> None:
+            listener(message)
+
+        untyped: Any = client  # its type of a parameter is unknown
+        self._subscriptions[subject] = await untyped.subscribe(
+            subject, cb=give, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+
+    def _note(self, error: Exception) -> None:
+        text = str(error).strip() or f"no answer within {self._timeout_s:g} s"
+        if isinstance(error, nats.errors.NoServersError):
+            text = self.problem
+        self.problem = text
+        if isinstance(error, ssl.SSLError) or any(word in text.lower() for word in _REFUSALS):
+            self._refuse(self._refused(text))
+        self._tell()
+
+    def _refused(self, problem: str) -> TransportRefusedError:
+        remedy = "give user and password in the URL, as nats://user:password@host, and tls:// where it wants TLS"
+        return TransportRefusedError(self.name, problem, remedy=remedy)
+
+    def _refuse(self, error: TransportRefusedError | InvalidArgumentError) -> None:
+        self._refusal = error
+        self.problem = str(error)
+        self._tell()
+
+    def _up(self, client: Client) -> None:
+        self._client, self._refusal = client, None
+        self._max_payload = client.max_payload
+        for on_up in list(self._on_up):
+            on_up()
+        self._tell()
+
+    def _down(self, client: Client) -> None:
+        if self._client is client:
+            self._client = None
+            log.info("the connection to %s is lost: %s", self.name, self.problem)
+            for on_down in list(self._on_down):
+                on_down()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, []
+        for waiter in changed:
+            wake(waiter)
+
+
+def _has_tls(client: Client) -> bool:
+    server = client._server_info  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return bool(server.get("tls_required") or server.get("tls_available"))
+
+
+async def _close(client: Client) -> None:
+    try:
+        await client.close()
+    except (nats.errors.Error, OSError) as exc:  # it is gone, which was wanted
+        log.debug("%s", exc)
+
+
+def _servers_of(url: str) -> list[str]:
+    scheme, _, places = url.partition("://")
+    servers = [f"{scheme}://{place}" for place in places.split(",")]
+    for server in servers:
+        try:
+            parts = urlsplit(server)
+            is_place = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_place = False
+        if not is_place:
+            raise InvalidArgumentError("url", url, expected="a NATS URL, as 'nats://localhost:4222'")
+    return servers
+
+
+def _without_password(url: str) -> str:
+    scheme, _, places = url.partition("://")
+    return f"{scheme}://{','.join(place.rpartition('@')[2] for place in places.split(','))}"

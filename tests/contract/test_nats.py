@@ -1,0 +1,65 @@
+"""NATS JetStream keeps what its contracts promise: they are the class line of its test."""
+
+from typing import Any
+
+import nats
+import pytest
+
+from avx_events import EventBus, TopicBus
+from avx_events.distributed.nats.names import lane_of
+from avx_events.testing import (
+    DeadLetterContract,
+    GracefulStopContract,
+    GroupContract,
+    HostileBytesContract,
+    KeyOrderContract,
+    OwnKeyContract,
+    TopicContract,
+    TransportContract,
+)
+
+pytestmark = pytest.mark.live
+
+
+class OnNats:
+    @pytest.fixture(autouse=True)
+    def at(self, nats_url: str) -> None:
+        self.url = nats_url
+
+    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
+        return await TopicBus.connect(self.url, namespace=namespace, **options)
+
+
+class TestNatsBroadcast(
+    OnNats,
+    TransportContract,
+    KeyOrderContract,
+    OwnKeyContract,
+    DeadLetterContract,
+    GracefulStopContract,
+    TopicContract,
+):
+    """Every listener gets everything."""
+
+    async def connect(self, namespace: str, **options: Any) -> EventBus:
+        return await EventBus.connect(self.url, namespace=namespace, **options)
+
+
+class TestNatsGroup(
+    OnNats,
+    GroupContract,
+    HostileBytesContract,
+    TransportContract,
+    KeyOrderContract,
+    DeadLetterContract,
+    GracefulStopContract,
+):
+    """Members of a group share the events."""
+
+    async def connect(self, namespace: str, *, group: str = "contract", **options: Any) -> EventBus:
+        return await EventBus.connect(self.url, namespace=namespace, group=group, **options)
+
+    async def publish_raw(self, namespace: str, document: bytes) -> None:
+        untyped: Any = nats
+        async with await untyped.connect(self.url) as client:
+            await client.jetstream().publish(f"{namespace}.log.16.{lane_of('a', 16)}", document)
