@@ -36,19 +36,19 @@ class NatsDeadLetters:
         self._is_made = False
         self._tasks = TaskScope()
 
-    async def make(self) -> None:
-        """Have the streams of letters, if there was a letter.
+    async def make(self, jetstream: JetStream) -> None:
+        """Have ``jetstream`` make what is missing, if there was a letter.
 
         Raises:
             TransportUnavailableError: JetStream does not answer.
         """
         if self._is_made:
-            await self._make()
+            await _make(jetstream, self._names)
 
     async def put(self, letter: DeadLetter) -> None:
         """Keep ``letter``, or replace the one with its id; its claim ends."""
         if not self._is_made:
-            await self._make()
+            await _make(self._jetstream, self._names)
             self._is_made = True
         document = codec.encode(letter)
         subject = self._names.letter(letter.id)
@@ -67,7 +67,8 @@ class NatsDeadLetters:
         """Mark the letter as being redriven; False where it is, or is not there."""
         if await self.get(letter_id) is None:
             return False
-        await self._jetstream.make_bucket(self._names.claims)
+        await _make(self._jetstream, self._names)  # whoever put it may have been another process
+        self._is_made = True
         subject = self._names.claim(letter_id)
         stored = await self._jetstream.last_of(self._claims, subject)
         if stored is not None and not stored.is_deleted and not await self._is_over(stored):
@@ -132,11 +133,6 @@ class NatsDeadLetters:
         for letter_id in list(self._claimed):
             await self.release(letter_id)
 
-    async def _make(self) -> None:
-        one_each = {"max_msgs_per_subject": 1}
-        await self._jetstream.make_stream(self._names.parts, [f"{self._names.parts_of('*')}.*.*"], **one_each)
-        await self._jetstream.make_stream(self._names.letters, [self._names.letter("*")], **one_each)
-
     async def _put_in_parts(self, letter_id: str, subject: str, document: bytes) -> None:
         prefix = f"{self._names.parts_of(letter_id)}.{uuid4().hex}"
         parts = [document[begin : begin + _PART_BYTES] for begin in range(0, len(document), _PART_BYTES)]
@@ -189,3 +185,10 @@ class NatsDeadLetters:
                 else:
                     if letter_id in self._claimed:
                         self._claimed[letter_id] = renewed
+
+
+async def _make(jetstream: JetStream, names: Names) -> None:
+    one_each = {"max_msgs_per_subject": 1}
+    await jetstream.make_stream(names.parts, [f"{names.parts_of('*')}.*.*"], **one_each)
+    await jetstream.make_stream(names.letters, [names.letter("*")], **one_each)
+    await jetstream.make_bucket(names.claims)

@@ -1,5 +1,6 @@
 """The stream that all events of a namespace are in."""
 
+import asyncio
 import logging
 from typing import Final
 
@@ -12,6 +13,8 @@ log = logging.getLogger("avx_events")
 
 _NS: Final = 1_000_000_000
 _REMEMBERS_IDS_S: Final = 120.0
+IS_DELETED_WITHIN_S: Final = 1.0
+"""The server says that a stream is gone before it has removed its files, and then removes those of a new one, too."""
 
 
 class EventLog:
@@ -23,6 +26,7 @@ class EventLog:
         self._names = names
         self._options = options
         self._server = server
+        self._was_there = False
 
     async def look(self) -> StreamInfo:
         """Return the stream as it is now, made anew where it is gone.
@@ -33,12 +37,17 @@ class EventLog:
             PartitionsMismatchError: It has another number of lanes.
         """
         info = await self._jetstream.stream(self._names.log)
+        if info is None and self._was_there:
+            log.error("the stream %s is gone", self._names.log)
+            await asyncio.sleep(IS_DELETED_WITHIN_S)
+            info = await self._jetstream.stream(self._names.log)
         if info is None:
             await self._make()
             info = await self._jetstream.stream(self._names.log)
         if info is None:
             raise TransportUnavailableError(self._server, f"the stream {self._names.log!r} is deleted at once")
         self._check(info)
+        self._was_there = True
         return info
 
     async def open(self) -> None:

@@ -66,7 +66,7 @@ class Pipe:
 
     When the connection is lost, what was not answered is sent again on the next one, before everything else; so
     whatever is sent here must do no harm when it comes twice. What nobody listens to at the other end (``503``) was not
-    done: it is sent again, after ``on_nobody`` had a chance to mend that. Each waits up to ``timeout_s`` seconds in all.
+    done: it is sent again, after ``on_nobody`` had a chance to mend that. Each waits up to ``timeout_s`` seconds.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """NATS JetStream as the transport of a bus."""
 
 import asyncio
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from avx_events.distributed.nats.dead_letters import NatsDeadLetters
 from avx_events.distributed.nats.group_source import GroupSource
 from avx_events.distributed.nats.jetstream import JetStream, TooLargeError, accepted, header_value
 from avx_events.distributed.nats.lanes import Lanes
-from avx_events.distributed.nats.log import EventLog
+from avx_events.distributed.nats.log import IS_DELETED_WITHIN_S, EventLog
 from avx_events.distributed.nats.names import ID_HEADER, TOPIC_HEADER, TYPE_HEADER, Names, lane_of
 from avx_events.distributed.nats.pipe import Pipe
 from avx_events.distributed.nats.reader import Readers
@@ -41,10 +41,12 @@ class NatsTransport:
         self._names = Names(options.namespace, lanes=options.partitions)
         self._publishing = self._pipe("publish", on_nobody=self._mend_log)
         self._control = self._pipe("control", on_nobody=self._mend_others)
+        self._mending = self._pipe("mend", on_nobody=None)  # while the others wait for it
         self._jetstream = JetStream(self._control, self._wire.name)
         self._log = EventLog(self._jetstream, self._names, options, server=self._wire.name)
         self._readers = Readers(self._wire, self._jetstream, self._log, self._names, clock=clock)
         self._letters = NatsDeadLetters(self._jetstream, self._names)
+        self._mender = JetStream(self._mending, self._wire.name)
         self._has_groups = False
         self._next_lane = count()
 
@@ -74,15 +76,17 @@ class NatsTransport:
         await self._wire.open()
         await self._publishing.open()
         await self._control.open()
+        await self._mending.open()
         await self._readers.open()
         await self._log.open()
 
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[Any]":
         """Send an event; see ``Transport``."""
         lane = lane_of(outgoing.key, self.lanes) if outgoing.key else next(self._next_lane) % self.lanes
-        headers = _headers_of(outgoing)
-        size = len(outgoing.document) + _HEADER_BYTES + sum(map(len, headers)) + len(headers) * _FIELD_BYTES
-        size += sum(len(value.encode()) for value in headers.values())
+        fields, size = _fields(outgoing.event_type, outgoing.topic)
+        # Of one event that is published to two topics, both are kept.
+        about = outgoing.event_id if outgoing.topic == outgoing.event_type else f"{outgoing.event_id} {outgoing.topic}"
+        size += len(about.encode()) + len(outgoing.document)
         if size > self._wire.max_payload:
             refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             refused.set_exception(self._too_large(outgoing, size))
@@ -91,7 +95,7 @@ class NatsTransport:
             self._names.lanes[lane],
             outgoing.document,
             partial(self._accepted, outgoing),
-            headers=headers,
+            headers={ID_HEADER: about, **fields},
             unconfirmed=partial(PublishUnknownError, self.name, outgoing.event_type),
         )
 
@@ -135,6 +139,7 @@ class NatsTransport:
         await self._letters.close()
         await self._readers.close()
         await self._control.close()
+        await self._mending.close()
         await self._wire.close()
 
     def _accepted(self, outgoing: Outgoing, message: Msg) -> None:
@@ -150,9 +155,10 @@ class NatsTransport:
         await self._log.look()
 
     async def _mend_others(self) -> None:
+        await asyncio.sleep(IS_DELETED_WITHIN_S)
         if self._has_groups:
-            await self._jetstream.make_bucket(self._names.groups)
-        await self._letters.make()
+            await self._mender.make_bucket(self._names.groups)
+        await self._letters.make(self._mender)
 
     def _pipe(self, what: str, *, on_nobody: Any) -> Pipe:
         name = f"avx-events nats: {what}"
@@ -177,11 +183,13 @@ async def connect(url: str, options: TransportOptions, *, clock: Clock) -> NatsT
     return transport
 
 
-def _headers_of(outgoing: Outgoing) -> dict[str, str]:
-    event_type, topic = outgoing.event_type, outgoing.topic
-    headers = {ID_HEADER: outgoing.event_id if topic == event_type else f"{outgoing.event_id} {topic}"}
+@lru_cache(maxsize=1024)
+def _fields(event_type: str, topic: str) -> tuple[dict[str, str], int]:
+    """Return the headers of events of this type and topic, and the bytes of all headers but the id."""
+    fields: dict[str, str] = {}
     if header_value(event_type) is not None and header_value(topic) is not None:  # else the document says it alone
-        headers[TYPE_HEADER] = event_type
+        fields[TYPE_HEADER] = event_type
         if topic != event_type:
-            headers[TOPIC_HEADER] = topic
-    return headers
+            fields[TOPIC_HEADER] = topic
+    size = _HEADER_BYTES + len(ID_HEADER) + _FIELD_BYTES
+    return fields, size + sum(len(name) + len(value) + _FIELD_BYTES for name, value in fields.items())

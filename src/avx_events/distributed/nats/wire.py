@@ -67,7 +67,7 @@ class Wire:
         self._refusal: TransportRefusedError | InvalidArgumentError | None = None
         self._changed: list[asyncio.Future[None]] = []
         self._tasks = TaskScope()
-        self._is_closed = False
+        self._closing = TaskScope()
 
     @property
     def is_connected(self) -> bool:
@@ -143,8 +143,8 @@ class Wire:
 
     async def close(self) -> None:
         """Close the connection, and make it no more. Harmless when repeated."""
-        self._is_closed = True
         await self._tasks.cancel()
+        await self._closing.finish()
         self._tell()
 
     # The loop
@@ -161,7 +161,8 @@ class Wire:
                     await lost
             finally:
                 self._down(client)
-                await _close(client)
+                # In a task of its own, which is not cancelled with this one: half closed, it would leave its socket.
+                self._closing.spawn(_close(client), name="avx-events nats: close a connection")
             await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
