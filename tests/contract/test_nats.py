@@ -5,7 +5,7 @@ from typing import Any
 import nats
 import pytest
 
-from avx_events import EventBus, TopicBus
+from avx_events import EventBus, RequestReplyBus, TopicBus
 from avx_events.distributed.nats.names import lane_of
 from avx_events.testing import (
     DeadLetterContract,
@@ -14,6 +14,7 @@ from avx_events.testing import (
     HostileBytesContract,
     KeyOrderContract,
     OwnKeyContract,
+    SharedRequestContract,
     TopicContract,
     TransportContract,
 )
@@ -28,6 +29,13 @@ class OnNats:
 
     async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
         return await TopicBus.connect(self.url, namespace=namespace, **options)
+
+
+class TestNatsRequests(OnNats, SharedRequestContract):
+    """Requests and replies over NATS itself."""
+
+    async def connect_requests(self, namespace: str, **options: Any) -> RequestReplyBus:
+        return await RequestReplyBus.connect(self.url, namespace=namespace, **options)
 
 
 class TestNatsBroadcast(

@@ -54,3 +54,19 @@ async def nats(url: str, options: TransportOptions, *, clock: Clock) -> Transpor
     except ImportError as exc:
         raise MissingExtraError("NatsEventBus", "nats") from exc
     return await connect(url, options, clock=clock)
+
+
+async def nats_dead_letters(url: str, *, clock: Clock) -> DeadLetterStore:
+    """Return the dead letters of a namespace in NATS: ``?namespace=avx`` of the URL.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        InvalidArgumentError: The URL is none of NATS's, or an option none that a bus could have.
+        TransportUnavailableError: The server does not answer.
+        TransportRefusedError: It asks for credentials.
+    """
+    try:
+        from avx_events.distributed.nats.dead_letters import connect  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise MissingExtraError("DeadLetterQueue.connect", "nats") from exc
+    return await connect(url, clock=clock)

@@ -192,7 +192,7 @@ class JetStream:
         )
 
     async def purge(self, stream: str, subject: str, *, up_to: int | None = None) -> int:
-        """Forget the messages of ``subject``, those before number ``up_to``; return how many went."""
+        """Forget the messages of ``subject``, only those before number ``up_to``; return how many went."""
         asked: dict[str, Any] = {"filter": subject}
         if up_to is not None:
             asked["seq"] = up_to
@@ -224,13 +224,13 @@ class JetStream:
         """Tell those who watch a bucket that a key is gone."""
         return self.write(subject, b"", headers={_OPERATION_HEADER: "DEL"})
 
-    async def last_of(self, stream: str, subject: str) -> Stored | None:
-        """Return the last message of a subject, or None."""
-        return await self._message(stream, {"last_by_subj": subject})
+    def last_of(self, stream: str, subject: str) -> "asyncio.Future[Stored | None]":
+        """Return the last message of a subject, or None, by a future."""
+        return self._message(stream, {"last_by_subj": subject})
 
-    async def message(self, stream: str, number: int) -> Stored | None:
-        """Return the message of that number, or None."""
-        return await self._message(stream, {"seq": number})
+    def message(self, stream: str, number: int) -> "asyncio.Future[Stored | None]":
+        """Return the message of that number, or None, by a future."""
+        return self._message(stream, {"seq": number})
 
     # Consumers
 
@@ -264,13 +264,16 @@ class JetStream:
         remedy = "see what else uses these names in JetStream, or use another namespace"
         return TransportRefusedError(self._server, str(error), remedy=remedy)
 
-    async def _message(self, stream: str, asked: dict[str, Any]) -> Stored | None:
-        try:
-            return (await self._call(f"STREAM.MSG.GET.{stream}", asked, _Kept)).message
-        except JetStreamError as exc:
-            if exc.code in {_NO_MESSAGE, STREAM_NOT_FOUND}:
-                return None
-            raise self.problem(exc) from exc
+    def _message(self, stream: str, asked: dict[str, Any]) -> "asyncio.Future[Stored | None]":
+        return self._pipe.ask(f"$JS.API.STREAM.MSG.GET.{stream}", msgspec.json.encode(asked), self._kept)
+
+    def _kept(self, message: Msg) -> Stored | None:
+        problem = _decode_answer(message.data).error
+        if problem is None:
+            return msgspec.json.decode(message.data, type=_Kept).message
+        if problem.err_code in {_NO_MESSAGE, STREAM_NOT_FOUND}:
+            return None
+        raise self.problem(JetStreamError(problem.code, problem.err_code, problem.description))
 
     async def _call(self, what: str, asked: dict[str, Any], answer: type[AnswerT]) -> AnswerT:
         data: bytes = await self._pipe.ask(f"$JS.API.{what}", msgspec.json.encode(asked), _data)

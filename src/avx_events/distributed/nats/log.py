@@ -79,7 +79,7 @@ class EventLog:
             raise TransportRefusedError(self._server, problem, remedy=remedy)
         if lanes != self._options.partitions:
             raise PartitionsMismatchError(
-                self._server, self._options.namespace, here=self._options.partitions, there=lanes
+                self._server, self._options.namespace, here=self._options.partitions or 0, there=lanes
             )
 
     async def _make(self) -> None:

@@ -12,7 +12,9 @@
 | ``avx-letters`` | stream | dead letters, on ``avx.letters.`` and the letter's id |
 | ``avx-parts`` | stream | parts of large ones, on ``avx.parts.`` with the letter's id, a random piece, and a number |
 | ``avx-parts`` | header | of a large letter: what its parts' subjects begin with, and how many there are |
-| ``avx-claims`` | bucket | key: id of a dead letter; value: who redrives it |
+| ``avx-claims`` | bucket | key: id of a dead letter; value: who redrives it, ``dead_letters.Claim`` |
+| ``avx.requests.get=2Euser`` | subject | requests of type ``get.user``; those who respond are queue ``responders`` |
+| ``avx-timeout-ms`` | header | of a request: how long its reply is waited for |
 
 A bucket is a key-value bucket as every client of NATS knows it. Each dot-separated piece of a key or subject that is
 not one of the words above is written as ``token`` does.
@@ -26,6 +28,7 @@ from urllib.parse import unquote
 TYPE_HEADER: Final = "avx-type"
 TOPIC_HEADER: Final = "avx-topic"
 ID_HEADER: Final = "Nats-Msg-Id"
+TIMEOUT_HEADER: Final = "avx-timeout-ms"
 PARTS_HEADER: Final = "avx-parts"
 EXPECTED_HEADER: Final = "Nats-Expected-Last-Subject-Sequence"
 
@@ -77,6 +80,10 @@ class Names:
     def consumer(self, group: str, handler: str) -> str:
         """Return what the subjects of a handler's keys begin with."""
         return f"$KV.{self.groups}.{token(group)}.{token(handler)}"
+
+    def requests(self, event_type: str) -> str:
+        """Return the subject of requests of a type."""
+        return f"{self._namespace}.requests.{token(event_type)}"
 
     def letter(self, letter_id: str) -> str:
         """Return the subject of a dead letter; ``*`` stands for all of them."""

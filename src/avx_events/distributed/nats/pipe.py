@@ -66,7 +66,8 @@ class Pipe:
 
     When the connection is lost, what was not answered is sent again on the next one, before everything else; so
     whatever is sent here must do no harm when it comes twice. What nobody listens to at the other end (``503``) was not
-    done: it is sent again, after ``on_nobody`` had a chance to mend that. Each waits up to ``timeout_s`` seconds.
+    done: it is sent again, after ``on_nobody`` had a chance to mend that. Each waits up to ``timeout_s`` seconds, and
+    fails at once where the server has been away for so long.
     """
 
     def __init__(
@@ -137,7 +138,8 @@ class Pipe:
             return reply
         self._next += 1
         size = len(body) + 200
-        deadline = self._clock.monotonic() + self._timeout_s
+        now = self._clock.monotonic()
+        deadline = now if self._wire.is_away_for(self._timeout_s) else now + self._timeout_s
         self._waiting.append(Request(self._next, subject, body, headers, size, read, reply, deadline, unconfirmed))
         self._bytes_waiting += size
         if self._sender is not None:
@@ -253,6 +255,7 @@ class Pipe:
             result = request.read(message)
         except Exception as exc:  # noqa: BLE001 - what the answer says is for who asked
             request.reply.set_exception(exc)
+            request.reply.exception()
         else:
             request.reply.set_result(result)
 
@@ -309,6 +312,7 @@ class Pipe:
             request.reply.set_exception(request.unconfirmed(problem))
         else:
             request.reply.set_exception(TransportUnavailableError(self._wire.name, problem))
+        request.reply.exception()  # whoever asked may have stopped waiting, and then nobody complains
 
     # Waiters
 

@@ -12,11 +12,11 @@ from nats.aio.msg import Msg
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError
-from avx_events.core.tasks import TaskScope, wake
+from avx_events.core.tasks import TaskScope
 from avx_events.distributed.nats.jetstream import JetStream, JetStreamError
 from avx_events.distributed.nats.log import EventLog
 from avx_events.distributed.nats.names import Names
-from avx_events.distributed.nats.wire import Wire, WireError
+from avx_events.distributed.nats.wire import Wire
 
 log = logging.getLogger("avx_events")
 
@@ -221,15 +221,12 @@ class Readers:
         self._all: set[Reader] = set()
         self._opening: set[Reader] = set()
         self.asked_for: dict[str, Reader] = {}
-        self._to_send: deque[tuple[str, str, bytes]] = deque()
-        self._sender: asyncio.Future[None] | None = None
         self._tasks = TaskScope()
         wire.watch(on_up=self._renew_all, on_down=self._stop_all)
 
     async def open(self) -> None:
         """Listen, and look after the readers."""
         await self._wire.listen(f"{self._inbox}*", self._take)
-        self._tasks.spawn(self._send(), name="avx-events nats: pull")
         self._tasks.spawn(self._watch(), name="avx-events nats: watch readers")
 
     def add(self, reader: Reader) -> None:
@@ -280,9 +277,8 @@ class Readers:
             "idle_heartbeat": int(_SIGN_OF_LIFE_S * _NS),
         }
         self.asked_for[token] = reader
-        self._to_send.append((reader.name, token, msgspec.json.encode(pull)))
-        if self._sender is not None:
-            wake(self._sender)
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{reader.name}"
+        self._wire.post(subject, msgspec.json.encode(pull), reply=self._inbox + token)
         return token
 
     def _take(self, message: Msg) -> None:
@@ -309,22 +305,6 @@ class Readers:
             else:
                 log.info("the consumer of %s ends: %s", reader.subject, description)
                 self._renew(reader)
-
-    async def _send(self) -> None:
-        while True:
-            if not self._to_send:
-                self._sender = asyncio.get_running_loop().create_future()
-                await self._sender
-                self._sender = None
-                continue
-            name, token, pull = self._to_send.popleft()
-            if token not in self.asked_for:
-                continue
-            subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{name}"
-            try:
-                await self._wire.send(subject, pull, reply=self._inbox + token, headers=None)
-            except WireError:  # the next connection begins anew
-                continue
 
     async def _watch(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from avx_events.distributed.nats.log import IS_DELETED_WITHIN_S, EventLog
 from avx_events.distributed.nats.names import ID_HEADER, TOPIC_HEADER, TYPE_HEADER, Names, lane_of
 from avx_events.distributed.nats.pipe import Pipe
 from avx_events.distributed.nats.reader import Readers
+from avx_events.distributed.nats.requests import NatsRequests
 from avx_events.distributed.nats.wire import Wire
 
 _HEADER_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
@@ -35,17 +36,17 @@ class NatsTransport:
         Raises:
             InvalidArgumentError: The URL is none of NATS's.
         """
-        self._wire = Wire(url, timeout_s=options.timeout_s, client=options.client)
+        self._wire = Wire(url, timeout_s=options.timeout_s, client=options.client, clock=clock)
         self._options = options
         self._clock = clock
-        self._names = Names(options.namespace, lanes=options.partitions)
+        self._names = Names(options.namespace, lanes=self.lanes)
         self._publishing = self._pipe("publish", on_nobody=self._mend_log)
         self._control = self._pipe("control", on_nobody=self._mend_others)
         self._mending = self._pipe("mend", on_nobody=None)  # while the others wait for it
         self._jetstream = JetStream(self._control, self._wire.name)
         self._log = EventLog(self._jetstream, self._names, options, server=self._wire.name)
         self._readers = Readers(self._wire, self._jetstream, self._log, self._names, clock=clock)
-        self._letters = NatsDeadLetters(self._jetstream, self._names)
+        self._letters = NatsDeadLetters(self._jetstream, self._names, clock=clock, lease_s=options.redeliver_after_s)
         self._mender = JetStream(self._mending, self._wire.name)
         self._has_groups = False
         self._next_lane = count()
@@ -58,7 +59,7 @@ class NatsTransport:
     @property
     def lanes(self) -> int:
         """How many lanes the log has."""
-        return self._options.partitions
+        return self._options.partitions or 0
 
     @property
     def is_full(self) -> bool:
@@ -78,7 +79,8 @@ class NatsTransport:
         await self._control.open()
         await self._mending.open()
         await self._readers.open()
-        await self._log.open()
+        if self._options.partitions is not None:
+            await self._log.open()
 
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[Any]":
         """Send an event; see ``Transport``."""
@@ -132,6 +134,10 @@ class NatsTransport:
     def dead_letters(self) -> DeadLetterStore:
         """Return the dead letters of the namespace."""
         return self._letters
+
+    def requests(self) -> NatsRequests:
+        """Return the same connection for requests and replies."""
+        return NatsRequests(self._wire, self._names, on_close=self.close)
 
     async def close(self) -> None:
         """Send what was submitted, and leave no connection."""

@@ -4,14 +4,17 @@ import asyncio
 import logging
 import random
 import ssl
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from avx_events.core.clock import Clock
 from avx_events.core.errors import InvalidArgumentError, TransportRefusedError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope, wake
 
@@ -41,13 +44,14 @@ class Wire:
         problem: Why there is no connection, or what the server complained of last.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, client: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, *, timeout_s: float, client: Mapping[str, Any], clock: Clock) -> None:
         """Connect to nobody yet.
 
         Args:
             url: ``nats://`` or ``tls://``; several servers of one cluster stand side by side, separated by commas.
             timeout_s: How long a connection may take to be made.
             client: Options of nats-py's ``connect``: credentials, TLS, a name.
+            clock: Time.
 
         Raises:
             InvalidArgumentError: The URL is none of NATS's.
@@ -58,13 +62,19 @@ class Wire:
         self._must_be_tls = urlsplit(self._servers[0]).scheme == "tls"
         self._timeout_s = timeout_s
         self._options = dict(client)
+        self._clock = clock
+        self._away_since = clock.monotonic()
         self._client: Client | None = None
         self._max_payload = 0
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[str, tuple[Listener, str]] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._on_up: list[Callable[[], None]] = []
         self._on_down: list[Callable[[], None]] = []
         self._refusal: TransportRefusedError | InvalidArgumentError | None = None
+        self._posted: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
+        self._echoes = f"_INBOX.{uuid4().hex}"
+        self._waiting_for_echo: deque[asyncio.Future[None]] = deque()
+        self._poster: asyncio.Future[None] | None = None
         self._changed: list[asyncio.Future[None]] = []
         self._tasks = TaskScope()
         self._closing = TaskScope()
@@ -79,6 +89,10 @@ class Wire:
         """The most bytes of headers and body that the server takes in one message; 0 where it was never reached."""
         return self._max_payload
 
+    def is_away_for(self, seconds: float) -> bool:
+        """Tell whether there was no connection for so long, or longer."""
+        return not self.is_connected and self._clock.monotonic() - self._away_since > seconds
+
     def watch(self, *, on_up: Callable[[], None], on_down: Callable[[], None]) -> None:
         """Have these called whenever the connection is made and lost."""
         self._on_up.append(on_up)
@@ -89,9 +103,15 @@ class Wire:
         self._on_up.remove(on_up)
         self._on_down.remove(on_down)
 
-    async def listen(self, subject: str, listener: Listener) -> None:
-        """Give what arrives on ``subject`` to ``listener`` from now on, on this connection and those after it."""
-        self._listeners[subject] = listener
+    async def listen(self, subject: str, listener: Listener, *, sharing: str = "") -> None:
+        """Give what arrives on ``subject`` to ``listener`` from now on, on this connection and those after it.
+
+        Args:
+            subject: May have wildcards.
+            listener: Called for each message.
+            sharing: The name of those who share the messages; empty where each gets all.
+        """
+        self._listeners[subject] = (listener, sharing)
         if self._client is not None:
             try:
                 await self._subscribe(self._client, subject)
@@ -99,17 +119,24 @@ class Wire:
                 log.debug("%s is not listened to yet: %s", subject, exc)
 
     async def ignore(self, subject: str) -> None:
-        """Listen to ``subject`` no more."""
+        """Listen to ``subject`` no more, once what has arrived is with its listener."""
         self._listeners.pop(subject, None)
-        subscription = self._subscriptions.pop(subject, None)
-        if subscription is not None:
-            try:
-                await subscription.unsubscribe()
-            except (nats.errors.Error, OSError) as exc:  # with the connection it is gone, too
-                log.debug("%s: %s", subject, exc)
+        subscription, client = self._subscriptions.pop(subject, None), self._client
+        if subscription is None or client is None:
+            return
+        untyped: Any = subscription
+        try:
+            # Not drain(): its PING may overtake the UNSUB, and what is on its way then is dropped. An echo does not.
+            await client._send_unsubscribe(untyped._id)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            await self.echo()
+            while subscription.pending_msgs:  # noqa: ASYNC110 - nats-py's task empties it as soon as it can
+                await asyncio.sleep(0)
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError, WireError, TimeoutError) as exc:  # with the connection it is gone, too
+            log.debug("%s: %s", subject, exc)
 
     async def open(self) -> None:
-        """Make the connection, waiting up to ``timeout_s`` seconds for the server.
+        """Make the connection, waiting for the server as ``connected`` does.
 
         Raises:
             TransportUnavailableError: It did not answer.
@@ -117,6 +144,18 @@ class Wire:
             InvalidArgumentError: An option is none of nats-py's.
         """
         self._tasks.spawn(self._run(), name="avx-events nats: connection")
+        self._tasks.spawn(self._post(), name="avx-events nats: send")
+        await self.connected()
+        await self.listen(self._echoes, self._take_echo)
+
+    async def connected(self) -> None:
+        """Wait up to ``timeout_s`` seconds for the connection.
+
+        Raises:
+            TransportUnavailableError: It did not answer.
+            TransportRefusedError: It asks for credentials or for TLS, or has none to offer.
+            InvalidArgumentError: An option is none of nats-py's.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
                 while not self.is_connected:
@@ -141,13 +180,52 @@ class Wire:
         except (nats.errors.Error, OSError) as exc:
             raise WireError(str(exc)) from exc
 
+    async def echo(self) -> None:
+        """Return when the server has done everything that was sent, and what it sent before that is here.
+
+        Raises:
+            WireError: There is no connection.
+            TimeoutError: It did not answer within ``timeout_s``.
+        """
+        echo: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self.send(self._echoes, b"", reply="", headers=None)
+        self._waiting_for_echo.append(echo)
+        async with asyncio.timeout(self._timeout_s):
+            await echo
+
+    def post(self, subject: str, body: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
+        """Have a message sent soon, in the order of the calls; it is lost where the connection is."""
+        self._posted.append((subject, body, reply, headers))
+        if self._poster is not None:
+            wake(self._poster)
+
     async def close(self) -> None:
-        """Close the connection, and make it no more. Harmless when repeated."""
+        """Send what was posted, close the connection, and make it no more. Harmless when repeated."""
+        while self._posted and self.is_connected:  # noqa: ASYNC110 - what sends it waits for nothing
+            await asyncio.sleep(0)
         await self._tasks.cancel()
         await self._closing.finish()
         self._tell()
 
+    def _take_echo(self, message: Msg) -> None:
+        del message
+        if self._waiting_for_echo:  # else it was lost with the connection before
+            wake(self._waiting_for_echo.popleft())
+
     # The loop
+
+    async def _post(self) -> None:
+        while True:
+            if not self._posted:
+                self._poster = asyncio.get_running_loop().create_future()
+                await self._poster
+                self._poster = None
+                continue
+            subject, body, reply, headers = self._posted.popleft()
+            try:
+                await self.send(subject, body, reply=reply, headers=headers)
+            except WireError as exc:
+                log.debug("a message to %s is lost: %s", subject, exc)
 
     async def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -212,14 +290,14 @@ class Wire:
         return False
 
     async def _subscribe(self, client: Client, subject: str) -> None:
-        listener = self._listeners[subject]
+        listener, sharing = self._listeners[subject]
 
         async def give(message: Msg) -> None:
             listener(message)
 
         untyped: Any = client  # its type of a parameter is unknown
         self._subscriptions[subject] = await untyped.subscribe(
-            subject, cb=give, pending_msgs_limit=0, pending_bytes_limit=0
+            subject, queue=sharing, cb=give, pending_msgs_limit=0, pending_bytes_limit=0
         )
 
     def _note(self, error: Exception) -> None:
@@ -250,6 +328,11 @@ class Wire:
     def _down(self, client: Client) -> None:
         if self._client is client:
             self._client = None
+            lost, self._waiting_for_echo = self._waiting_for_echo, deque()
+            for echo in lost:
+                if not echo.done():
+                    echo.set_exception(WireError(self.problem))
+            self._away_since = self._clock.monotonic()
             log.info("the connection to %s is lost: %s", self.name, self.problem)
             for on_down in list(self._on_down):
                 on_down()

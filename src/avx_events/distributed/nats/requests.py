@@ -1,0 +1,114 @@
+"""Requests and replies over NATS itself: nothing is kept, and the server says when nobody listens.
+
+Those who respond to a type share its subject. A reply goes to the subject that its request names, whose last piece is
+the request's event id.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+from nats.aio.msg import Msg
+
+from avx_events.bus.remote.ports import Address, Question
+from avx_events.core.errors import EventTooLargeError, TransportUnavailableError
+from avx_events.distributed.nats.names import TIMEOUT_HEADER, Names, text_of, token
+from avx_events.distributed.nats.wire import Wire, WireError
+
+log = logging.getLogger("avx_events")
+
+_RESPONDERS: Final = "responders"
+_HEADER_BYTES: Final = 200
+_LONGEST_WAIT_S: Final = 86_400.0
+
+
+class _Identified(msgspec.Struct):
+    id: str = ""
+
+
+class NatsRequests:
+    """One request-reply bus on one NATS."""
+
+    def __init__(self, wire: Wire, names: Names, *, on_close: Callable[[], Awaitable[None]]) -> None:
+        """Listen to nothing yet; ``open`` does.
+
+        Args:
+            wire: The connection.
+            names: Of the namespace.
+            on_close: Awaited at the end.
+        """
+        self.name = wire.name
+        self._wire = wire
+        self._names = names
+        self._on_close = on_close
+        self._inbox = f"_INBOX.{uuid4().hex}."
+
+    async def open(self, on_reply: Callable[[bytes], None]) -> None:
+        """Listen to replies; see ``RequestTransport``."""
+        await self._wire.listen(f"{self._inbox}*", partial(self._take_reply, on_reply))
+
+    async def respond(self, event_type: str, on_question: Callable[[Question], None] | None) -> None:
+        """Be asked, or not any more; see ``RequestTransport``."""
+        subject = self._names.requests(event_type)
+        if on_question is None:
+            await self._wire.ignore(subject)
+        else:
+            await self._wire.connected()
+            await self._wire.listen(subject, partial(_take_question, on_question), sharing=_RESPONDERS)
+            try:
+                await self._wire.echo()  # from now on the server knows it
+            except (WireError, TimeoutError) as exc:
+                raise TransportUnavailableError(self.name, str(exc) or "it does not answer") from exc
+
+    async def ask(self, event_type: str, document: bytes, *, timeout_s: float) -> None:
+        """Send a request; that nobody listened comes as its reply. See ``RequestTransport``."""
+        most = self._wire.max_payload - _HEADER_BYTES
+        if len(document) > most:
+            raise EventTooLargeError(event_type, size_bytes=len(document), max_bytes=most)
+        headers = {TIMEOUT_HEADER: str(int(timeout_s * 1000))}
+        reply = self._inbox + token(_id_in(document))
+        await self._wire.connected()
+        try:
+            await self._wire.send(self._names.requests(event_type), document, reply=reply, headers=headers)
+        except WireError as exc:
+            raise TransportUnavailableError(self.name, str(exc)) from exc
+
+    def reply(self, to: Address, document: bytes) -> None:
+        """Send a reply; see ``RequestTransport``."""
+        if len(document) > self._wire.max_payload:
+            problem = EventTooLargeError("the reply", size_bytes=len(document), max_bytes=self._wire.max_payload)
+            refusal = {"id": _id_in(document), "error_type": type(problem).__name__, "message": str(problem)}
+            document = msgspec.json.encode(refusal)
+        self._wire.post(to, document)
+
+    async def close(self) -> None:
+        """Send what was replied, and leave no connection."""
+        await self._on_close()
+
+    def _take_reply(self, on_reply: Callable[[bytes], None], message: Msg) -> None:
+        if message.headers is not None and message.headers.get("Status") == "503":
+            event_id = text_of(message.subject[len(self._inbox) :])
+            on_reply(msgspec.json.encode({"id": event_id, "is_unanswered": True}))
+        else:
+            on_reply(message.data)
+
+
+def _take_question(on_question: Callable[[Question], None], message: Msg) -> None:
+    if not message.reply:
+        log.warning("a request on %s has no place for its reply", message.subject)
+        return
+    try:
+        timeout_s = int((message.headers or {})[TIMEOUT_HEADER]) / 1000
+    except (KeyError, ValueError):  # a stranger's
+        timeout_s = _LONGEST_WAIT_S
+    on_question(Question(message.data, message.reply, timeout_s))
+
+
+def _id_in(document: bytes) -> str:
+    try:
+        return msgspec.json.decode(document, type=_Identified).id
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ""
