@@ -13,6 +13,7 @@ import nats
 import pytest
 
 from avx_events import (
+    ClosedError,
     Event,
     EventBus,
     EventTooLargeError,
@@ -22,6 +23,7 @@ from avx_events import (
     TransportRefusedError,
     TransportUnavailableError,
 )
+from avx_events.distributed import NatsEventBus
 from avx_events.testing.bus_contract import Collected, until
 from tests.servers.nats import nats_in
 from tests.servers.ports import free_port
@@ -308,6 +310,50 @@ async def test_a_stream_of_smaller_messages_refuses_larger_events(nats_url: str,
 async def test_a_server_that_is_not_there_is_told_after_the_timeout(namespace: str) -> None:
     with pytest.raises(TransportUnavailableError):
         await EventBus.connect(f"nats://127.0.0.1:{free_port()}", namespace=namespace, timeout_s=0.3)
+
+
+async def test_a_server_that_does_not_answer_is_told_after_the_timeout(namespace: str) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+
+        with pytest.raises(TransportUnavailableError):
+            await EventBus.connect(f"nats://127.0.0.1:{silent.getsockname()[1]}", namespace=namespace, timeout_s=0.3)
+
+
+async def test_a_bus_of_nats_takes_no_other_url() -> None:
+    with pytest.raises(InvalidArgumentError, match="a nats:// URL"):
+        await NatsEventBus.connect("redis://localhost:6379")
+
+
+async def test_a_bus_closes_soon_while_its_server_is_away(nats_server: Server, namespace: str) -> None:
+    bus = await EventBus.connect(nats_server.url, namespace=namespace, group="billing", timeout_s=0.5)
+    began, closed = asyncio.Event(), asyncio.Event()
+    for number in range(8):
+
+        @bus.on(Noted, name=f"handler-{number}")
+        async def handler(event: Noted) -> None:
+            began.set()
+            await closed.wait()
+
+    async with bus:
+        await bus.publish_many(Noted("a", number) for number in range(100))
+        await began.wait()
+        await asyncio.to_thread(nats_server.stop)
+        closed.set()
+        closing = asyncio.get_running_loop().time()
+    took_s = asyncio.get_running_loop().time() - closing
+
+    assert took_s < 8 * 0.5  # not one after the other
+
+
+async def test_a_closed_bus_says_so_of_its_dead_letters_too(nats_url: str, namespace: str) -> None:
+    async with await EventBus.connect(nats_url, namespace=namespace) as bus:
+        queue = bus.dead_letter_queue
+        assert await queue.count() == 0
+
+    with pytest.raises(ClosedError):
+        await queue.count()
 
 
 @pytest.mark.parametrize("url", ["nats://", "nats://:4222", "nats://host:port", "nats://a,,b"])

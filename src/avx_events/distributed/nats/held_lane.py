@@ -160,19 +160,19 @@ class HeldLane:
             self._is_writing = True
             self._tasks.spawn(self._look(), name="avx-events nats: look who holds a lane")
             return
-        for waiter in waiters:
-            if error is None:
-                wake(waiter)
-            elif not waiter.done():
-                waiter.set_exception(error)
         if error is None:
+            for waiter in waiters:
+                wake(waiter)
             self.number = answer.result()
             self._may_give_to = given
             if self._waiters or (self._is_stale and not self._is_released):
                 self._write()
             self._on_written()
         else:
+            _fail(waiters, error)
             self._is_stale = True  # with the next occasion
+            if self._waiters:  # they came while it was on its way, and have their own deadline
+                self._write()
 
     async def _look(self) -> None:
         """See whether it was a write of ours that is there, whose answer was lost with the connection."""
@@ -181,9 +181,7 @@ class HeldLane:
         except AvxEventsError as exc:
             self._is_writing = False
             waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(exc)
+            _fail(waiters, exc)
             return
         self._is_writing = False
         if self.is_gone:
@@ -194,6 +192,13 @@ class HeldLane:
             self._write()
         else:
             self._on_taken_away(self)
+
+
+def _fail(waiters: "list[asyncio.Future[None]]", error: BaseException) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(error)
+            waiter.exception()  # whoever asked may have stopped waiting, and then nobody complains
 
 
 def incoming_of(lane: Lane | None, receipt: object, entry: Entry) -> Incoming:

@@ -4,6 +4,7 @@ Those who respond to a type share its subject. A reply goes to the subject that 
 the request's event id.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,6 +16,7 @@ from nats.aio.msg import Msg
 
 from avx_events.bus.remote.ports import Address, Question
 from avx_events.core.errors import EventTooLargeError, TransportUnavailableError
+from avx_events.core.tasks import wake
 from avx_events.distributed.nats.names import TIMEOUT_HEADER, Names, text_of, token
 from avx_events.distributed.nats.wire import Wire, WireError
 
@@ -44,6 +46,7 @@ class NatsRequests:
         self._wire = wire
         self._names = names
         self._on_close = on_close
+        self._leaving: set[asyncio.Future[None]] = set()
         self._inbox = f"_INBOX.{uuid4().hex}."
 
     async def open(self, on_reply: Callable[[bytes], None]) -> None:
@@ -54,7 +57,13 @@ class NatsRequests:
         """Be asked, or not any more; see ``RequestTransport``."""
         subject = self._names.requests(event_type)
         if on_question is None:
-            await self._wire.ignore(subject)
+            leaving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._leaving.add(leaving)
+            try:
+                await self._wire.ignore(subject)
+            finally:
+                self._leaving.discard(leaving)
+                wake(leaving)
         else:
             await self._wire.connected()
             await self._wire.listen(subject, partial(_take_question, on_question), sharing=_RESPONDERS)
@@ -85,7 +94,9 @@ class NatsRequests:
         self._wire.post(to, document)
 
     async def close(self) -> None:
-        """Send what was replied, and leave no connection."""
+        """Reply to what was still asked, and leave no connection."""
+        while self._leaving:
+            await asyncio.wait(set(self._leaving))
         await self._on_close()
 
     def _take_reply(self, on_reply: Callable[[bytes], None], message: Msg) -> None:
