@@ -179,11 +179,11 @@ class HeldLane:
         try:
             stored = await self._jetstream.last_of(self._stream, self._subject)
         except AvxEventsError as exc:
-            self._is_writing = False
             waiters, self._waiters = self._waiters, []
             _fail(waiters, exc)
             return
-        self._is_writing = False
+        finally:  # also where it is cancelled: the lane is released then, and that is a write
+            self._is_writing = False
         if self.is_gone:
             return
         found = None if stored is None or stored.is_deleted else positions.decode(stored.data)
