@@ -7,6 +7,7 @@ the request's event id.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -97,6 +98,8 @@ class NatsRequests:
         """Reply to what was still asked, and leave no connection."""
         while self._leaving:
             await asyncio.wait(set(self._leaving))
+        with suppress(WireError, TimeoutError):
+            await self._wire.echo()  # this bus may wait for a reply of its own
         await self._on_close()
 
     def _take_reply(self, on_reply: Callable[[bytes], None], message: Msg) -> None:

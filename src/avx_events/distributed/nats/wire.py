@@ -181,12 +181,13 @@ class Wire:
             raise WireError(str(exc)) from exc
 
     async def echo(self) -> None:
-        """Return when the server has done everything that was sent, and what it sent before that is here.
+        """Return when the server has done everything that was sent or posted, and what it sent before that is here.
 
         Raises:
             WireError: There is no connection.
             TimeoutError: It did not answer within ``timeout_s``.
         """
+        await self._have_posted()
         echo: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self.send(self._echoes, b"", reply="", headers=None)
         self._waiting_for_echo.append(echo)
@@ -201,8 +202,7 @@ class Wire:
 
     async def close(self) -> None:
         """Send what was posted, close the connection, and make it no more. Harmless when repeated."""
-        while self._posted and self.is_connected:  # noqa: ASYNC110 - what sends it waits for nothing
-            await asyncio.sleep(0)
+        await self._have_posted()
         await self._tasks.cancel()
         await self._closing.finish()
         self._tell()
@@ -213,6 +213,10 @@ class Wire:
             wake(self._waiting_for_echo.popleft())
 
     # The loop
+
+    async def _have_posted(self) -> None:
+        while self._posted and self.is_connected:  # noqa: ASYNC110 - what sends it waits for nothing
+            await asyncio.sleep(0)
 
     async def _post(self) -> None:
         while True:
