@@ -40,6 +40,23 @@ class NatsEventBus(EventBus):
         return await super().connect(url, **options)
 
 
+class KafkaEventBus(EventBus):
+    """An event bus on Apache Kafka; ``await KafkaEventBus.connect("kafka://localhost:9092", group="billing")``."""
+
+    __slots__ = ()
+
+    @classmethod
+    async def connect(cls, url: str, **options: Any) -> Self:
+        """Return a bus that has reached its cluster; see ``EventBus.connect`` for the options and errors.
+
+        Args:
+            url: ``kafka://`` or ``kafkas://`` (TLS), with one or several hosts: ``kafka://one:9092,two:9092``.
+            options: Those of ``EventBus.connect``.
+        """
+        _check_scheme(url, "kafka", "kafkas")
+        return await super().connect(url, **options)
+
+
 def _check_scheme(url: object, *schemes: str) -> None:
     if not (isinstance(url, str) and url.partition("://")[0].lower() in schemes):
         raise InvalidArgumentError("url", url, expected=f"a {schemes[0]}:// URL")

@@ -70,3 +70,19 @@ async def nats_dead_letters(url: str, *, clock: Clock) -> DeadLetterStore:
     except ImportError as exc:
         raise MissingExtraError("DeadLetterQueue.connect", "nats") from exc
     return await connect(url, clock=clock)
+
+
+async def kafka(url: str, options: TransportOptions, *, clock: Clock) -> Transport:
+    """Return a transport on Kafka.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        InvalidArgumentError: The URL or an option is none of Kafka's.
+        TransportUnavailableError: The cluster does not answer.
+        TransportRefusedError: It asks for other credentials, or a topic is not there and may not be made.
+    """
+    try:
+        from avx_events.distributed.kafka.transport import connect  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise MissingExtraError("KafkaEventBus", "kafka") from exc
+    return await connect(url, options, clock=clock)

@@ -28,6 +28,7 @@ Listener: TypeAlias = Callable[[Msg], None]
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 1.0
 _LONGEST_PING_S: Final = 10.0
+_LOOK_S: Final = 0.1
 _TRIES_OF_A_SERVER: Final = 1
 _REFUSALS: Final = ("authorization", "authentication", "user credentials", "nkey")
 
@@ -91,7 +92,7 @@ class Wire:
 
     def is_away_for(self, seconds: float) -> bool:
         """Tell whether there was no connection for so long, or longer."""
-        return not self.is_connected and self._clock.monotonic() - self._away_since > seconds
+        return self._client is None and self._clock.monotonic() - self._away_since > seconds
 
     def watch(self, *, on_up: Callable[[], None], on_down: Callable[[], None]) -> None:
         """Have these called whenever the connection is made and lost."""
@@ -240,7 +241,9 @@ class Wire:
                 if await self._connect(client, lost):
                     pause_s = _FIRST_PAUSE_S
                     self._up(client)
-                    await lost
+                    # nats-py's own tasks close it, cancel themselves at that, and then may not come to tell of it.
+                    while client.is_connected and not lost.done():
+                        await asyncio.wait([lost], timeout=_LOOK_S)
             finally:
                 self._down(client)
                 # In a task of its own, which is not cancelled with this one: half closed, it would leave its socket.

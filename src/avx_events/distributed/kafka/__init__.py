@@ -1,0 +1,1 @@
+"""Events over Apache Kafka; the only place that imports the Kafka client."""

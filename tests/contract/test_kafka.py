@@ -1,0 +1,79 @@
+"""Kafka keeps what its contracts promise: they are the class line of its test."""
+
+from typing import Any, Final
+
+import pytest
+
+from avx_events import EventBus, TopicBus
+from avx_events.core.clock import SYSTEM_CLOCK
+from avx_events.distributed.kafka.cluster import Cluster
+from avx_events.distributed.kafka.names import Names, lane_of
+from avx_events.distributed.kafka.publisher import Publisher
+from avx_events.distributed.kafka.wire import Servers
+from avx_events.testing import (
+    DeadLetterContract,
+    GracefulStopContract,
+    GroupContract,
+    HostileBytesContract,
+    KeyOrderContract,
+    OwnKeyContract,
+    TopicContract,
+    TransportContract,
+)
+
+pytestmark = pytest.mark.live
+
+PARTITIONS: Final = 4
+"""Each test makes a topic of its own, and a topic takes as long as it has partitions."""
+
+SOON: Final[dict[str, Any]] = {"partitions": PARTITIONS, "heartbeat_interval_ms": 100}
+
+
+class OnKafka:
+    @pytest.fixture(autouse=True)
+    def at(self, kafka_url: str) -> None:
+        self.url = kafka_url
+
+    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
+        # One partition: these tests want events of several keys in the order of their publishes.
+        return await TopicBus.connect(self.url, namespace=namespace, **SOON | {"partitions": 1}, **options)
+
+
+class TestKafkaBroadcast(
+    OnKafka,
+    TransportContract,
+    KeyOrderContract,
+    OwnKeyContract,
+    DeadLetterContract,
+    GracefulStopContract,
+    TopicContract,
+):
+    """Every listener gets everything."""
+
+    async def connect(self, namespace: str, **options: Any) -> EventBus:
+        return await EventBus.connect(self.url, namespace=namespace, **SOON, **options)
+
+
+class TestKafkaGroup(
+    OnKafka,
+    GroupContract,
+    HostileBytesContract,
+    TransportContract,
+    KeyOrderContract,
+    DeadLetterContract,
+    GracefulStopContract,
+):
+    """Members of a group share the events."""
+
+    async def connect(self, namespace: str, *, group: str = "contract", **options: Any) -> EventBus:
+        return await EventBus.connect(self.url, namespace=namespace, group=group, **SOON, **options)
+
+    async def publish_raw(self, namespace: str, document: bytes) -> None:
+        cluster = Cluster(Servers(self.url, {}), timeout_s=10, clock=SYSTEM_CLOCK)
+        publisher = Publisher(cluster, clock=SYSTEM_CLOCK)
+        topic = Names(namespace).log
+        await cluster.refresh(topic)
+        lane = lane_of(b"a", PARTITIONS)
+        await publisher.submit(topic, lane, event_type="raw", key=b"a", value=document, headers=())
+        await publisher.close()
+        await cluster.close()

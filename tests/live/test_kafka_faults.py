@@ -1,0 +1,410 @@
+"""What happens to the broker, its topics and its groups while they are in use, and who may not use them."""
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import pytest
+from confluent_kafka import Producer, TopicPartition, cimpl
+from confluent_kafka.admin import AdminClient
+
+from avx_events import Event, EventBus
+from avx_events.core.errors import (
+    EventTooLargeError,
+    PublishUnknownError,
+    RetryableError,
+    TransportRefusedError,
+    TransportUnavailableError,
+)
+from avx_events.distributed.kafka.names import Names, lane_of
+from avx_events.testing.bus_contract import Collected, new_namespace, until
+from avx_events.testing.own_loop import on_its_own_loop
+from tests.servers.kafka import kafka_in
+from tests.servers.ports import free_port
+from tests.servers.process import Server
+
+pytestmark = pytest.mark.live
+
+PARTITIONS: Final = 4
+SOON: Final[dict[str, Any]] = {"partitions": PARTITIONS, "heartbeat_interval_ms": 100}
+
+
+class Happened(Event, event_type="kafka.happened", aggregate_id="key"):
+    """The event of the tests below."""
+
+    key: str
+    number: int = 0
+
+
+IN_FLIGHT: Final = 16
+WORKER: Final = """
+import asyncio, sys
+from avx_events import Event, EventBus
+
+class Happened(Event, event_type="kafka.happened", aggregate_id="key"):
+    key: str
+    number: int = 0
+
+async def main(url, namespace):
+    options = dict(partitions=4, heartbeat_interval_ms=100, redeliver_after_s=1, capacity=16)
+    bus = await EventBus.connect(url, namespace=namespace, group="faults", **options)
+
+    @bus.on(Happened, name="handler", concurrency=4)
+    async def handler(event):
+        print("begun", event.key, event.number, flush=True)
+        await asyncio.sleep(0.005)
+        print("ended", event.key, event.number, flush=True)
+
+    async with bus:
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def start_worker(url: str, namespace: str) -> Process:
+    """Run a process that handles events, and return when its group is there."""
+    worker = await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, url, namespace, stdout=PIPE)
+    assert worker.stdout is not None
+    assert await worker.stdout.readline() == b"ready\n"
+    return worker
+
+
+async def kill_after(worker: Process, *, count: int) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
+    """Kill a worker when it has handled so many events; return what it has begun with, and what it has ended."""
+    said: dict[str, set[tuple[str, int]]] = {"begun": set(), "ended": set()}
+    assert worker.stdout is not None
+    async for line in worker.stdout:
+        what, key, number = line.decode().split()
+        said[what].add((key, int(number)))
+        if len(said["ended"]) == count:
+            worker.kill()
+    await worker.wait()
+    return said["begun"], said["ended"]
+
+
+def collect(bus: EventBus, handled: Collected[Happened]) -> None:
+    """Have a handler that keeps what it gets."""
+
+    @bus.on(Happened, name="handler", concurrency=4)
+    async def handler(event: Happened) -> None:
+        handled.add(event)
+
+
+def numbers_by_key(events: Iterable[Happened]) -> dict[str, list[int]]:
+    """Return the numbers of events in order, for each key."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for event in events:
+        found[event.key].append(event.number)
+    return dict(found)
+
+
+async def until_published(bus: EventBus, event: Happened) -> None:
+    """Publish until the broker takes it."""
+
+    async def is_published() -> bool:
+        try:
+            await bus.publish(event)
+        except RetryableError:
+            return False
+        return True
+
+    await until(is_published)
+
+
+async def until_letters(bus: EventBus, count: int) -> None:
+    """Return when there are so many dead letters."""
+
+    async def are_there() -> bool:
+        return await bus.dead_letter_queue.count() == count
+
+    await until(are_there)
+
+
+def produce_as_others_do(url: str, topic: str) -> None:
+    """Publish with another client, which chooses the partition itself: both modes, and a tombstone between them."""
+    producer = Producer({"bootstrap.servers": url.removeprefix("kafka://"), "partitioner": "murmur2_random"})
+    attributes = {"specversion": "1.0", "id": "1", "source": "/others", "type": "kafka.happened", "subject": "a"}
+    structured = json.dumps(attributes | {"data": {"key": "a", "number": 1}})
+    producer.produce(topic, structured, b"a", headers={"content-type": "application/cloudevents+json"})
+    producer.produce(topic, None, b"a")
+    binary: dict[str, str | bytes | None] = {"content-type": "application/json"}
+    binary |= {f"ce_{name}": value for name, value in attributes.items()}
+    producer.produce(topic, b'{"key":"a","number":2}', b"a", headers=binary)
+    assert producer.flush(10) == 0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, kafka_url: str) -> Iterator[Server]:
+    """Run a server of their own that takes short sessions, which the tests stop and start."""
+    del kafka_url  # which skips where there is no Kafka
+    with kafka_in(tmp_path_factory.mktemp("kafka"), group_min_session_timeout_ms=500) as server:
+        yield server
+
+
+@pytest.fixture
+def admin(server: Server) -> Any:
+    return AdminClient({"bootstrap.servers": server.url.removeprefix("kafka://")})
+
+
+async def member(server: Server, namespace: str, **options: Any) -> EventBus:
+    return await EventBus.connect(server.url, namespace=namespace, group="faults", **SOON, **options)
+
+
+@on_its_own_loop
+async def test_a_broker_that_is_killed_and_comes_back_loses_nothing(server: Server) -> None:
+    namespace = new_namespace()
+    handled: Collected[Happened] = Collected()
+    bus = await member(server, namespace, timeout_s=20)
+    collect(bus, handled)
+    is_back = False
+
+    async def publish(key: str) -> None:
+        number = 0
+        while not is_back or number < 5:
+            await bus.publish(Happened(key, number))
+            number += 1
+        last[key] = number
+
+    last: dict[str, int] = {}
+    async with bus:
+        async with asyncio.TaskGroup() as tasks:
+            for key in "abcdefgh":
+                tasks.create_task(publish(key))
+            await handled.have(100)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            await handled.have(len(handled) + 100)
+            is_back = True
+        seen = numbers_by_key(await handled.have(sum(last.values())))
+
+    assert {key: list(dict.fromkeys(numbers)) for key, numbers in seen.items()} == {
+        key: list(range(count)) for key, count in last.items()
+    }
+
+
+@on_its_own_loop
+async def test_nobody_waits_longer_for_a_broker_that_is_away_than_was_said(server: Server) -> None:
+    async with await member(server, new_namespace(), timeout_s=2) as bus:
+        await bus.publish(Happened("a"))
+        await asyncio.to_thread(server.stop)
+        try:
+            with pytest.raises(TransportUnavailableError):
+                await bus.publish(Happened("a", 1))
+            with pytest.raises(TransportUnavailableError):
+                await member(server, new_namespace(), timeout_s=0.2)
+        finally:
+            await asyncio.to_thread(server.start)
+
+
+@on_its_own_loop
+async def test_a_publish_that_gets_no_answer_is_unknown(server: Server) -> None:
+    async with await member(server, new_namespace(), timeout_s=2) as bus:
+        await bus.publish(Happened("a"))
+        server.pause()
+        try:
+            with pytest.raises(PublishUnknownError):
+                await bus.publish(Happened("a", 1))
+        finally:
+            server.resume()
+        await until_published(bus, Happened("a", 2))
+
+
+@on_its_own_loop
+async def test_a_bus_is_closed_soon_while_the_broker_is_away(server: Server) -> None:
+    bus = await member(server, new_namespace(), timeout_s=5)
+    handled: Collected[Happened] = Collected()
+    collect(bus, handled)
+    await bus.start()
+    await bus.publish(Happened("a"))
+    await handled.have(1)
+    await bus.settled()
+    server.pause()
+    try:
+        async with asyncio.timeout(4):
+            await bus.close()
+    finally:
+        server.resume()
+
+
+@on_its_own_loop
+async def test_what_a_killed_process_had_goes_to_another_and_nothing_else_runs_again(server: Server) -> None:
+    namespace = new_namespace()
+    async with await EventBus.connect(server.url, namespace=namespace, **SOON) as publisher:
+        worker = await start_worker(server.url, namespace)
+        await publisher.publish_many(Happened(f"key-{number % 8}", number // 8) for number in range(400))
+        begun, ended = await kill_after(worker, count=100)
+        handled: Collected[Happened] = Collected()
+        bus = await member(server, namespace, redeliver_after_s=1)
+        collect(bus, handled)
+        async with bus:
+            seen = await handled.have(400 - len(ended))
+
+    again = {(event.key, event.number) for event in seen} & begun
+    assert len(again) <= IN_FLIGHT
+    assert all(numbers == sorted(set(numbers)) for numbers in numbers_by_key(seen).values())
+
+
+@on_its_own_loop
+async def test_the_group_does_not_wait_for_members_that_left_while_they_joined(server: Server) -> None:
+    namespace = new_namespace()
+    for turns in range(40):
+        passing = await member(server, namespace, redeliver_after_s=60)
+        collect(passing, Collected())
+        await passing.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await passing.close()
+    handled: Collected[Happened] = Collected()
+    bus = await member(server, namespace, redeliver_after_s=60)
+    collect(bus, handled)
+    async with bus:
+        await bus.publish(Happened("a"))
+
+        await handled.have(1)  # within the test's deadline, which is shorter than the session of a member that is gone
+
+
+@on_its_own_loop
+async def test_a_topic_that_is_deleted_is_made_anew_and_reading_goes_on(
+    server: Server, admin: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    namespace = new_namespace()
+    handled: Collected[Happened] = Collected()
+    bus = await member(server, namespace)
+    collect(bus, handled)
+    async with bus:
+        await bus.publish_many(Happened("a", number) for number in range(5))
+        await handled.have(5)
+        await asyncio.to_thread(admin.delete_topics([Names(namespace).log])[Names(namespace).log].result)
+        await until_published(bus, Happened("a", 5))
+
+        assert (await handled.have(6))[-1] == Happened("a", 5)
+    assert "was made anew" in caplog.text
+
+
+@on_its_own_loop
+async def test_what_kafka_has_deleted_before_it_was_handled_is_said_and_the_rest_is_handled(
+    server: Server, admin: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    namespace = new_namespace()
+    first = await member(server, namespace)
+    collect(first, Collected())
+    async with first:
+        await first.publish(Happened("a", 0))
+    async with await EventBus.connect(server.url, namespace=namespace, **SOON) as publisher:
+        await publisher.publish_many(Happened("a", number) for number in range(1, 10))
+    cut = TopicPartition(Names(namespace).log, lane_of(b"a", PARTITIONS), 7)
+    await asyncio.to_thread(admin.delete_records([cut])[cut].result)
+    handled: Collected[Happened] = Collected()
+    second = await member(server, namespace)
+    collect(second, handled)
+    async with second:
+        seen = await handled.have(3)
+
+    assert [event.number for event in seen] == [7, 8, 9]
+    assert " lost " in caplog.text
+
+
+@on_its_own_loop
+async def test_a_group_whose_position_is_deleted_goes_on_where_its_members_are(server: Server, admin: Any) -> None:
+    namespace = new_namespace()
+    handled: Collected[Happened] = Collected()
+    bus = await member(server, namespace)
+    collect(bus, handled)
+    async with bus:
+        await bus.publish_many(Happened("a", number) for number in range(5))
+        await handled.have(5)
+        group = Names(namespace).consumer("faults", "handler")
+        await asyncio.to_thread(admin.delete_consumer_groups([group])[group].exception)
+        await bus.publish(Happened("a", 5))
+
+        assert [event.number for event in await handled.have(6)] == list(range(6))
+
+
+@on_its_own_loop
+async def test_an_event_that_is_too_large_for_the_broker_is_refused_and_the_next_is_not(
+    server: Server, admin: Any
+) -> None:
+    namespace = new_namespace()
+    log = Names(namespace).log
+    small = cimpl.NewTopic(log, PARTITIONS, 1, config={"max.message.bytes": "2000"})
+    await asyncio.to_thread(admin.create_topics([small])[log].result)
+    handled: Collected[Happened] = Collected()
+    bus = await member(server, namespace)
+    collect(bus, handled)
+    async with bus:
+        with pytest.raises(EventTooLargeError, match="2,000"):
+            await bus.publish(Happened("a", 0), headers={"long": "x" * 3000})
+        await bus.publish_many(Happened("a", number) for number in range(1, 11))
+
+        assert [event.number for event in await handled.have(10)] == list(range(1, 11))
+
+
+@on_its_own_loop
+async def test_a_topic_that_is_there_keeps_its_partitions(server: Server, admin: Any) -> None:
+    namespace = new_namespace()
+    log = Names(namespace).log
+    await asyncio.to_thread(admin.create_topics([cimpl.NewTopic(log, 1, 1)])[log].result)
+    handled: Collected[int] = Collected()
+    bus = await member(server, namespace)
+
+    @bus.on(Happened, key=lambda event: "all the same")  # which only one lane can keep
+    async def handler(event: Happened) -> None:
+        handled.add(event.number)
+
+    async with bus:
+        await bus.publish_many(Happened(str(number), number) for number in range(10))
+
+        assert await handled.have(10) == list(range(10))
+
+
+@on_its_own_loop
+async def test_events_of_others_are_understood_and_tombstones_become_dead_letters(server: Server) -> None:
+    namespace = new_namespace()
+    handled: Collected[Happened] = Collected()
+    bus = await member(server, namespace)
+    collect(bus, handled)
+    async with bus:
+        produce_as_others_do(server.url, Names(namespace).log)
+
+        assert await handled.have(2) == [Happened("a", 1), Happened("a", 2)]
+        await until_letters(bus, 1)
+
+
+@pytest.fixture(scope="module")
+def secure_url(tmp_path_factory: pytest.TempPathFactory, kafka_url: str) -> Iterator[str]:
+    """Run a server that knows jane, who may do nothing, beside the rest, who may do all."""
+    del kafka_url
+    port, inside = free_port(), free_port()
+    users = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_jane="secret";'
+    settings = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{inside},CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{free_port()}",
+        "listener_security_protocol_map": "PLAINTEXT:PLAINTEXT,CLIENT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener_name_client_sasl_enabled_mechanisms": "PLAIN",
+        "listener_name_client_plain_sasl_jaas_config": users,
+        "authorizer_class_name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super_users": "User:ANONYMOUS",
+    }
+    controller = settings["listeners"].rpartition("//")[2]
+    settings["controller_quorum_voters"] = f"1@{controller}"
+    with kafka_in(tmp_path_factory.mktemp("kafka"), port=inside, **settings):
+        yield f"127.0.0.1:{port}"
+
+
+@on_its_own_loop
+async def test_wrong_credentials_are_refused_at_once(secure_url: str) -> None:
+    with pytest.raises(TransportRefusedError) as refused:
+        await EventBus.connect(f"kafka://jane:wrong@{secure_url}")
+
+    assert "wrong" not in str(refused.value)
+
+
+@on_its_own_loop
+async def test_a_topic_that_may_not_be_made_is_refused_and_the_error_says_what_to_do(secure_url: str) -> None:
+    with pytest.raises(TransportRefusedError, match=r"'avx\.log'"):
+        await EventBus.connect(f"kafka://jane:secret@{secure_url}")
