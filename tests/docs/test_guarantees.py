@@ -17,7 +17,7 @@ from tests.docs.pages import ROOT
 README: Final = (ROOT / "README.md").read_text("utf-8")
 
 # How the test classes of an engine begin, by the heading of its column.
-ENGINES: Final = {"memory": "TestMemory", "Redis": "TestRedis", "NATS": "TestNats"}
+ENGINES: Final = {"memory": "TestMemory", "Redis": "TestRedis", "NATS": "TestNats", "Kafka": "TestKafka"}
 
 
 def table() -> tuple[list[str], dict[str, dict[str, str]]]:
