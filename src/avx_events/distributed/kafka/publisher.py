@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from avx_events.bus.remote.gate import Gate
 from avx_events.core.clock import Clock
 from avx_events.core.errors import (
     AvxEventsError,
@@ -132,7 +133,7 @@ class Publisher:
         self._count = 0
         self._bytes = 0
         self._sender: asyncio.Future[None] | None = None
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._gate = Gate(self._has_room)
         self._idle: set[asyncio.Future[None]] = set()
         self._problem = "no answer yet"
         self._pause_s = FIRST_PAUSE_S
@@ -144,7 +145,7 @@ class Publisher:
     @property
     def is_full(self) -> bool:
         """Whether as much is on its way as may be."""
-        return self._has_enough() or bool(self._room)
+        return self._gate.is_shut
 
     def submit(
         self, topic: str, partition: int, *, event_type: str, key: bytes | None, value: bytes | None, headers: Headers
@@ -177,20 +178,7 @@ class Publisher:
 
     async def room(self) -> None:
         """Wait until less is on its way than may be, first come first served."""
-        while self.is_full:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._room.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._let_in()
-                elif turn in self._room:
-                    self._room.remove(turn)
-                raise
-            if not self._has_enough():
-                self._let_in()
-                return
+        await self._gate.wait()
 
     async def close(self) -> None:
         """Send what was submitted, or fail it, and leave no connection. Harmless when repeated."""
@@ -453,8 +441,7 @@ class Publisher:
     def _forget(self, event: Submitted) -> None:
         self._count -= 1
         self._bytes -= event.size
-        if self._room and not self._has_enough():
-            self._let_in()
+        self._gate.let_in()
         if not self._count:
             for idle in self._idle:
                 wake(idle)
@@ -471,15 +458,8 @@ class Publisher:
         found = min([*waiting, *sent], default=None)
         return None if found is None else max(found - self._clock.monotonic(), 0.01)
 
-    def _has_enough(self) -> bool:
-        return self._bytes > _MOST_BYTES or self._count > _MOST
-
-    def _let_in(self) -> None:
-        while self._room:
-            turn = self._room.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _has_room(self) -> bool:
+        return self._bytes <= _MOST_BYTES and self._count <= _MOST
 
 
 def _drained(waiting: deque[Submitted]) -> Iterable[Submitted]:

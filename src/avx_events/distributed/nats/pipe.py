@@ -11,6 +11,7 @@ from uuid import uuid4
 import msgspec
 from nats.aio.msg import Msg
 
+from avx_events.bus.remote.gate import Gate
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope, wake
@@ -101,7 +102,7 @@ class Pipe:
         self._bytes_waiting = 0
         self._bytes_sent = 0
         self._sender: asyncio.Future[None] | None = None
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._gate = Gate(self._has_room)
         self._drained: list[asyncio.Future[None]] = []
         self._tasks = TaskScope()
         self._is_closed = False
@@ -110,7 +111,7 @@ class Pipe:
     @property
     def is_full(self) -> bool:
         """Whether as much waits as may."""
-        return self._has_no_room() or bool(self._room)
+        return self._gate.is_shut
 
     async def open(self) -> None:
         """Listen to answers, and send."""
@@ -148,20 +149,7 @@ class Pipe:
 
     async def room(self) -> None:
         """Wait until less waits than may, first come first served."""
-        while self.is_full:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._room.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._let_in()
-                elif turn in self._room:
-                    self._room.remove(turn)
-                raise
-            if not self._has_no_room():
-                self._let_in()
-                return
+        await self._gate.wait()
 
     async def close(self) -> None:
         """Wait for the answers to what was sent, as long as they may take, and send no more. Harmless when repeated."""
@@ -197,8 +185,7 @@ class Pipe:
                 await self._wire.send(request.subject, request.body, reply=reply, headers=request.headers)
             except WireError:
                 self._unsend(request)
-            if self._room:
-                self._let_in()
+            self._gate.let_in()
 
     def _may_send(self) -> bool:
         return (
@@ -301,7 +288,7 @@ class Pipe:
                     request.is_in_doubt = True
                 self._fail(request, f"no answer within {self._timeout_s:g} s")
             self._refused = [request for request in self._refused if not request.reply.done()]
-            self._let_in()
+            self._gate.let_in()
             self._wake()
             self._look_drained()
 
@@ -320,15 +307,8 @@ class Pipe:
         if self._sender is not None:
             wake(self._sender)
 
-    def _has_no_room(self) -> bool:
-        return self._bytes_waiting > _MOST_BYTES_WAITING or len(self._waiting) > _MOST_WAITING
-
-    def _let_in(self) -> None:
-        while self._room and not self._has_no_room():
-            turn = self._room.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _has_room(self) -> bool:
+        return self._bytes_waiting <= _MOST_BYTES_WAITING and len(self._waiting) <= _MOST_WAITING
 
     def _look_drained(self) -> None:
         if not (self._waiting or self._sent or self._refused):

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from avx_events.bus.remote.gate import Gate
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, TransportRefusedError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope, wake
@@ -54,7 +55,7 @@ class Pipe:
         self._waiting: deque[Command] = deque()
         self._bytes = 0
         self._sender: asyncio.Future[None] | None = None
-        self._room: deque[asyncio.Future[None]] = deque()
+        self._gate = Gate(self._has_room)
         self._tasks = TaskScope()
         self._used_at = 0.0
         self._away_since: float | None = None
@@ -63,7 +64,7 @@ class Pipe:
     @property
     def is_full(self) -> bool:
         """Whether as much waits as may."""
-        return self._bytes > _MOST_BYTES or len(self._waiting) > _MOST or bool(self._room)
+        return self._gate.is_shut
 
     async def connect(self) -> None:
         """Make the connection, waiting up to ``timeout_s`` seconds for the server.
@@ -98,20 +99,7 @@ class Pipe:
 
     async def room(self) -> None:
         """Wait until less waits than may, first come first served."""
-        while self.is_full:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._room.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._let_in()
-                elif turn in self._room:
-                    self._room.remove(turn)
-                raise
-            if not (self._bytes > _MOST_BYTES or len(self._waiting) > _MOST):
-                self._let_in()
-                return
+        await self._gate.wait()
 
     async def close(self) -> None:
         """Send what waits, then close the connection. Harmless when repeated."""
@@ -170,15 +158,11 @@ class Pipe:
             if not command.reply.done():
                 size += len(command.packed)
                 batch.append(command)
-        self._let_in()
+        self._gate.let_in()
         return batch
 
-    def _let_in(self) -> None:
-        while self._room:
-            turn = self._room.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _has_room(self) -> bool:
+        return self._bytes <= _MOST_BYTES and len(self._waiting) <= _MOST
 
     async def _exchange(self, batch: list[Command]) -> None:
         if not batch:
@@ -224,14 +208,14 @@ class Pipe:
             command = self._waiting.popleft()
             self._bytes -= len(command.packed)
             _fail(command, TransportUnavailableError(self._servers.name, problem))
-        self._let_in()
+        self._gate.let_in()
 
     def _refuse_all(self, error: TransportRefusedError) -> None:
         while self._waiting:
             command = self._waiting.popleft()
             self._bytes -= len(command.packed)
             _fail(command, error)
-        self._let_in()
+        self._gate.let_in()
 
     def _be_away(self) -> None:
         if self._away_since is None:

@@ -5,7 +5,7 @@ import logging
 import random
 from typing import Any, Final
 
-from avx_events.core.errors import AvxEventsError, TransportRefusedError, TransportUnavailableError
+from avx_events.core.errors import AvxEventsError, TransportRefusedError
 from avx_events.core.tasks import TaskScope
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.wire import Packed, Servers, WireError, packed, problem_of
@@ -99,7 +99,7 @@ class WaitingWire:
             except TransportRefusedError:  # not permitted: a connection that is closed waits no longer, either
                 await self._wire.close()
                 return
-            except (TransportUnavailableError, AvxEventsError):
+            except AvxEventsError:  # the server is away, and the read with it
                 return
             await asyncio.sleep(_LOOK_AGAIN_S)
 
