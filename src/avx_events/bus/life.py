@@ -28,7 +28,7 @@ from avx_events.core.errors import (
     WrongLoopError,
 )
 from avx_events.core.metadata import current_message
-from avx_events.core.tasks import TaskScope, wake
+from avx_events.core.tasks import Changes, TaskScope, wake
 
 log = logging.getLogger("avx_events")
 
@@ -179,7 +179,7 @@ class Life:
         self._on_stopped = on_stopped
         self._members: dict[Member, None] = {}
         self._context: Context | None = None
-        self._idle: set[asyncio.Future[None]] = set()
+        self._idle = Changes()
         self._closed: asyncio.Future[None] | None = None
         self._enders = TaskScope(self.fail)
         self._is_late = False
@@ -327,13 +327,12 @@ class Life:
             raise NotStartedError(self.name, "settle")
         while not all(member.is_settled() for member in self._members):
             self.raise_failure()
-            await self._until_idle()
+            await self._idle.wait()
         self.raise_failure()
 
     def look_idle(self) -> None:
         """Let those look again who wait until nothing is left to do. Members call it when they have nothing."""
-        for waiter in self._idle:
-            wake(waiter)
+        self._idle.tell()
 
     def fail(self, error: BaseException) -> None:
         """End by an error that is no handler's: from now on everybody is told so."""
@@ -370,7 +369,7 @@ class Life:
         try:
             while not (self._is_late or all(member.is_drained() for member in self._members)):
                 self.raise_failure()
-                await self._until_idle()
+                await self._idle.wait()
         except EngineFailedError:
             log.warning("%s: failed while it was closing", self.name)
         finally:
@@ -402,11 +401,3 @@ class Life:
             self.look_idle()
             if self._closed is not None:
                 wake(self._closed)
-
-    async def _until_idle(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._idle.discard(waiter)

@@ -29,6 +29,30 @@ def wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
+class Changes:
+    """Lets those look again who wait for something to be otherwise, each time that it may be."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        """Begin with nobody waiting."""
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def tell(self) -> None:
+        """Let all who wait look again."""
+        for waiter in self._waiters:
+            wake(waiter)
+
+    async def wait(self) -> None:
+        """Return at the next change."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+
 class OwnedTask(asyncio.Task[None]):
     """A task that can tell its own wish to be cancelled, which it made inside of itself, from everybody else's."""
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from avx_events.core.clock import SYSTEM_CLOCK
-from avx_events.core.tasks import TaskScope, wake
+from avx_events.core.tasks import Changes, TaskScope, wake
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -171,3 +171,33 @@ def test_waking_twice_or_after_the_loop_has_ended_is_harmless() -> None:
 
     wake(left[0])
     assert not left[0].done()
+
+
+def test_a_change_is_told_to_all_who_wait_and_not_to_those_who_come_later() -> None:
+    async def scenario() -> None:
+        changes = Changes()
+        told: list[int] = []
+
+        async def look(number: int) -> None:
+            await changes.wait()
+            told.append(number)
+
+        async with asyncio.TaskGroup() as tasks:
+            gone = tasks.create_task(look(0))
+            for number in (1, 2):
+                tasks.create_task(look(number))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.sleep(0)
+            changes.tell()
+            changes.tell()  # before anybody could look: once is enough
+            late = tasks.create_task(look(3))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert sorted(told) == [1, 2]
+            assert not late.done()
+            changes.tell()
+
+        assert sorted(told) == [1, 2, 3]
+
+    run(scenario)

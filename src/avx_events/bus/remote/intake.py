@@ -28,7 +28,7 @@ from avx_events.core.errors import AvxEventsError, ClosedError, HandlerKilledErr
 from avx_events.core.event import UnknownEvent
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EventEnvelope, EventMetadata
-from avx_events.core.tasks import TaskScope, wake
+from avx_events.core.tasks import Changes, TaskScope
 
 log = logging.getLogger("avx_events")
 
@@ -123,7 +123,7 @@ class Intake:
         self._alone: ReceivedWork | None = None  # of those that may end a process, the one that runs
         self._done: list[Incoming] = []
         self._telling: list[Incoming] = []  # the broker is being told of these
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._changes = Changes()
         self._tasks = TaskScope(life.fail)
         self._is_stopping = False
         dispatcher.gives_works = consumer.group is not None
@@ -174,7 +174,7 @@ class Intake:
         """Receive nothing more, and leave to others what has not begun."""
         self._is_stopping = True
         self._door.close()
-        self._look()
+        self._changes.tell()
         if self._consumer.group is not None:
             self.dispatcher.subscription.close()
             self.dispatcher.withdraw(lambda work: work.is_kept_elsewhere)
@@ -232,7 +232,7 @@ class Intake:
             is_idle = not (dispatcher.subscription.queue or dispatcher.ready)
             if self._consumer.group is None or (room > 0 and (is_idle or room * 2 >= self._most)):
                 return max(room, 1)
-            await self._change()
+            await self._changes.wait()
 
     def _queue(self, batch: Sequence[Incoming]) -> None:
         subscription = self.dispatcher.subscription
@@ -249,7 +249,7 @@ class Intake:
         for _ in range(min(count, len(subscription.receivers))):
             subscription.wake()
         if self._done:
-            self._look()
+            self._changes.tell()
 
     def _work_of(self, incoming: Incoming) -> ReceivedWork | None:
         """Return what is to be done with an event; None where it is not for this consumer."""
@@ -309,7 +309,7 @@ class Intake:
         known = work.incoming.attempts
         if may_wait and (known or self.dispatcher.attempts <= _FEW_ATTEMPTS):
             while self._alone is not None:
-                await self._change()
+                await self._changes.wait()
             self._alone = work
         doubt = 1 if self._alone is work and known <= 1 and work.attempts == known else 0
         while (source := self._source) is not None and self.holds(work.incoming):
@@ -336,7 +336,7 @@ class Intake:
         if work in self._works:
             self._works.remove(work)
             self._done.append(work.incoming)
-            self._look()
+            self._changes.tell()
 
     def dropped(self, work: ReceivedWork) -> None:
         """Leave ``work`` to whoever holds its lane next."""
@@ -345,12 +345,12 @@ class Intake:
             self._works.remove(work)
             if self._source is not None:
                 self._source.give_back(work.incoming, has_begun=work.attempts > work.incoming.attempts)
-            self._look()
+            self._changes.tell()
 
     def _leave(self, work: ReceivedWork) -> None:
         if self._alone is work:
             self._alone = None
-            self._look()
+            self._changes.tell()
 
     def lose(self, lane: Lane) -> None:
         """Forget what waits of ``lane``, which another member may hold already; what runs, runs on."""
@@ -361,7 +361,7 @@ class Intake:
         """Forget what waits of ``lane``, and return when nothing of it runs and the broker knows what is done."""
         self.lose(lane)
         while any(incoming.lane is lane for incoming in self._in_flight()):
-            await self._change()
+            await self._changes.wait()
 
     def _in_flight(self) -> Iterator[Incoming]:
         return chain((work.incoming for work in self._works), self._done, self._telling)
@@ -372,7 +372,7 @@ class Intake:
         while True:
             source = self._source
             if source is None or not self._done:
-                await self._change()
+                await self._changes.wait()
                 continue
             batch = self._telling = self._done
             self._done = []
@@ -389,7 +389,7 @@ class Intake:
                 raise
             finally:
                 self._telling = []
-            self._look()
+            self._changes.tell()
             self._life.look_idle()
 
     async def _count_now(self, source: Source, incoming: Incoming, attempts: int) -> None:
@@ -397,20 +397,6 @@ class Intake:
             await source.count_attempts(incoming, attempts)
         except AvxEventsError as exc:
             log.warning("%s: %d attempts are not counted in the broker: %s", self.dispatcher.name, attempts, exc)
-
-    def _look(self) -> None:
-        """Let those look again who wait for a change."""
-        for waiter in self._waiters:
-            wake(waiter)
-        self._waiters.clear()
-
-    async def _change(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
 
 
 def _unreadable(incoming: Incoming, clock: Clock) -> AnyEnvelope:

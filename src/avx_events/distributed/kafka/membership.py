@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, TransportRefusedError
-from avx_events.core.tasks import TaskScope, wake
+from avx_events.core.tasks import Changes, TaskScope
 from avx_events.distributed.kafka import requests
 from avx_events.distributed.kafka.cluster import FIRST_PAUSE_S, Cluster, pause_after, wait_about
 from avx_events.distributed.kafka.codes import NO_MEMBER, WRONG_COORDINATOR, AnsweredError, Code, check
@@ -100,7 +100,7 @@ class Membership:
         self._is_joining = True
         self._held_until = 0.0
         self._must_join = asyncio.Event()
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._changes = Changes()
         self._tasks = TaskScope()
         self._introducing = TaskScope()
 
@@ -122,12 +122,7 @@ class Membership:
     async def stable(self) -> None:
         """Wait until the member knows its share."""
         while self._is_joining:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
+            await self._changes.wait()
 
     async def ask(self, request: Request) -> Any:
         """Return the coordinator's answer to what is answered at once.
@@ -192,8 +187,7 @@ class Membership:
             else:
                 pause_s = FIRST_PAUSE_S
                 self._is_joining = False
-                for waiter in self._waiters:
-                    wake(waiter)
+                self._changes.tell()
 
     async def _refresh(self, problem: Exception) -> None:
         if isinstance(problem, AnsweredError) and problem.code not in WRONG_COORDINATOR:

@@ -1,6 +1,5 @@
 """Reads partitions from given offsets on, each from the broker that leads it."""
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +7,7 @@ from itertools import islice
 from typing import Final
 
 from avx_events.core.errors import AvxEventsError
-from avx_events.core.tasks import TaskScope, wake
+from avx_events.core.tasks import Changes, TaskScope
 from avx_events.distributed.kafka import requests
 from avx_events.distributed.kafka.cluster import FIRST_PAUSE_S, Cluster, pause_after, wait_about
 from avx_events.distributed.kafka.codes import AnsweredError, Code
@@ -60,7 +59,7 @@ class Reader:
         self._readings: dict[int, Reading] = {}
         self._records: deque[tuple[Reading, Record]] = deque()
         self._bytes = 0
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._changes = Changes()
         self._asked: dict[int, tuple[Connection, frozenset[Reading]]] = {}  # what each broker is busy with
         self._interrupted: set[int] = set()  # whose connection was closed to ask for more
         self._nodes: dict[int, object] = {}
@@ -86,7 +85,7 @@ class Reader:
             kept = [(reading, record) for reading, record in self._records if reading not in dropped]
             self._records = deque(kept)
             self._bytes = sum(_size_of(record) for _, record in kept)
-            self._look()
+            self._changes.tell()
 
     def there(self, most: int) -> list[tuple[int, Record]]:
         """Return up to ``most`` records that were read, each with its partition; ``take`` removes them."""
@@ -95,14 +94,14 @@ class Reader:
     async def wait(self) -> None:
         """Return when something was read, or when it is time to look anyway."""
         if not self._records:
-            await self._change()
+            await self._changes.wait()
 
     def take(self, count: int) -> None:
         """Remove the first ``count`` records."""
         for _ in range(count):
             self._bytes -= _size_of(self._records.popleft()[1])
         if self._bytes < _MOST_BYTES_AHEAD:
-            self._look()
+            self._changes.tell()
 
     async def close(self) -> None:
         """Leave no task and no connection. Harmless when repeated."""
@@ -124,7 +123,7 @@ class Reader:
                 connection, _ = self._asked.pop(node)
                 self._interrupted.add(node)
                 self._tasks.spawn(connection.close(), name=f"{self._what}: interrupt")
-        self._look()
+        self._changes.tell()
 
     def _by_node(self) -> dict[int, set[Reading]]:
         leaders = self._cluster.leaders(self._topic)
@@ -138,7 +137,7 @@ class Reader:
         while True:
             if -1 not in self._by_node():
                 pause_s = FIRST_PAUSE_S
-                await self._change()
+                await self._changes.wait()
                 continue
             try:
                 await self._cluster.refresh(self._topic)
@@ -154,7 +153,7 @@ class Reader:
             while True:
                 readings = self._by_node().get(node)
                 if not readings or self._bytes >= _MOST_BYTES_AHEAD:
-                    await self._change()
+                    await self._changes.wait()
                     continue
                 try:
                     if connection is None or not connection.is_connected:
@@ -225,7 +224,7 @@ class Reader:
                     count += 1
             reading.offset = max(reading.offset, following)
         if count:
-            self._look()
+            self._changes.tell()
 
     async def _leap(self, reading: Reading) -> None:
         """Go on with the first record that is there."""
@@ -235,21 +234,6 @@ class Reader:
         if self._readings.get(partition) is reading and not first <= lost <= end:
             reading.offset = first
             self._on_gap(partition, lost, first)
-
-    # Waiting
-
-    def _look(self) -> None:
-        for waiter in self._waiters:
-            wake(waiter)
-        self._waiters.clear()
-
-    async def _change(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
 
 
 def _size_of(record: Record) -> int:
