@@ -12,6 +12,7 @@ import itertools
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -46,8 +47,8 @@ class Telling:
 
 
 async def bury(url: str, name: str) -> None:
-    store: object = Telling(await connect(url))
-    queue = DeadLetterQueue(store=store)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    store: Any = Telling(await connect(url))
+    queue = DeadLetterQueue(store=store)
     bus = EventBus(dead_letter_queue=queue)
 
     @bus.on(Broken, name="mend", retry=None, concurrency=50, key=lambda event: event.number)

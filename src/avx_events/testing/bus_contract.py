@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 from uuid import uuid4
 
+from avx_events.bus.dead_letters import DeadLetter
 from avx_events.bus.event_bus import EventBus
 from avx_events.core.event import Event, event
 from avx_events.core.policy import Retry
@@ -108,6 +109,17 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Return when ``condition`` holds, for what announces itself nowhere; the test's deadline ends the wait."""
     while not await condition():  # noqa: ASYNC110 - a queue of dead letters may be in a broker
         await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+async def letters_of(bus: EventBus, count: int) -> list[DeadLetter]:
+    """Return the dead letters of ``bus`` when there are exactly ``count``."""
+    queue = bus.dead_letter_queue
+
+    async def are_there() -> bool:
+        return await queue.count() == count
+
+    await until(are_there)
+    return await queue.list()
 
 
 def numbers_by_key(events: Iterable[Sent]) -> dict[str, list[int]]:

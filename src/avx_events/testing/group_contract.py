@@ -5,11 +5,10 @@
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from avx_events.bus.dead_letters import DeadLetter
 from avx_events.bus.event_bus import EventBus
 from avx_events.core.errors import NoHandlerError, UnsupportedError
 from avx_events.core.policy import Retry
@@ -20,11 +19,15 @@ from avx_events.testing.bus_contract import (
     Other,
     Sent,
     SentOn,
+    letters_of,
     new_namespace,
     numbers_by_key,
     until,
 )
 from avx_events.testing.own_loop import on_its_own_loop
+
+if TYPE_CHECKING:
+    from avx_events.bus.dead_letters import DeadLetter
 
 _KEYS: Final = 16
 
@@ -298,7 +301,7 @@ class GroupContract(BusContract):
                     await member.publish(Sent("a"))
                 await attempts.have(len(attempts) + 1)
                 if name == "third":
-                    letters = await _letters(member, 1)
+                    letters = await letters_of(member, 1)
 
         assert attempts.values == ["first", "second", "third"]
         assert [(letter.handler, letter.attempts) for letter in letters] == [("fails", 3)]
@@ -323,13 +326,13 @@ class GroupContract(BusContract):
                 buses.append(await members.enter_async_context(member))
             await buses[0].publish(Sent("a", 7))
             for bus in buses:
-                letters = await _letters(bus, 1)
+                letters = await letters_of(bus, 1)
             is_mended = True
 
             assert await buses[1].republish(letters[0])
             assert await handled.have(1) == [Sent("a", 7)]
             for bus in buses:
-                await _letters(bus, 0)
+                await letters_of(bus, 0)
 
     @on_its_own_loop
     async def test_a_dead_letter_is_its_groups_own_whatever_handlers_of_others_are_called(self) -> None:
@@ -346,14 +349,14 @@ class GroupContract(BusContract):
             for bus in (failing, other):
                 await members.enter_async_context(bus)
             await failing.publish(Sent("a", 7))
-            (letter,) = await _letters(other, 1)
+            (letter,) = await letters_of(other, 1)
             await handled.have(1)
 
             assert (letter.handler, letter.group) == ("handler", "billing")
             with pytest.raises(NoHandlerError, match="handler of group 'billing'"):
                 await other.republish(letter)
             assert await failing.republish(letter)
-            await _letters(failing, 1)
+            await letters_of(failing, 1)
 
         assert handled.values == [Sent("a", 7)]
 
@@ -437,7 +440,7 @@ class HostileBytesContract(BusContract):
             await member.publish(Sent("a", 2))
 
             assert [event.number for event in await handled.have(2)] == [1, 2]
-            (letter,) = await _letters(member, 1)
+            (letter,) = await letters_of(member, 1)
 
         assert (letter.reason, letter.handler, letter.envelope) == ("undecodable", "handler", None)
         assert letter.raw is not None
@@ -463,14 +466,3 @@ async def _publish(bus: EventBus, key: str, count: int) -> None:
 async def _read_into(read: Collected[Sent], subscriber: Any) -> None:
     async for event in subscriber:
         read.add(event)
-
-
-async def _letters(bus: EventBus, count: int) -> list[DeadLetter]:
-    """Return the dead letters when there are exactly ``count``."""
-    queue = bus.dead_letter_queue
-
-    async def are_there() -> bool:
-        return await queue.count() == count
-
-    await until(are_there)
-    return await queue.list()

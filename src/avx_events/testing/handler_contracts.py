@@ -6,11 +6,10 @@
 import asyncio
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avx_events.bus.dead_letters import DeadLetter
 from avx_events.bus.event_bus import EventBus
 from avx_events.core.errors import ClosedError, HandlerWaitError, SubscriptionFullError
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
@@ -20,10 +19,14 @@ from avx_events.testing.bus_contract import (
     Collected,
     Other,
     Sent,
+    letters_of,
     numbers_by_key,
     until,
 )
 from avx_events.testing.own_loop import on_its_own_loop
+
+if TYPE_CHECKING:
+    from avx_events.bus.dead_letters import DeadLetter
 
 
 class KeyOrderContract(BusContract):
@@ -171,7 +174,7 @@ class DeadLetterContract(BusContract):
 
         async with bus:
             metadata = await bus.publish(Sent("a", 7), headers={"trace": "1"})
-            (letter,) = await _letters(bus, 1)
+            (letter,) = await letters_of(bus, 1)
 
         assert letter.envelope is not None
         assert (letter.envelope.event, letter.envelope.metadata) == (Sent("a", 7), metadata)
@@ -195,7 +198,7 @@ class DeadLetterContract(BusContract):
         async with bus:
             await bus.publish_many(Sent("a", number) for number in range(9))
             seen = await handled.have(6)
-            letters = await _letters(bus, 3)
+            letters = await letters_of(bus, 3)
 
         assert seen == [0, 2, 3, 5, 6, 8]
         assert [letter.envelope.event.number for letter in letters if letter.envelope] == [1, 4, 7]
@@ -217,7 +220,7 @@ class DeadLetterContract(BusContract):
 
         async with bus:
             await bus.publish_many(Sent(key) for key in ("reject", "discard", "later", "good"))
-            letters = await _letters(bus, 2)
+            letters = await letters_of(bus, 2)
             seen = Counter(await attempts.have(6))
 
         assert seen == Counter({"reject": 1, "discard": 1, "later": 3, "good": 1})
@@ -236,7 +239,7 @@ class DeadLetterContract(BusContract):
 
         async with bus:
             await bus.publish_many([Sent("a", 0), Sent("a", 1)])
-            (letter,) = await _letters(bus, 1)
+            (letter,) = await letters_of(bus, 1)
 
             assert letter.error_type == "HandlerTimeoutError"
             assert await handled.have(1) == [1]
@@ -259,12 +262,12 @@ class DeadLetterContract(BusContract):
 
         async with bus:
             await bus.publish(Sent("a"))
-            (letter,) = await _letters(bus, 1)
+            (letter,) = await letters_of(bus, 1)
             await calls.have(2)
             is_mended = True
 
             assert await bus.republish(letter)
-            await _letters(bus, 0)
+            await letters_of(bus, 0)
 
         assert Counter(calls.values) == Counter({"broken": 2, "sibling": 1})
 
@@ -278,7 +281,7 @@ class DeadLetterContract(BusContract):
 
         async with bus:
             await bus.publish(Sent("a"))
-            (first,) = await _letters(bus, 1)
+            (first,) = await letters_of(bus, 1)
             assert await bus.republish(first.id)
 
             async def is_updated() -> bool:
@@ -307,13 +310,13 @@ class DeadLetterContract(BusContract):
 
         async with bus:
             await bus.publish(Sent("a"))
-            (letter,) = await _letters(bus, 1)
+            (letter,) = await letters_of(bus, 1)
             is_mended = True
             first = await bus.republish(letter)
             await calls.have(2)
             second = await bus.republish(letter)
             may_go.set()
-            await _letters(bus, 0)
+            await letters_of(bus, 0)
 
         assert (first, second) == (True, False)
         assert len(calls) == 2
@@ -329,13 +332,13 @@ class DeadLetterContract(BusContract):
                 raise RuntimeError
             async with await anext(deliveries) as event:
                 assert event == Sent("a", 2)
-            (letter,) = await _letters(bus, 1)
+            (letter,) = await letters_of(bus, 1)
             assert letter.handler == "reader"
             assert await bus.republish(letter)
             async with await anext(deliveries) as event:
                 assert event == Sent("a", 1)
 
-            await _letters(bus, 0)
+            await letters_of(bus, 0)
 
 
 class BackPressureContract(BusContract):
@@ -630,17 +633,6 @@ class InProcessContract(BusContract):
         letters: list[DeadLetter] = await queue.list()
         assert {letter.reason for letter in letters} == {"stopped"}
         assert sorted(letter.envelope.event.number for letter in letters if letter.envelope) == [0, 1, 2, 3]
-
-
-async def _letters(bus: EventBus, count: int) -> list[DeadLetter]:
-    """Return the dead letters when there are exactly ``count``."""
-    queue = bus.dead_letter_queue
-
-    async def are_there() -> bool:
-        return await queue.count() == count
-
-    await until(are_there)
-    return await queue.list()
 
 
 async def _refused(bus: EventBus, event: Sent) -> bool:

@@ -150,7 +150,7 @@ async def test_a_page_goes_on_after_a_letter_that_is_gone() -> None:
     assert await ids(queue, after="letter-01", handler="mail") == ["letter-03"]
     assert await ids(queue, after="letter-04") == []
     with pytest.raises(InvalidArgumentError, match="letter"):
-        await queue.list(after=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await queue.list(after=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the mistake
 
 
 async def test_a_letter_without_an_envelope_is_found_by_the_type_that_its_bytes_say() -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from avx_events import EventBus
-from avx_events.bus.dead_letters import DeadLetterStore, MemoryDeadLetters
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterStore, MemoryDeadLetters
 from avx_events.bus.remote.link import LinkOptions
 from avx_events.bus.remote.ports import (
     Consumer,
@@ -76,6 +76,19 @@ class FakeSource:
             raise self.problem
 
 
+class Letters(MemoryDeadLetters):
+    """Dead letters in memory, which first do what a test says."""
+
+    def __init__(self) -> None:
+        super().__init__(1000)
+        self.before_put: Callable[[], Awaitable[None]] | None = None
+
+    async def put(self, letter: DeadLetter) -> None:
+        if self.before_put is not None:
+            await self.before_put()
+        await super().put(letter)
+
+
 class FakeBroker:
     """The transport."""
 
@@ -87,7 +100,7 @@ class FakeBroker:
         self.sources: dict[str, FakeSource] = {}
         self.submitted: list[tuple[Outgoing, asyncio.Future[None]]] = []
         self.accepts = True
-        self.letters = MemoryDeadLetters(1000)
+        self.letters = Letters()
         self.is_closed = False
 
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
