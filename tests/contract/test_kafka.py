@@ -11,6 +11,7 @@ from avx_events.distributed.kafka.names import Names, lane_of
 from avx_events.distributed.kafka.publisher import Publisher
 from avx_events.distributed.kafka.wire import Servers
 from avx_events.testing import (
+    ContentModeContract,
     DeadLetterContract,
     GracefulStopContract,
     GroupContract,
@@ -45,6 +46,7 @@ class TestKafkaBroadcast(
     OwnKeyContract,
     DeadLetterContract,
     GracefulStopContract,
+    ContentModeContract,
     TopicContract,
 ):
     """Every listener gets everything."""

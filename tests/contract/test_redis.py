@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from avx_events import EventBus, RequestReplyBus, TopicBus
 from avx_events.distributed.redis.names import lane_of
 from avx_events.testing import (
+    ContentModeContract,
     DeadLetterContract,
     GracefulStopContract,
     GroupContract,
@@ -46,6 +47,7 @@ class TestRedisBroadcast(
     OwnKeyContract,
     DeadLetterContract,
     GracefulStopContract,
+    ContentModeContract,
     TopicContract,
 ):
     """Every listener gets everything."""

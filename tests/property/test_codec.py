@@ -144,6 +144,21 @@ def test_an_envelope_reads_back_from_cloudevents_as_it_was(envelope: EventEnvelo
     assert cloudevents.decode(document, keep_unknown=True) == envelope
 
 
+@settings(max_examples=300)
+@given(envelopes(), text.filter(bool))
+def test_an_envelope_reads_back_from_binary_form_as_it_was(envelope: EventEnvelope[Any], source: str) -> None:
+    attributes, data = cloudevents.encode_binary(envelope, source=source)
+
+    document = cloudevents.structured([(name, value.encode()) for name, value in attributes.items()], data)
+
+    assert cloudevents.decode(document, keep_unknown=True) == envelope
+
+
+@given(st.lists(st.tuples(attribute_names | text, st.binary(max_size=20)), max_size=8), st.binary(max_size=30))
+def test_any_attributes_and_data_are_read_or_refused(attributes: list[tuple[str, bytes]], data: bytes) -> None:
+    read_or_refuse(cloudevents.structured(attributes, data))
+
+
 @given(envelopes())
 def test_what_we_write_is_a_cloudevents_document_to_any_json_reader(envelope: EventEnvelope[Any]) -> None:
     attributes = json.loads(cloudevents.encode(envelope, source="/here"))

@@ -8,7 +8,7 @@ from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.engine import Engine, Remote
 from avx_events.bus.remote.connecting import transport_at
 from avx_events.bus.remote.link import DEFAULT_IN_FLIGHT, LinkOptions
-from avx_events.bus.remote.ports import DEFAULT_RETENTION_S, Start, TransportOptions
+from avx_events.bus.remote.ports import DEFAULT_RETENTION_S, ContentMode, Start, TransportOptions
 from avx_events.bus.statistics import BusStatistics
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.cloudevents import MAX_EVENT_BYTES
@@ -70,6 +70,7 @@ class DeliveringBus:
         retention_s: float | None = DEFAULT_RETENTION_S,
         max_events: int | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
+        content_mode: ContentMode = "structured",
         dead_letter_queue: DeadLetterQueue | None = None,
         drain_timeout_s: float = 10.0,
         clock: Clock = SYSTEM_CLOCK,
@@ -94,6 +95,8 @@ class DeliveringBus:
             retention_s: How many seconds the broker keeps events, whether they were handled or not; None is for ever.
             max_events: How many events it keeps, about, however young they are; None is no limit.
             max_event_bytes: The largest event that is sent or looked into.
+            content_mode: How events are sent, as CloudEvents calls it: ``structured`` is one JSON document, ``binary``
+                the data alone, with the attributes in the broker's own headers. Both are always understood.
             dead_letter_queue: Where events go that a handler gave up; None is the broker.
             drain_timeout_s: How many seconds ``close`` lets handlers finish what they have begun.
             clock: Time.
@@ -113,6 +116,7 @@ class DeliveringBus:
             capacity=capacity,
             source=f"/{namespace}" if group is None else f"/{namespace}/{group}",
             max_event_bytes=max_event_bytes,
+            content_mode=content_mode,
         )
         options = TransportOptions(
             namespace=namespace,

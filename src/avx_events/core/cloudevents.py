@@ -1,4 +1,4 @@
-"""Envelopes as CloudEvents 1.0 in their structured JSON form, written so that they read back as they were.
+"""Envelopes as CloudEvents 1.0, in structured JSON form or in binary form, written so that they read back as they were.
 
 | attribute | what it carries |
 |---|---|
@@ -24,12 +24,15 @@ place in an envelope becomes a header: unknown attributes (true, false and integ
 An attribute that is there twice is refused, since a broker may have routed by the other one. Inside the data, names are
 the business of its class: the last of two equal ones counts.
 
+In binary form the same attributes travel beside the data, each as text; how, the binding of a protocol says.
+
 Source:
     CloudEvents 1.0.2, specification and JSON event format; its extensions authcontext, correlation and partitioning.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
@@ -46,6 +49,10 @@ from avx_events.core.topic import check_topic
 ValueT = TypeVar("ValueT")
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
+STRUCTURED_CONTENT: Final = "application/cloudevents"
+"""What the content type of a structured document begins with, in any format."""
+
+DATA_CONTENT_TYPE: Final = "datacontenttype"
 MAX_EVENT_BYTES: Final = 1_048_576
 HEADERS_ATTRIBUTE: Final = "avxheaders"
 
@@ -125,8 +132,11 @@ class _Name:
 _UNDERSTOOD: Final = frozenset(_Read.__struct_fields__)
 _TRACE: Final = ("traceparent", "tracestate")
 _NO_HEADER_NAMES: Final = (_UNDERSTOOD | {"dataschema"}) - {*_TRACE}
+_NO_ATTRIBUTES: Final = {"data", "data_base64"}
+_DATA_NAME: Final = b'"data":'
 
 _write = msgspec.json.Encoder().encode
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _read_understood = msgspec.json.Decoder(_Read).decode
 _read_attributes = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=lambda _, text: _Name(text)).decode
 _read_time: Callable[[bytes], datetime] = msgspec.json.Decoder(Annotated[datetime, msgspec.Meta(tz=True)]).decode
@@ -158,7 +168,7 @@ def encode(envelope: EventEnvelope[Any], *, source: str, max_bytes: int = MAX_EV
         parts = [_write(_written(envelope, source))[:-1]]
         if metadata.headers:
             parts.append(_write(_header_attributes(metadata.headers))[1:-1])
-        parts.append(b'"data":' + data + b"}")
+        parts.append(_DATA_NAME + data + b"}")
         document = b",".join(parts)
     except _MISFITS as exc:
         raise EncodeError(metadata.event_type, reason_of(exc)) from exc
@@ -209,6 +219,71 @@ def decode(
         headers,
     )
     return EventEnvelope(event, metadata, topic)
+
+
+def encode_binary(
+    envelope: EventEnvelope[Any], *, source: str, max_bytes: int = MAX_EVENT_BYTES
+) -> tuple[dict[str, str], bytes]:
+    """Return ``envelope`` in binary form: its attributes by name, each as text, and its data.
+
+    Args:
+        envelope: What to write; one that holds an ``UnknownEvent`` too.
+        source: Who publishes, as for ``encode``.
+        max_bytes: The largest document allowed, were it one: what one mode takes, the other takes, too.
+
+    Raises:
+        NotAnEventError: What it holds is no event.
+        InvalidArgumentError: The source is empty or not text.
+        EncodeError: As for ``encode``.
+        EventTooLargeError: The document would be larger than ``max_bytes``.
+    """
+    _check_source(source)
+    data = encode_data(envelope.event)
+    metadata = envelope.metadata
+    try:
+        attributes = {name: str(value) for name, value in msgspec.to_builtins(_written(envelope, source)).items()}
+        attributes |= _header_attributes(metadata.headers)
+        size = len(_write(attributes)) + len(b"," + _DATA_NAME) + len(data)
+    except _MISFITS as exc:
+        raise EncodeError(metadata.event_type, reason_of(exc)) from exc
+    if size > max_bytes:
+        raise EventTooLargeError(metadata.event_type, size_bytes=size, max_bytes=max_bytes)
+    return attributes, data
+
+
+def structured(attributes: Iterable[tuple[str, bytes]], data: bytes) -> bytes:
+    """Return an event in binary form as the document that it is in structured form.
+
+    Whatever comes, this raises nothing: what is no event gives what ``decode`` refuses.
+
+    Args:
+        attributes: Name and text of each, in UTF-8.
+        data: JSON, or other bytes; empty is no data.
+    """
+    fields: list[bytes] = []
+    for name, text in attributes:
+        field = _write(name.encode("ascii", "replace").decode()) + b":" + _attribute_value(name, text)
+        fields += [field, field] if name in _NO_ATTRIBUTES else [field]  # twice is what it must not be
+    if data:
+        fields.append(_data_field(data))
+    return b"{" + b",".join(fields) + b"}"
+
+
+def _attribute_value(name: str, text: bytes) -> bytes:
+    if name == "revision" and text.isdigit():
+        return text
+    try:
+        return _write(text.decode())
+    except UnicodeDecodeError:
+        return b'"' + text + b'"'  # which is no JSON either
+
+
+def _data_field(data: bytes) -> bytes:
+    try:
+        _check_json(data)  # it has to stand alone: what follows a value in it would be attributes
+    except _MISFITS:
+        return b'"data_base64":"' + b64encode(data) + b'"'
+    return _DATA_NAME + data
 
 
 def _check_source(source: object) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from avx_events.testing.clock import ManualClock
+    from avx_events.testing.content_mode_contract import ContentModeContract
     from avx_events.testing.dead_letter_store_contract import DeadLetterStoreContract, DurableDeadLetterStoreContract
     from avx_events.testing.faults import Faults
     from avx_events.testing.group_contract import GroupContract, HostileBytesContract, InFlightContract
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackPressureContract",
+    "ContentModeContract",
     "DeadLetterContract",
     "DeadLetterStoreContract",
     "DurableDeadLetterStoreContract",
@@ -57,6 +59,7 @@ __all__ = [
 
 _MODULES: Final = {
     "BackPressureContract": "handler_contracts",
+    "ContentModeContract": "content_mode_contract",
     "DeadLetterContract": "handler_contracts",
     "DeadLetterStoreContract": "dead_letter_store_contract",
     "DurableDeadLetterStoreContract": "dead_letter_store_contract",

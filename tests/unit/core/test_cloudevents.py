@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from avx_events.core.clock import SystemClock
-from avx_events.core.cloudevents import MAX_EVENT_BYTES, decode, encode
+from avx_events.core.cloudevents import MAX_EVENT_BYTES, decode, encode, encode_binary, structured
 from avx_events.core.errors import (
     DecodeError,
     EncodeError,
@@ -409,3 +409,87 @@ def test_hostile_names_and_values_are_not_repeated_at_length() -> None:
         with pytest.raises(DecodeError) as caught:
             decode(document_of(**attributes))
         assert len(str(caught.value)) < 1_000
+
+
+REQUIRED: list[tuple[str, bytes]] = [
+    ("specversion", b"1.0"),
+    ("id", b"id-1"),
+    ("source", b"/shop"),
+    ("type", b"ce.ticked"),
+]
+
+
+def test_binary_form_has_the_attributes_of_the_document_beside_its_data() -> None:
+    envelope = envelope_of(
+        Grown("Jane"), aggregate_id="g-1", topic="a.b", user_id="jane", headers=Headers({"trace": "1", "X": "y"})
+    )
+
+    attributes, data = encode_binary(envelope, source="/shop")
+
+    document = written(envelope)
+    assert json.loads(data) == document.pop("data")
+    assert attributes == {name: str(value) for name, value in document.items()}
+
+
+def test_the_binary_form_of_an_event_is_read_as_its_document_is() -> None:
+    envelope = envelope_of(Grown("Jane"), aggregate_id="g-1", headers=Headers({"trace": "1", "X": "\x00"}))
+
+    attributes, data = encode_binary(envelope, source="/shop")
+
+    assert decode(structured([(name, text.encode()) for name, text in attributes.items()], data)) == envelope
+
+
+def test_binary_form_needs_a_source() -> None:
+    with pytest.raises(InvalidArgumentError, match="source"):
+        encode_binary(envelope_of(), source="")
+
+
+def test_what_would_not_read_back_from_binary_form_is_refused() -> None:
+    with pytest.raises(EncodeError, match="surrogate"):
+        encode_binary(envelope_of(headers=Headers({"a": "\ud800"})), source="/shop")
+
+
+def test_binary_form_of_the_limit_can_be_read_and_one_byte_more_is_refused() -> None:
+    attributes, data = encode_binary(envelope_of(), source="/shop")
+    document = structured([(name, text.encode()) for name, text in attributes.items()], data)
+
+    assert encode_binary(envelope_of(), source="/shop", max_bytes=len(document)) == (attributes, data)
+    with pytest.raises(EventTooLargeError, match=f"{len(document):,} bytes"):
+        encode_binary(envelope_of(), source="/shop", max_bytes=len(document) - 1)
+
+
+def test_binary_form_may_have_no_data() -> None:
+    assert decode(structured(REQUIRED, b"")).event == Ticked()
+
+
+HOSTILE: list[tuple[list[tuple[str, bytes]], bytes, str]] = [
+    ([], b"{}", "required field"),
+    ([*REQUIRED, ("id", b"id-2")], b"{}", "twice"),
+    ([*REQUIRED, ("data", b"{}")], b"{}", "twice"),
+    ([*REQUIRED, ("data", b"{}")], b"", "twice"),
+    ([*REQUIRED, ("data_base64", b"e30=")], b"", "twice"),
+    ([*REQUIRED, ("", b"")], b"{}", "''"),
+    ([*REQUIRED, ("A", b"")], b"{}", "'A'"),
+    ([*REQUIRED, ("\u00e9", b"")], b"{}", "a-z"),
+    ([*REQUIRED, ("\udc80", b"")], b"{}", "a-z"),
+    ([*REQUIRED, ("subject", b"\xff")], b"{}", "utf-8"),
+    ([*REQUIRED, ("subject", b'","id":"2\xff')], b"{}", "utf-8|twice|malformed"),
+    ([*REQUIRED, ("revision", b"2")], b"{}", "newer"),
+    ([*REQUIRED, ("revision", b"007")], b"{}", "malformed"),
+    ([*REQUIRED, ("revision", b"-1")], b"{}", "revision"),
+    ([*REQUIRED, ("revision", b"9" * 5_000)], b"{}", "range|revision|int"),
+    ([*REQUIRED, ("datacontenttype", b"text/plain")], b"{}", "text/plain"),
+    (REQUIRED, b'{},"id":"id-2"', "malformed"),
+    (REQUIRED, b"{}}", "malformed"),
+    (REQUIRED, b"\xff", "malformed"),
+    (REQUIRED, b"[" * 50_000, "object"),
+    (REQUIRED, b"[]", "object"),
+]
+
+
+@pytest.mark.parametrize(("attributes", "data", "problem"), HOSTILE)
+def test_hostile_binary_form_is_refused_as_a_document_would_be(
+    attributes: list[tuple[str, bytes]], data: bytes, problem: str
+) -> None:
+    with pytest.raises(DecodeError, match=f"(?i){problem}"):
+        decode(structured(attributes, data))

@@ -11,7 +11,7 @@ import msgspec
 
 from avx_events.bus.dispatcher import Dispatcher
 from avx_events.bus.remote.intake import Decode, Intake, Wants
-from avx_events.bus.remote.ports import STARTS, Consumer, Outgoing, Start, Transport
+from avx_events.bus.remote.ports import CONTENT_MODES, STARTS, Consumer, ContentMode, Outgoing, Start, Transport
 from avx_events.bus.subscription import AnyEnvelope
 from avx_events.core import cloudevents
 from avx_events.core.arguments import text, whole
@@ -36,6 +36,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
         capacity: How many events one consumer of this member may have received and not acknowledged.
         source: Who publishes, as a URI reference.
         max_event_bytes: The largest document that is sent or looked into.
+        content_mode: How events are sent: as documents, or as data with the attributes beside it.
     """
 
     group: str | None = None
@@ -43,6 +44,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int = DEFAULT_IN_FLIGHT
     source: str = "/avx"
     max_event_bytes: int = cloudevents.MAX_EVENT_BYTES
+    content_mode: ContentMode = "structured"
 
     def __post_init__(self) -> None:
         """Refuse what no transport can do.
@@ -56,6 +58,8 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidArgumentError("start", self.start, expected=f"one of {', '.join(STARTS)}")
         whole("capacity", self.capacity, least=1)
         whole("max_event_bytes", self.max_event_bytes, least=1)
+        if self.content_mode not in CONTENT_MODES:
+            raise InvalidArgumentError("content_mode", self.content_mode, expected=f"one of {', '.join(CONTENT_MODES)}")
 
 
 class Link:
@@ -221,8 +225,16 @@ class Link:
 
     def _outgoing(self, envelope: AnyEnvelope) -> Outgoing:
         metadata, options = envelope.metadata, self.options
-        document = cloudevents.encode(envelope, source=options.source, max_bytes=options.max_event_bytes)
-        return Outgoing(metadata.event_type, envelope.topic, metadata.aggregate_id, document, metadata.event_id)
+        attributes: dict[str, str] | None = None
+        if options.content_mode == "structured":
+            document = cloudevents.encode(envelope, source=options.source, max_bytes=options.max_event_bytes)
+        else:
+            attributes, document = cloudevents.encode_binary(
+                envelope, source=options.source, max_bytes=options.max_event_bytes
+            )
+        return Outgoing(
+            metadata.event_type, envelope.topic, metadata.aggregate_id, document, metadata.event_id, attributes
+        )
 
     def _sent(self, envelope: AnyEnvelope, future: "asyncio.Future[None]") -> None:
         self._sending.discard(future)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Start: TypeAlias = Literal["latest", "earliest"]
 STARTS: Final[tuple[Start, ...]] = ("latest", "earliest")
 
+ContentMode: TypeAlias = Literal["structured", "binary"]
+CONTENT_MODES: Final[tuple[ContentMode, ...]] = ("structured", "binary")
+
 ENTRY_POINT_GROUP: Final = "avx_events.transports"
 
 DEFAULT_RETENTION_S: Final = 7 * 86_400.0
@@ -39,8 +42,9 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
         event_type: Its type.
         topic: Where it is published to; the event type where nothing else was said.
         key: What its order is kept by; empty where it has none.
-        document: The event with its metadata, as a structured CloudEvents document.
+        document: The event with its metadata, as a structured CloudEvents document; its data alone in binary mode.
         event_id: Its id, by which a broker may tell that it has it already.
+        attributes: Its CloudEvents attributes in binary mode, which stand beside the data; None in structured mode.
     """
 
     event_type: str
@@ -48,6 +52,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     key: str
     document: bytes
     event_id: str
+    attributes: Mapping[str, str] | None = None
 
 
 class Lane:
@@ -74,7 +79,7 @@ class Incoming(msgspec.Struct, gc=False):
     Attributes:
         lane: Through which lane; None for a broadcast listener, which acknowledges nothing.
         receipt: What the adapter knows it by.
-        document: What was published; anything at all where somebody else wrote it.
+        document: What was published, in structured mode; anything at all where somebody else wrote it.
         event_type: Its type, where the broker's entry says so beside the document.
         topic: Its topic, likewise.
         attempts: How many attempts have begun before, as far as they were counted.

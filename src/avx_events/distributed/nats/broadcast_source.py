@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from avx_events.bus.remote.ports import Incoming
 from avx_events.core.tasks import wake
-from avx_events.distributed.nats.held_lane import incoming_of
+from avx_events.distributed.nats.messages import incoming_of
 from avx_events.distributed.nats.names import Names
 from avx_events.distributed.nats.reader import Reader, Readers
 
@@ -51,7 +51,7 @@ class BroadcastSource:
             await self._waiter
         entries = [reader.entries.popleft() for _ in range(min(most, len(reader.entries)))]
         reader.pull()
-        return [incoming_of(None, entry.number, entry) for entry in entries]
+        return [incoming_of(None, entry.number, entry.data, entry.headers) for entry in entries]
 
     async def acknowledge(self, done: Sequence[Incoming]) -> None:
         """Do nothing: a listener acknowledges nothing."""

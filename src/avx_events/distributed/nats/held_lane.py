@@ -12,7 +12,7 @@ from avx_events.core.errors import AvxEventsError
 from avx_events.core.tasks import TaskScope, wake
 from avx_events.distributed.nats import position as positions
 from avx_events.distributed.nats.jetstream import ConflictError, JetStream
-from avx_events.distributed.nats.names import TOPIC_HEADER, TYPE_HEADER
+from avx_events.distributed.nats.messages import incoming_of
 from avx_events.distributed.nats.position import Progress
 from avx_events.distributed.nats.reader import Entry, Reader
 
@@ -96,7 +96,7 @@ class HeldLane:
     def incoming(self, entry: Entry) -> Incoming:
         """Return an entry as the bus knows it."""
         known = self.progress.attempts(entry.number)
-        incoming = incoming_of(self.lane, (self, entry.number), entry)
+        incoming = incoming_of(self.lane, (self, entry.number), entry.data, entry.headers)
         incoming.attempts, incoming.is_redelivered = known or 0, known is None
         return incoming
 
@@ -199,12 +199,3 @@ def _fail(waiters: "list[asyncio.Future[None]]", error: BaseException) -> None:
         if not waiter.done():
             waiter.set_exception(error)
             waiter.exception()  # whoever asked may have stopped waiting, and then nobody complains
-
-
-def incoming_of(lane: Lane | None, receipt: object, entry: Entry) -> Incoming:
-    """Return an entry of the log as an event that came in."""
-    headers = entry.headers
-    if headers is None:
-        return Incoming(lane, receipt, entry.data)
-    event_type = headers.get(TYPE_HEADER)
-    return Incoming(lane, receipt, entry.data, event_type, headers.get(TOPIC_HEADER) or event_type)

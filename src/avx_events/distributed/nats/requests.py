@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from avx_events.bus.remote.ports import Address, Question
 from avx_events.core.errors import EventTooLargeError, TransportUnavailableError
 from avx_events.core.tasks import wake
+from avx_events.distributed.nats.messages import structured
 from avx_events.distributed.nats.names import TIMEOUT_HEADER, Names, text_of, token
 from avx_events.distributed.nats.wire import Wire, WireError
 
@@ -114,11 +115,12 @@ def _take_question(on_question: Callable[[Question], None], message: Msg) -> Non
     if not message.reply:
         log.warning("a request on %s has no place for its reply", message.subject)
         return
+    headers = message.headers or {}
     try:
-        timeout_s = int((message.headers or {})[TIMEOUT_HEADER]) / 1000
+        timeout_s = int(headers[TIMEOUT_HEADER]) / 1000
     except (KeyError, ValueError):  # a stranger's
         timeout_s = _LONGEST_WAIT_S
-    on_question(Question(message.data, message.reply, timeout_s))
+    on_question(Question(structured(message.data, headers), message.reply, timeout_s))
 
 
 def _id_in(document: bytes) -> str:

@@ -1,7 +1,7 @@
 """NATS JetStream as the transport of a bus."""
 
 import asyncio
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
@@ -14,10 +14,11 @@ from avx_events.core.errors import EventTooLargeError, PublishUnknownError
 from avx_events.distributed.nats.broadcast_source import BroadcastSource
 from avx_events.distributed.nats.dead_letters import NatsDeadLetters
 from avx_events.distributed.nats.group_source import GroupSource
-from avx_events.distributed.nats.jetstream import JetStream, TooLargeError, accepted, header_value
+from avx_events.distributed.nats.jetstream import JetStream, TooLargeError, accepted
 from avx_events.distributed.nats.lanes import Lanes
 from avx_events.distributed.nats.log import IS_DELETED_WITHIN_S, EventLog
-from avx_events.distributed.nats.names import ID_HEADER, TOPIC_HEADER, TYPE_HEADER, Names, lane_of
+from avx_events.distributed.nats.messages import headers_of
+from avx_events.distributed.nats.names import ID_HEADER, Names, lane_of
 from avx_events.distributed.nats.pipe import Pipe
 from avx_events.distributed.nats.reader import Readers
 from avx_events.distributed.nats.requests import NatsRequests
@@ -85,10 +86,10 @@ class NatsTransport:
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[Any]":
         """Send an event; see ``Transport``."""
         lane = lane_of(outgoing.key, self.lanes) if outgoing.key else next(self._next_lane) % self.lanes
-        fields, size = _fields(outgoing.event_type, outgoing.topic)
+        fields = headers_of(outgoing)
         # Of one event that is published to two topics, both are kept.
         about = outgoing.event_id if outgoing.topic == outgoing.event_type else f"{outgoing.event_id} {outgoing.topic}"
-        size += len(about.encode()) + len(outgoing.document)
+        size = len(about.encode()) + _size(fields) + len(outgoing.document)
         if size > self._wire.max_payload:
             refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             refused.set_exception(self._too_large(outgoing, size))
@@ -189,13 +190,7 @@ async def connect(url: str, options: TransportOptions, *, clock: Clock) -> NatsT
     return transport
 
 
-@lru_cache(maxsize=1024)
-def _fields(event_type: str, topic: str) -> tuple[dict[str, str], int]:
-    """Return the headers of events of this type and topic, and the bytes of all headers but the id."""
-    fields: dict[str, str] = {}
-    if header_value(event_type) is not None and header_value(topic) is not None:  # else the document says it alone
-        fields[TYPE_HEADER] = event_type
-        if topic != event_type:
-            fields[TOPIC_HEADER] = topic
+def _size(fields: dict[str, str]) -> int:
+    """Return how many bytes all headers take, but for the id itself."""
     size = _HEADER_BYTES + len(ID_HEADER) + _FIELD_BYTES
-    return fields, size + sum(len(name) + len(value) + _FIELD_BYTES for name, value in fields.items())
+    return size + sum(len(name) + len(value) + _FIELD_BYTES for name, value in fields.items())

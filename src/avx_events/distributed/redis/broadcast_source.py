@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from avx_events.bus.remote.ports import Incoming
 from avx_events.core.errors import TransportRefusedError
-from avx_events.distributed.redis.group_source import incoming_of
+from avx_events.distributed.redis.entries import incoming_of
 from avx_events.distributed.redis.names import Names
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.wire import Servers, WireError, packed, problem_of

@@ -8,8 +8,9 @@ from typing import Any, Final, TypeAlias
 from avx_events.bus.remote.ports import Consumer, Incoming, Lane
 from avx_events.core.errors import AvxEventsError, TransportRefusedError, TransportUnavailableError
 from avx_events.core.tasks import wake
+from avx_events.distributed.redis.entries import incoming_of
 from avx_events.distributed.redis.leases import Leases
-from avx_events.distributed.redis.names import EVENT_FIELD, TOPIC_FIELD, TYPE_FIELD, Names, consumer_of
+from avx_events.distributed.redis.names import Names, consumer_of
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.scripts import READ
 from avx_events.distributed.redis.waiting_wire import BLOCK_MS, LostReplyError, WaitingWire
@@ -289,18 +290,3 @@ def entry_id(text: bytes) -> EntryId:
     """Return an id of a stream's entry as numbers, which can be compared."""
     milliseconds, _, sequence = text.partition(b"-")
     return int(milliseconds), int(sequence or 0)
-
-
-def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes]) -> Incoming:
-    """Return an entry of a stream as an event that came in."""
-    found = dict(zip(fields[::2], fields[1::2], strict=False))
-    event_type, topic = _text(found.get(TYPE_FIELD)), _text(found.get(TOPIC_FIELD))
-    document = found.get(EVENT_FIELD)
-    if document is None:  # a stranger's entry: its dead letter shows all of it
-        document = b"\n".join(name + b"=" + value for name, value in found.items())
-        event_type = topic = None
-    return Incoming(lane, receipt, document, event_type, topic or event_type)
-
-
-def _text(field: bytes | None) -> str | None:
-    return None if field is None else field.decode(errors="replace")

@@ -20,6 +20,8 @@ LAYOUT_VERSION: Final = "1"
 TYPE_FIELD: Final = b"type"
 TOPIC_FIELD: Final = b"topic"
 EVENT_FIELD: Final = b"event"
+DATA_FIELD: Final = b"data"
+ATTRIBUTE_PREFIX: Final = "ce_"
 
 
 def lane_of(key: str, lanes: int) -> int:

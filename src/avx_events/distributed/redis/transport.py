@@ -12,9 +12,10 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import PartitionsMismatchError, PublishUnknownError, TransportRefusedError
 from avx_events.distributed.redis.broadcast_source import BroadcastSource
 from avx_events.distributed.redis.dead_letters import RedisDeadLetters
+from avx_events.distributed.redis.entries import fields_of
 from avx_events.distributed.redis.group_source import GroupSource
 from avx_events.distributed.redis.leases import Leases
-from avx_events.distributed.redis.names import EVENT_FIELD, LAYOUT_VERSION, TOPIC_FIELD, TYPE_FIELD, Names, lane_of
+from avx_events.distributed.redis.names import LAYOUT_VERSION, Names, lane_of
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.requests import RedisRequests
 from avx_events.distributed.redis.scripts import AGREE, TRIM
@@ -92,10 +93,7 @@ class RedisTransport:
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[Any]":
         """Send an event; see ``Transport``."""
         lane = lane_of(outgoing.key, self.lanes) if outgoing.key else next(self._next_lane) % self.lanes
-        fields: list[Argument] = [TYPE_FIELD, outgoing.event_type, EVENT_FIELD, outgoing.document]
-        if outgoing.topic != outgoing.event_type:
-            fields += (TOPIC_FIELD, outgoing.topic)
-        command = packed("XADD", self._streams[lane], *self._limit, "*", *fields)
+        command = packed("XADD", self._streams[lane], *self._limit, "*", *fields_of(outgoing))
         if self._trim_at <= self._clock.monotonic():
             self._trim()
         return self._publishing.ask(command, unconfirmed=partial(PublishUnknownError, self.name, outgoing.event_type))

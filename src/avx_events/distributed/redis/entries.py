@@ -1,0 +1,55 @@
+"""What an event looks like as an entry of a stream, ours or another's, in both modes.
+
+CloudEvents has no binding for Redis; binary mode is written as the one for Kafka has it, with fields for headers.
+"""
+
+from typing import Final
+
+from avx_events.bus.remote.ports import Incoming, Lane, Outgoing
+from avx_events.core import cloudevents
+from avx_events.distributed.redis.names import ATTRIBUTE_PREFIX, DATA_FIELD, EVENT_FIELD, TOPIC_FIELD, TYPE_FIELD
+from avx_events.distributed.redis.wire import Argument
+
+_PREFIX: Final = ATTRIBUTE_PREFIX.encode()
+_VERSION_FIELD: Final = b"ce_specversion"
+_ATTRIBUTE_TYPE: Final = b"ce_type"
+_ATTRIBUTE_TOPIC: Final = b"ce_topic"
+
+
+def fields_of(outgoing: Outgoing) -> list[Argument]:
+    """Return names and values of an event's fields, in turn."""
+    if outgoing.attributes is not None:
+        fields: list[Argument] = [DATA_FIELD, outgoing.document]
+        for name, text in outgoing.attributes.items():
+            fields += (ATTRIBUTE_PREFIX + name, text)
+        return fields
+    fields = [TYPE_FIELD, outgoing.event_type, EVENT_FIELD, outgoing.document]
+    if outgoing.topic != outgoing.event_type:
+        fields += (TOPIC_FIELD, outgoing.topic)
+    return fields
+
+
+def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes]) -> Incoming:
+    """Return an entry of a stream as an event that came in."""
+    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    document = found.get(EVENT_FIELD)
+    if document is not None:
+        event_type, topic = _text(found.get(TYPE_FIELD)), _text(found.get(TOPIC_FIELD))
+    elif _VERSION_FIELD in found:
+        event_type, topic = _text(found.get(_ATTRIBUTE_TYPE)), _text(found.get(_ATTRIBUTE_TOPIC))
+        document = _structured(fields)
+    else:  # a stranger's entry: its dead letter shows all of it
+        document = b"\n".join(name + b"=" + value for name, value in found.items())
+        event_type = topic = None
+    return Incoming(lane, receipt, document, event_type, topic or event_type)
+
+
+def _structured(fields: list[bytes]) -> bytes:
+    named = zip(fields[::2], fields[1::2], strict=False)
+    attributes = ((name.removeprefix(_PREFIX), value) for name, value in named if name.startswith(_PREFIX))
+    data = next((value for name, value in zip(fields[::2], fields[1::2], strict=False) if name == DATA_FIELD), b"")
+    return cloudevents.structured(((name.decode(errors="replace"), value) for name, value in attributes), data)
+
+
+def _text(field: bytes | None) -> str | None:
+    return None if field is None else field.decode(errors="replace")
