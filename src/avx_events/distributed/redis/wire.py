@@ -18,6 +18,7 @@ from avx_events.core.errors import (
     TransportRefusedError,
     TransportUnavailableError,
 )
+from avx_events.distributed.redis.replies import Replies
 
 Argument: TypeAlias = str | bytes | int | float
 Packed: TypeAlias = bytes
@@ -78,7 +79,12 @@ class Servers:
         """
         options = {"socket_connect_timeout": timeout_s, **client}
         # Replies are waited for in batches, with one deadline; attempts are ours, since only we know what was sent.
-        fixed: dict[str, Any] = {"socket_timeout": None, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+        fixed: dict[str, Any] = {
+            "socket_timeout": None,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "parser_class": self._new_parser,
+        }
         try:
             self.name = _without_password(url)
             pool: Any = ConnectionPool.from_url(url, **(options | fixed))  # pyright: ignore[reportUnknownMemberType]
@@ -90,17 +96,24 @@ class Servers:
 
     def wire(self) -> "Wire":
         """Return a new connection, not made yet."""
-        return Wire(self._pool.make_connection(), self.name)
+        connection = self._pool.make_connection()
+        return Wire(connection, self._parser, self.name)
+
+    def _new_parser(self, socket_read_size: int) -> Replies:
+        """Be what redis-py makes the parser of a new connection with; it tells nobody which one that is."""
+        self._parser = Replies(socket_read_size)
+        return self._parser
 
 
 class Wire:
     """One connection; whoever has it uses it alone."""
 
-    __slots__ = ("_connection", "_name")
+    __slots__ = ("_connection", "_name", "_replies")
 
-    def __init__(self, connection: Any, name: str) -> None:
-        """Wrap ``connection``, one of redis-py's, to the server of ``name``."""
+    def __init__(self, connection: Any, replies: Replies, name: str) -> None:
+        """Wrap ``connection``, one of redis-py's, and its parser, to the server of ``name``."""
         self._connection = connection
+        self._replies = replies
         self._name = name
 
     @property
@@ -140,15 +153,10 @@ class Wire:
             TransportRefusedError: The server asks for a password; it did nothing.
         """
         connection = self._connection
-        replies: list[Any] = []
         try:
             async with asyncio.timeout(timeout_s):
                 await connection.send_packed_command([b"".join(commands)], check_health=False)
-                for _ in commands:
-                    try:
-                        replies.append(await connection.read_response(disable_decoding=True))
-                    except redis.exceptions.ResponseError as exc:
-                        replies.append(exc)
+                return await self._replies.read(len(commands))
         except TimeoutError as exc:
             await self.close()
             raise WireError(f"no answer within {timeout_s} s", is_sent=True) from exc
@@ -161,7 +169,6 @@ class Wire:
         except BaseException:  # replies of this call must not be taken for those of the next one
             await self.close()
             raise
-        return replies
 
     async def receive(self, quiet_s: float, *, ask: Packed) -> Any:
         """Return what the server sends by itself, None after ``quiet_s`` seconds of silence.

@@ -1,0 +1,45 @@
+"""Reads the replies to many commands at once: one by one, each costs redis-py as much as the command itself."""
+
+from functools import partial
+from typing import Any, Final
+
+import redis.exceptions
+from redis.asyncio.connection import DefaultParser
+
+_Parser: Final[Any] = DefaultParser  # that of hiredis, since its package is there
+
+
+class Replies(_Parser):  # type: ignore[misc]  # redis-py has it as a variable
+    """The parser of one of redis-py's connections, which can do more than one reply at a time."""
+
+    def on_connect(self, connection: Any) -> None:
+        """Begin with a connection that was just made."""
+        base: Any = super()
+        base.on_connect(connection)
+        as_bytes = False
+        self._next = partial(self._reader.gets, as_bytes)
+        self._nothing = self._next()  # what it says as long as no reply is complete
+
+    async def read(self, count: int) -> list[Any]:
+        """Return the next ``count`` replies; an error of the server's is one of them, not raised.
+
+        Raises:
+            redis.exceptions.ConnectionError: The connection was lost; the server says that it takes no more, or wants
+                another password.
+            redis.exceptions.InvalidResponse: What came is no reply.
+            OSError: The connection was lost.
+        """
+        following, nothing = self._next, self._nothing
+        replies: list[Any] = []
+        while len(replies) < count:
+            reply = following()
+            if reply is nothing:
+                if not self._connected:
+                    problem = "the connection was closed"
+                    raise redis.exceptions.ConnectionError(problem)
+                await self.read_from_socket()
+            elif isinstance(reply, redis.exceptions.ConnectionError):
+                raise reply
+            else:
+                replies.append(reply)
+        return replies
