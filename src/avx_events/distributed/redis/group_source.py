@@ -14,7 +14,7 @@ from avx_events.distributed.redis.names import Names, consumer_of
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.scripts import READ
 from avx_events.distributed.redis.waiting_wire import BLOCK_MS, LostReplyError, WaitingWire
-from avx_events.distributed.redis.wire import packed
+from avx_events.distributed.redis.wire import Argument, Packed, packed
 
 log = logging.getLogger("avx_events")
 
@@ -27,6 +27,8 @@ _NEW: Final = b""
 _NEW_OR_END: Final = b"?"
 _FIRST: Final = b"0-0"
 _LAST_PAGE: Final = b"0-0"
+_MULTI: Final = packed("MULTI")
+_EXEC: Final = packed("EXEC")
 # A read that gave so many is followed by the next without a wait.
 _BUSY: Final = 32
 
@@ -71,6 +73,7 @@ class GroupSource:
         self._lanes = lanes
         self._server = server
         self.name = consumer_of(consumer.group or "", consumer.name)
+        self._owners = names.owners(self.name)
         self._leases: Leases | None = None
         self._member = ""
         self._readings: dict[int, Reading] = {}
@@ -79,6 +82,10 @@ class GroupSource:
         self._turn = 0
         self._is_busy = True  # as far as is known
         self._last: dict[int, EntryId] = {}  # of each lane: read, or known to be the end when nothing was to be read
+        self._full: list[Reading] = []  # had more than they could give
+        # The lanes that were held when the owners were last watched, on which connection; see decision 0024.
+        self._watched: frozenset[int] = frozenset()
+        self._watched_on = 0
 
     async def create(self) -> None:
         """Have the consumer group on each lane; one that is there keeps its position.
@@ -124,13 +131,18 @@ class GroupSource:
             await self._change
             return []
         try:
-            reply = await self._wire.read(self._read_command(readings, most), wait=self._wait_command(readings))
+            if self._are_watched(readings):
+                found = await self._read_watched(readings, most)
+            else:
+                found = await self._read_by_script(readings, most)
         except LostReplyError:
-            for reading in readings:
-                reading.cursor = _FIRST
+            self._begin_anew(readings)
             return []
+        except BaseException:
+            self._begin_anew(readings)
+            raise
         asked = {reading.lane.number: reading for reading in readings}
-        received = await self._take({n: reading for n, reading in asked.items() if self._reads(reading)}, reply)
+        received = await self._take({n: reading for n, reading in asked.items() if self._reads(reading)}, found)
         self._is_busy = len(received) >= _BUSY
         return received
 
@@ -186,8 +198,58 @@ class GroupSource:
         self._turn = (self._turn + 1) % len(readings)
         return readings[self._turn :] + readings[: self._turn]
 
-    def _read_command(self, readings: list[Reading], most: int) -> bytes:
-        keys = [self._names.owners(self.name), *(self._names.lane(reading.lane.number) for reading in readings)]
+    def _begin_anew(self, readings: list[Reading]) -> None:
+        """Ask first for what may have been given out without coming here."""
+        for reading in readings:
+            reading.cursor = _FIRST
+        self._watched = frozenset()
+
+    def _are_watched(self, readings: list[Reading]) -> bool:
+        """Tell whether all there is to be read of ``readings`` is what is new, of lanes that are watched."""
+        return all(
+            not reading.cursor and reading.lane.number in self._last and reading.lane.number in self._watched
+            for reading in readings
+        )
+
+    async def _read_watched(self, readings: list[Reading], most: int) -> list[Any]:
+        """Read what is new, unless somebody has changed the owners since they were looked at."""
+        readings = [reading for reading in self._full if self._reads(reading)] or readings
+        readings, self._full = readings[:most], []
+        each = most // len(readings)
+        by_stream = {self._names.lane(reading.lane.number).encode(): reading for reading in readings}
+        group: tuple[Argument, ...] = ("XREADGROUP", "GROUP", self.name, self._member, "COUNT", each)
+        read = packed(*group, "STREAMS", *by_stream, *[">"] * len(readings))
+        wait = self._wait_command(list(self._readings.values()))
+        _, _, done = await self._exchange([_MULTI, read, _EXEC], wait=wait, on=self._watched_on)
+        if done is None or isinstance(done[0], Exception):  # the owners have changed, or a group is gone
+            self._watched = frozenset()  # the script finds out which
+            return []
+        found: list[Any] = []
+        for stream, entries in done[0] or ():
+            reading = by_stream[stream]
+            found.append((reading.lane.number, b"new", entries))
+            if len(entries) == each:
+                self._full.append(reading)
+        return found
+
+    async def _read_by_script(self, readings: list[Reading], most: int) -> list[Any]:
+        """Read whatever there is, each lane in one step with the look who owns it."""
+        self._full = []
+        (found,) = await self._exchange([self._script_command(readings, most)], wait=self._wait_command(readings))
+        return list(found)
+
+    async def _exchange(self, reads: list[Packed], *, wait: Packed | None, on: int | None = None) -> list[Any]:
+        """Return the replies to ``reads``, and watch the owners from then on."""
+        lanes = list(self._readings)
+        watch = (packed("WATCH", self._owners), packed("HMGET", self._owners, *lanes))
+        *replies, _, owners = await self._wire.read([*reads, *watch], wait=wait, on=on)
+        member = self._member.encode()
+        self._watched = frozenset(lane for lane, owner in zip(lanes, owners, strict=True) if owner == member)
+        self._watched_on = self._wire.connections
+        return replies
+
+    def _script_command(self, readings: list[Reading], most: int) -> bytes:
+        keys = [self._owners, *(self._names.lane(reading.lane.number) for reading in readings)]
         arguments: list[Any] = [self.name, self._member, most]
         for reading in readings:
             number = reading.lane.number

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from typing import Any, Final
 
 from avx_events.core.errors import AvxEventsError, TransportRefusedError
@@ -25,7 +26,11 @@ class LostReplyError(Exception):
 
 
 class WaitingWire:
-    """The connection on which one consumer reads; while it waits, it is woken from another one."""
+    """The connection on which one consumer reads; while it waits, it is woken from another one.
+
+    Attributes:
+        connections: How many connections were made; what is watched is forgotten with each.
+    """
 
     def __init__(self, servers: Servers, pipe: Pipe, *, timeout_s: float) -> None:
         """Connect to nobody yet.
@@ -39,42 +44,50 @@ class WaitingWire:
         self._server = servers.name
         self._pipe = pipe
         self._timeout_s = timeout_s
+        self.connections = 0
         self._id = 0
         self._pause_s = _FIRST_PAUSE_S
         self._waits = 0  # counts the reads that waited; odd while one does
         self._tasks = TaskScope()
 
-    async def read(self, read: Packed, *, wait: Packed | None) -> Any:
-        """Return the reply to ``read``, which is done as soon as ``wait`` is over.
+    async def read(self, reads: Sequence[Packed], *, wait: Packed | None, on: int | None = None) -> list[Any]:
+        """Return the replies to ``reads``, which are done as soon as ``wait`` is over.
 
         A server that is away is waited for, a little longer each time.
 
+        Args:
+            reads: As ``packed`` gives them.
+            wait: Waits at the server; None where there is nothing to wait for.
+            on: On which of the ``connections`` alone they have a meaning; None is any.
+
         Raises:
-            LostReplyError: The connection failed; call again.
+            LostReplyError: The connection failed, or is another one; call again.
             TransportUnavailableError: The server does not do it now.
             TransportRefusedError: It refuses.
         """
         try:
             await self._connect()
+            if on not in (None, self.connections):
+                raise LostReplyError
             if wait is None:
-                (reply,) = await self._wire.exchange([read], timeout_s=self._timeout_s)
+                replies = await self._wire.exchange(reads, timeout_s=self._timeout_s)
             else:
                 self._waits += 1
                 try:
-                    told, reply = await self._wire.exchange([wait, read], timeout_s=BLOCK_MS / 1000 + self._timeout_s)
+                    patience_s = BLOCK_MS / 1000 + self._timeout_s
+                    replies = await self._wire.exchange([wait, *reads], timeout_s=patience_s)
                 finally:
                     self._waits += 1
-                if isinstance(told, Exception):
-                    raise problem_of(self._server, told)
         except WireError as exc:
             log.debug("a reader waits for %s: %s", self._server, exc)
             await asyncio.sleep(self._pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load
             self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
             raise LostReplyError from exc
         self._pause_s = _FIRST_PAUSE_S
-        if isinstance(reply, Exception):
-            raise problem_of(self._server, reply)
-        return reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise problem_of(self._server, reply)
+        return replies if wait is None else replies[1:]
 
     def wake(self) -> None:
         """Have a read that waits look at once. Harmless where none does."""
@@ -89,6 +102,7 @@ class WaitingWire:
     async def _connect(self) -> None:
         if not self._wire.is_connected:
             await self._wire.connect()
+            self.connections += 1
             (self._id,) = await self._wire.exchange([_CLIENT_ID], timeout_s=self._timeout_s)
 
     async def _unblock(self, waits: int) -> None:
