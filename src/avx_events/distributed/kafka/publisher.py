@@ -121,6 +121,7 @@ class Publisher:
 
     def __init__(self, cluster: Cluster, *, clock: Clock) -> None:
         """Begin with nothing to send."""
+        self._loop = asyncio.get_running_loop()  # to ask for it costs a system call each time
         self._cluster = cluster
         self._clock = clock
         self._timeout_s = cluster.timeout_s
@@ -156,7 +157,7 @@ class Publisher:
         ``EventTooLargeError`` (the broker's limit) or ``TransportRefusedError``. Cancelled before it was sent, it is
         not sent.
         """
-        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        accepted: asyncio.Future[None] = self._loop.create_future()
         if self._is_closed:
             accepted.set_exception(ClosedError(f"the connection to {self._cluster.name}", "publish"))
             return accepted
@@ -185,7 +186,7 @@ class Publisher:
         self._is_closed = True
         try:
             if self._count and self._tasks:
-                idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                idle: asyncio.Future[None] = self._loop.create_future()
                 self._idle.add(idle)
                 await idle
         finally:
@@ -222,7 +223,7 @@ class Publisher:
         return found
 
     async def _change(self) -> None:
-        self._sender = asyncio.get_running_loop().create_future()
+        self._sender = self._loop.create_future()
         try:
             async with asyncio.timeout(self._next_deadline_s()):
                 await self._sender

@@ -89,6 +89,7 @@ class Pipe:
             what: The task's name.
             on_nobody: A coroutine function, called where nobody listened to what was sent.
         """
+        self._loop = asyncio.get_running_loop()  # to ask for it costs a system call each time
         self._wire = wire
         self._timeout_s = timeout_s
         self._clock = clock
@@ -133,7 +134,7 @@ class Pipe:
         It fails with what ``read`` raises, with ``TransportUnavailableError`` (not sent, or repeating it is safe), or
         with what ``unconfirmed`` gives. One that is cancelled before it was sent is not sent.
         """
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Any] = self._loop.create_future()
         if self._is_closed:
             reply.set_exception(ClosedError(f"the connection to {self._wire.name}", "use it"))
             return reply
@@ -155,7 +156,7 @@ class Pipe:
         """Wait for the answers to what was sent, as long as they may take, and send no more. Harmless when repeated."""
         if self._tasks and not self._is_closed:
             while self._waiting or self._sent or self._refused:
-                drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                drained: asyncio.Future[None] = self._loop.create_future()
                 self._drained.append(drained)
                 await drained
         self._is_closed = True
@@ -169,7 +170,7 @@ class Pipe:
     async def _run(self) -> None:
         while True:
             if not self._may_send():
-                self._sender = asyncio.get_running_loop().create_future()
+                self._sender = self._loop.create_future()
                 await self._sender
                 self._sender = None
                 continue

@@ -10,6 +10,8 @@ from avx_events.core import cloudevents
 from avx_events.distributed.redis.names import ATTRIBUTE_PREFIX, DATA_FIELD, EVENT_FIELD, TOPIC_FIELD, TYPE_FIELD
 from avx_events.distributed.redis.wire import Argument
 
+_PLAIN: Final = [TYPE_FIELD, EVENT_FIELD]
+_WITH_TOPIC: Final = [*_PLAIN, TOPIC_FIELD]
 _PREFIX: Final = ATTRIBUTE_PREFIX.encode()
 _VERSION_FIELD: Final = b"ce_specversion"
 _ATTRIBUTE_TYPE: Final = b"ce_type"
@@ -31,7 +33,18 @@ def fields_of(outgoing: Outgoing) -> list[Argument]:
 
 def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes]) -> Incoming:
     """Return an entry of a stream as an event that came in."""
-    found = dict(zip(fields[::2], fields[1::2], strict=False))
+    names = fields[::2]
+    if names == _PLAIN:  # these two are what we write, and quicker than to look names up
+        event_type = fields[1].decode(errors="replace")
+        return Incoming(lane, receipt, fields[3], event_type, event_type)
+    if names == _WITH_TOPIC:
+        return Incoming(
+            lane, receipt, fields[3], fields[1].decode(errors="replace"), fields[5].decode(errors="replace")
+        )
+    return _foreign(lane, receipt, dict(zip(names, fields[1::2], strict=False)), fields)
+
+
+def _foreign(lane: Lane | None, receipt: object, found: dict[bytes, bytes], fields: list[bytes]) -> Incoming:
     document = found.get(EVENT_FIELD)
     if document is not None:
         event_type, topic = _text(found.get(TYPE_FIELD)), _text(found.get(TOPIC_FIELD))

@@ -47,6 +47,7 @@ class Pipe:
 
     def __init__(self, servers: Servers, *, timeout_s: float, clock: Clock, what: str) -> None:
         """Begin without a connection; ``what`` is the task's name."""
+        self._loop = asyncio.get_running_loop()  # to ask for it costs a system call each time
         self._servers = servers
         self._wire: Wire = servers.wire()
         self._timeout_s = timeout_s
@@ -82,7 +83,7 @@ class Pipe:
         One that may have been done is sent again or, where that would do harm, fails with what ``unconfirmed`` gives.
         One that is cancelled before it was sent is not sent.
         """
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Any] = self._loop.create_future()
         if self._is_closed:
             reply.set_exception(ClosedError(f"the connection to {self._servers.name}", "use it"))
             return reply
@@ -115,7 +116,7 @@ class Pipe:
         try:
             while True:
                 if not self._waiting:
-                    self._sender = asyncio.get_running_loop().create_future()
+                    self._sender = self._loop.create_future()
                     await self._sender
                     self._sender = None
                     continue
