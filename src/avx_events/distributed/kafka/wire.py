@@ -17,6 +17,7 @@ Request: TypeAlias = Any
 Place: TypeAlias = tuple[str, int]
 
 _DEFAULT_PORT: Final = 9092
+_TLS_ENDS_WITHIN_S: Final = 0.1
 _CREDENTIALS: Final = (
     "sasl_mechanism",
     "sasl_plain_username",
@@ -104,7 +105,10 @@ class Servers:
 
     def refused(self, error: Exception) -> TransportRefusedError:
         """Return the error of a cluster that asks for other credentials."""
-        remedy = "give user and password in the URL, as kafka://user:password@host, and kafkas:// where it wants TLS"
+        remedy = (
+            "give user and password in the URL, as kafka://user:password@host, kafkas:// where it wants TLS, and "
+            "ssl_context= where its certificate is of an authority of your own"
+        )
         return TransportRefusedError(self.name, str(error) or type(error).__name__, remedy=remedy)
 
 
@@ -140,8 +144,13 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection, whoever waits for an answer. Harmless when repeated."""
+        writer = self._conn._writer  # noqa: SLF001 - the only way to its transport
         closed = self._conn.close()
-        if closed is not None:
+        if closed is None:
+            return
+        _, open_still = await asyncio.wait([closed], timeout=_TLS_ENDS_WITHIN_S)
+        if open_still and writer is not None:  # a broker that holds a fetch back does not say goodbye before its time
+            writer.transport.abort()
             await asyncio.wait([closed], timeout=1)
 
 

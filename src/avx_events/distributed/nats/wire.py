@@ -317,7 +317,10 @@ class Wire:
         self._tell()
 
     def _refused(self, problem: str) -> TransportRefusedError:
-        remedy = "give user and password in the URL, as nats://user:password@host, and tls:// where it wants TLS"
+        remedy = (
+            "give user and password in the URL, as nats://user:password@host, tls:// where it wants TLS, and "
+            "tls=ssl_context where its certificate is of an authority of your own"
+        )
         return TransportRefusedError(self.name, problem, remedy=remedy)
 
     def _refuse(self, error: TransportRefusedError | InvalidArgumentError) -> None:

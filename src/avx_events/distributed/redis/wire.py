@@ -136,9 +136,9 @@ class Wire:
             if str(exc).startswith(_REFUSED):
                 raise self._refused(exc) from exc
             raise WireError(str(exc), is_sent=False) from exc
-        except ssl.SSLError as exc:
-            raise self._refused(exc) from exc
         except (TimeoutError, redis.exceptions.RedisError, OSError) as exc:
+            if _is_about_tls(exc) or _is_about_tls(exc.__context__):  # redis-py names no cause
+                raise self._refused(exc) from exc
             raise WireError(str(exc), is_sent=False) from exc
 
     async def exchange(self, commands: Sequence[Packed], *, timeout_s: float | None) -> list[Any]:
@@ -209,7 +209,10 @@ class Wire:
             return
 
     def _refused(self, error: Exception) -> TransportRefusedError:
-        remedy = "give user and password in the URL, as redis://user:password@host, and rediss:// where it wants TLS"
+        remedy = (
+            "give user and password in the URL, as redis://user:password@host, rediss:// where it wants TLS, and "
+            "ssl_ca_certs= where its certificate is of an authority of your own"
+        )
         return TransportRefusedError(self._name, str(error), remedy=remedy)
 
 
@@ -231,6 +234,11 @@ _LATER: Final = (
     redis.exceptions.MasterDownError,
     redis.exceptions.TryAgainError,
 )
+
+
+def _is_about_tls(error: BaseException | None) -> bool:
+    """Tell whether both sides are there, and do not agree on TLS; an end in the middle is nothing but that."""
+    return isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
 def _without_password(url: str) -> str:
