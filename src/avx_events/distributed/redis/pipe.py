@@ -21,8 +21,6 @@ _MOST_BYTES: Final = 16 << 20
 _MOST: Final = 10_000
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 1.0
-# A connection that nobody used for so long is looked at before it is used.
-_LOOK_AFTER_S: Final = 0.05
 
 
 Unconfirmed: TypeAlias = Callable[[str], Exception]
@@ -58,7 +56,6 @@ class Pipe:
         self._sender: asyncio.Future[None] | None = None
         self._gate = Gate(self._has_room)
         self._tasks = TaskScope()
-        self._used_at = 0.0
         self._away_since: float | None = None
         self._is_closed = False
 
@@ -131,8 +128,8 @@ class Pipe:
 
     async def _is_ready(self) -> bool:
         """Have a connection; False when nothing waits for it any more."""
-        if self._wire.is_connected and self._clock.monotonic() - self._used_at > _LOOK_AFTER_S:
-            await self._wire.look()
+        if self._wire.is_connected:
+            await self._wire.look()  # what is not sent on a dead connection need not be unknown
         pause_s = _FIRST_PAUSE_S
         while not self._wire.is_connected:
             try:
@@ -179,7 +176,6 @@ class Pipe:
             self._bytes += sum(len(command.packed) for command in batch)
             self._refuse_all(exc)
             return
-        self._used_at = self._clock.monotonic()
         self._away_since = None
         for command, reply in zip(batch, replies, strict=True):
             if command.reply.done():
