@@ -2,7 +2,7 @@
 
 import sys
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.engine import Engine, Remote
@@ -20,9 +20,14 @@ class DeliveringBus:
 
     They differ in how a subscription says what it wants: a base class, and not functions of an engine, so that code can
     be written for both.
+
+    Attributes:
+        schemes: Of which URLs ``connect`` takes one; None is whatever is installed.
     """
 
     __slots__ = ("_engine", "_published")
+
+    schemes: ClassVar[tuple[str, ...] | None] = None
 
     def __init__(
         self,
@@ -127,7 +132,7 @@ class DeliveringBus:
             max_events=max_events,
             client=client,
         )
-        transport = await transport_at(url, options, clock=clock)
+        transport = await transport_at(url, options, schemes=cls.schemes, clock=clock)
         try:
             return cls(
                 name=f"bus at {transport.name}",

@@ -9,8 +9,10 @@ from avx_events.core.schemes import serving
 _EXAMPLE: Final = "redis://localhost:6379"
 
 
-async def transport_at(url: str, options: TransportOptions, *, clock: Clock) -> Transport:
-    """Return a transport that has reached the broker at ``url``, found by its scheme.
+async def transport_at(
+    url: str, options: TransportOptions, *, schemes: tuple[str, ...] | None = None, clock: Clock
+) -> Transport:
+    """Return a transport that has reached the broker at ``url``, found by its scheme, which is one of ``schemes``.
 
     Raises:
         InvalidArgumentError: It is no URL, or an option is wrong.
@@ -20,5 +22,5 @@ async def transport_at(url: str, options: TransportOptions, *, clock: Clock) -> 
         TransportRefusedError: It answers, and refuses.
         PartitionsMismatchError: Others use another number of lanes.
     """
-    factory = cast("TransportFactory", serving(url, ENTRY_POINT_GROUP, example=_EXAMPLE))
+    factory = cast("TransportFactory", serving(url, ENTRY_POINT_GROUP, only=schemes, example=_EXAMPLE))
     return await factory(url, options, clock=clock)
