@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-from nats.aio.msg import Msg
 
 from avx_events.core.errors import AvxEventsError, TransportRefusedError, TransportUnavailableError
+from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.names import EXPECTED_HEADER, bucket_stream
 from avx_events.distributed.nats.pipe import Pipe
 
@@ -267,7 +267,7 @@ class JetStream:
     def _message(self, stream: str, asked: dict[str, Any]) -> "asyncio.Future[Stored | None]":
         return self._pipe.ask(f"$JS.API.STREAM.MSG.GET.{stream}", msgspec.json.encode(asked), self._kept)
 
-    def _kept(self, message: Msg) -> Stored | None:
+    def _kept(self, message: Message) -> Stored | None:
         problem = _decode_answer(message.data).error
         if problem is None:
             return msgspec.json.decode(message.data, type=_Kept).message
@@ -281,14 +281,14 @@ class JetStream:
             raise JetStreamError(problem.code, problem.err_code, problem.description)
         return msgspec.json.decode(data, type=answer)
 
-    def _number_of(self, message: Msg) -> int:
+    def _number_of(self, message: Message) -> int:
         published = _decode_published(message.data)
         if published.error is not None:
             raise refused(published.error, self)
         return published.seq
 
 
-def accepted(message: Msg, jetstream: JetStream) -> None:
+def accepted(message: Message, jetstream: JetStream) -> None:
     """Raise what the answer to a publish says, if it says that it was not taken."""
     if b'"error"' in message.data:
         problem = _decode_published(message.data).error
@@ -310,11 +310,11 @@ def header_value(text: str) -> str | None:
     return text if text.isascii() and text.isprintable() and text == text.strip() else None
 
 
-def _data(message: Msg) -> bytes:
+def _data(message: Message) -> bytes:
     return message.data
 
 
-def _ignored(message: Msg) -> None:
+def _ignored(message: Message) -> None:
     del message
 
 

@@ -16,9 +16,9 @@ from datetime import datetime
 from uuid import uuid4
 
 import msgspec
-from nats.aio.msg import Msg
 
 from avx_events.core.clock import Clock
+from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.jetstream import ConflictError, JetStream, Stored
 from avx_events.distributed.nats.names import bucket_stream
 from avx_events.distributed.nats.wire import Wire
@@ -100,7 +100,7 @@ class Membership:
         Raises:
             TransportUnavailableError: JetStream does not answer.
         """
-        await self._wire.listen(f"{self._prefix}*", self._take)
+        self._wire.listen(f"{self._prefix}*", self._take)
         await self.beat(())
         await self.look()
 
@@ -198,7 +198,7 @@ class Membership:
         stored = await self._jetstream.last_of(self._stream, self._prefix + name)
         return None if stored is None or stored.is_deleted else stored
 
-    def _take(self, message: Msg) -> None:
+    def _take(self, message: Message) -> None:
         """See the beat of another, or that it leaves."""
         name = message.subject[len(self._prefix) :]
         if name == self.name:

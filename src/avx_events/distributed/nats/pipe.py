@@ -9,12 +9,12 @@ from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 import msgspec
-from nats.aio.msg import Msg
 
 from avx_events.bus.remote.gate import Gate
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope, wake
+from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.wire import Wire, WireError
 
 _MOST_ON_THE_WAY: Final = 1024
@@ -24,7 +24,7 @@ _MOST_BYTES_WAITING: Final = 16 << 20
 _SWEEPS_IN_A_TIMEOUT: Final = 50
 _PAUSE_S: Final = 0.1
 
-Read: TypeAlias = Callable[[Msg], Any]
+Read: TypeAlias = Callable[[Message], Any]
 """Makes the result of an answer, or raises what the answer says."""
 
 Unconfirmed: TypeAlias = Callable[[str], Exception]
@@ -116,7 +116,7 @@ class Pipe:
 
     async def open(self) -> None:
         """Listen to answers, and send."""
-        await self._wire.listen(f"{self._inbox}*", self._take)
+        self._wire.listen(f"{self._inbox}*", self._take)
         self._tasks.spawn(self._run(), name=f"{self._what}: send")
         self._tasks.spawn(self._sweep(), name=f"{self._what}: deadlines")
 
@@ -183,7 +183,7 @@ class Pipe:
             self._bytes_sent += request.size
             reply = f"{self._inbox}{request.number}"
             try:
-                await self._wire.send(request.subject, request.body, reply=reply, headers=request.headers)
+                self._wire.send(request.subject, request.body, reply=reply, headers=request.headers)
             except WireError:
                 self._unsend(request)
             self._gate.let_in()
@@ -220,7 +220,7 @@ class Pipe:
 
     # Answers
 
-    def _take(self, message: Msg) -> None:
+    def _take(self, message: Message) -> None:
         request = self._sent.pop(int(message.subject[len(self._inbox) :]), None)
         if request is None:
             return
@@ -234,7 +234,7 @@ class Pipe:
         if not self._sent:
             self._look_drained()
 
-    def _answer(self, request: Request, message: Msg) -> None:
+    def _answer(self, request: Request, message: Message) -> None:
         if self._refused:
             self._give_up_overtaken(request)
         if request.reply.done():

@@ -8,11 +8,11 @@ from typing import Final
 from uuid import uuid4
 
 import msgspec
-from nats.aio.msg import Msg
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError
 from avx_events.core.tasks import TaskScope
+from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.jetstream import JetStream, JetStreamError
 from avx_events.distributed.nats.log import EventLog
 from avx_events.distributed.nats.names import Names
@@ -144,7 +144,7 @@ class Reader:
         self._pulls.clear()
         return tokens
 
-    def take(self, message: Msg, number: int, place: int) -> bool:
+    def take(self, message: Message, number: int, place: int) -> bool:
         """Take a message; False where one is missing before it."""
         if place != self._came + 1:
             return False
@@ -226,7 +226,7 @@ class Readers:
 
     async def open(self) -> None:
         """Listen, and look after the readers."""
-        await self._wire.listen(f"{self._inbox}*", self._take)
+        self._wire.listen(f"{self._inbox}*", self._take)
         self._tasks.spawn(self._watch(), name="avx-events nats: watch readers")
 
     def add(self, reader: Reader) -> None:
@@ -281,7 +281,7 @@ class Readers:
         self._wire.post(subject, msgspec.json.encode(pull), reply=self._inbox + token)
         return token
 
-    def _take(self, message: Msg) -> None:
+    def _take(self, message: Message) -> None:
         if message.subject.startswith(self._inbox):
             self._hear(message.subject[len(self._inbox) :], message.headers or {})
             return

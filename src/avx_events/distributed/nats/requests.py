@@ -13,11 +13,11 @@ from typing import Final
 from uuid import uuid4
 
 import msgspec
-from nats.aio.msg import Msg
 
 from avx_events.bus.remote.ports import Address, Question
 from avx_events.core.errors import EventTooLargeError, TransportUnavailableError
 from avx_events.core.tasks import wake
+from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.messages import structured
 from avx_events.distributed.nats.names import TIMEOUT_HEADER, Names, text_of, token
 from avx_events.distributed.nats.wire import Wire, WireError
@@ -53,7 +53,7 @@ class NatsRequests:
 
     async def open(self, on_reply: Callable[[bytes], None]) -> None:
         """Listen to replies; see ``RequestTransport``."""
-        await self._wire.listen(f"{self._inbox}*", partial(self._take_reply, on_reply))
+        self._wire.listen(f"{self._inbox}*", partial(self._take_reply, on_reply))
 
     async def respond(self, event_type: str, on_question: Callable[[Question], None] | None) -> None:
         """Be asked, or not any more; see ``RequestTransport``."""
@@ -68,7 +68,7 @@ class NatsRequests:
                 wake(leaving)
         else:
             await self._wire.connected()
-            await self._wire.listen(subject, partial(_take_question, on_question), sharing=_RESPONDERS)
+            self._wire.listen(subject, partial(_take_question, on_question), sharing=_RESPONDERS)
             try:
                 await self._wire.echo()  # from now on the server knows it
             except (WireError, TimeoutError) as exc:
@@ -83,7 +83,7 @@ class NatsRequests:
         reply = self._inbox + token(_id_in(document))
         await self._wire.connected()
         try:
-            await self._wire.send(self._names.requests(event_type), document, reply=reply, headers=headers)
+            self._wire.send(self._names.requests(event_type), document, reply=reply, headers=headers)
         except WireError as exc:
             raise TransportUnavailableError(self.name, str(exc)) from exc
 
@@ -103,7 +103,7 @@ class NatsRequests:
             await self._wire.echo()  # this bus may wait for a reply of its own
         await self._on_close()
 
-    def _take_reply(self, on_reply: Callable[[bytes], None], message: Msg) -> None:
+    def _take_reply(self, on_reply: Callable[[bytes], None], message: Message) -> None:
         if message.headers is not None and message.headers.get("Status") == "503":
             event_id = text_of(message.subject[len(self._inbox) :])
             on_reply(msgspec.json.encode({"id": event_id, "is_unanswered": True}))
@@ -111,7 +111,7 @@ class NatsRequests:
             on_reply(message.data)
 
 
-def _take_question(on_question: Callable[[Question], None], message: Msg) -> None:
+def _take_question(on_question: Callable[[Question], None], message: Message) -> None:
     if not message.reply:
         log.warning("a request on %s has no place for its reply", message.subject)
         return

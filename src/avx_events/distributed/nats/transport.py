@@ -5,14 +5,13 @@ from functools import partial
 from itertools import count
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from avx_events.bus.dead_letters import DeadLetterStore
 from avx_events.bus.remote.ports import Consumer, Outgoing, Source, TransportOptions, Withdrawal
 from avx_events.core.clock import Clock
 from avx_events.core.errors import EventTooLargeError, PublishUnknownError
 from avx_events.distributed.nats.broadcast_source import BroadcastSource
 from avx_events.distributed.nats.dead_letters import NatsDeadLetters
+from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.group_source import GroupSource
 from avx_events.distributed.nats.jetstream import JetStream, TooLargeError, accepted
 from avx_events.distributed.nats.lanes import Lanes
@@ -149,7 +148,7 @@ class NatsTransport:
         await self._mending.close()
         await self._wire.close()
 
-    def _accepted(self, outgoing: Outgoing, message: Msg) -> None:
+    def _accepted(self, outgoing: Outgoing, message: Message) -> None:
         try:
             accepted(message, self._jetstream)
         except TooLargeError as exc:

@@ -6,24 +6,19 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import InvalidArgumentError, TransportRefusedError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope, wake
-
-if TYPE_CHECKING:
-    from nats.aio.subscription import Subscription
+from avx_events.distributed.nats.frames import Frames, Listener, Message, frame
 
 log = logging.getLogger("avx_events")
-
-Listener: TypeAlias = Callable[[Msg], None]
 
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 1.0
@@ -65,17 +60,19 @@ class Wire:
         self._options = dict(client)
         self._clock = clock
         self._away_since = clock.monotonic()
+        self._loop = asyncio.get_running_loop()
         self._client: Client | None = None
+        self._frames: Frames | None = None
+        self._out: list[bytes] = []
         self._max_payload = 0
         self._listeners: dict[str, tuple[Listener, str]] = {}
-        self._subscriptions: dict[str, Subscription] = {}
+        self._numbers: dict[str, int] = {}  # of the subscriptions
+        self._next = 0
         self._on_up: list[Callable[[], None]] = []
         self._on_down: list[Callable[[], None]] = []
         self._refusal: TransportRefusedError | InvalidArgumentError | None = None
-        self._posted: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
         self._echoes = f"_INBOX.{uuid4().hex}"
         self._waiting_for_echo: deque[asyncio.Future[None]] = deque()
-        self._poster: asyncio.Future[None] | None = None
         self._changed: list[asyncio.Future[None]] = []
         self._tasks = TaskScope()
         self._closing = TaskScope()
@@ -104,7 +101,7 @@ class Wire:
         self._on_up.remove(on_up)
         self._on_down.remove(on_down)
 
-    async def listen(self, subject: str, listener: Listener, *, sharing: str = "") -> None:
+    def listen(self, subject: str, listener: Listener, *, sharing: str = "") -> None:
         """Give what arrives on ``subject`` to ``listener`` from now on, on this connection and those after it.
 
         Args:
@@ -113,28 +110,22 @@ class Wire:
             sharing: The name of those who share the messages; empty where each gets all.
         """
         self._listeners[subject] = (listener, sharing)
-        if self._client is not None:
-            try:
-                await self._subscribe(self._client, subject)
-            except (nats.errors.Error, OSError) as exc:  # the next connection has it
-                log.debug("%s is not listened to yet: %s", subject, exc)
+        if self._frames is not None:
+            self._subscribe(self._frames, subject)
 
     async def ignore(self, subject: str) -> None:
         """Listen to ``subject`` no more, once what has arrived is with its listener."""
         self._listeners.pop(subject, None)
-        subscription, client = self._subscriptions.pop(subject, None), self._client
-        if subscription is None or client is None:
+        number, frames = self._numbers.pop(subject, None), self._frames
+        if number is None or frames is None:
             return
-        untyped: Any = subscription
+        self._write(b"UNSUB %d\r\n" % number)
         try:
-            # Not drain(): its PING may overtake the UNSUB, and what is on its way then is dropped. An echo does not.
-            await client._send_unsubscribe(untyped._id)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-            await self.echo()
-            while subscription.pending_msgs:  # noqa: ASYNC110 - nats-py's task empties it as soon as it can
-                await asyncio.sleep(0)
-            await subscription.unsubscribe()
-        except (nats.errors.Error, OSError, WireError, TimeoutError) as exc:  # with the connection it is gone, too
+            await self.echo()  # what is on its way comes before it
+        except (WireError, TimeoutError) as exc:  # with the connection it is gone, too
             log.debug("%s: %s", subject, exc)
+        finally:
+            frames.listeners.pop(b"%d" % number, None)
 
     async def open(self) -> None:
         """Make the connection, waiting for the server as ``connected`` does.
@@ -145,9 +136,8 @@ class Wire:
             InvalidArgumentError: An option is none of nats-py's.
         """
         self._tasks.spawn(self._run(), name="avx-events nats: connection")
-        self._tasks.spawn(self._post(), name="avx-events nats: send")
+        self.listen(self._echoes, self._take_echo)
         await self.connected()
-        await self.listen(self._echoes, self._take_echo)
 
     async def connected(self) -> None:
         """Wait up to ``timeout_s`` seconds for the connection.
@@ -157,6 +147,8 @@ class Wire:
             TransportRefusedError: It asks for credentials or for TLS, or has none to offer.
             InvalidArgumentError: An option is none of nats-py's.
         """
+        if self.is_connected:
+            return
         try:
             async with asyncio.timeout(self._timeout_s):
                 while not self.is_connected:
@@ -168,18 +160,15 @@ class Wire:
         except TimeoutError as exc:
             raise TransportUnavailableError(self.name, self.problem) from exc
 
-    async def send(self, subject: str, body: bytes, *, reply: str, headers: dict[str, str] | None) -> None:
-        """Send a message, or have it sent in this turn of the loop.
+    def send(self, subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """Have a message sent in this turn of the loop, in the order of the calls.
 
         Raises:
             WireError: There is no connection; it was not sent.
         """
-        if self._client is None:
+        if not self.is_connected:
             raise WireError(self.problem)
-        try:
-            await self._client.publish(subject, body, reply, headers)
-        except (nats.errors.Error, OSError) as exc:
-            raise WireError(str(exc)) from exc
+        self._write(frame(subject, body, reply=reply, headers=headers))
 
     async def echo(self) -> None:
         """Return when the server has done everything that was sent or posted, and what it sent before that is here.
@@ -188,49 +177,44 @@ class Wire:
             WireError: There is no connection.
             TimeoutError: It did not answer within ``timeout_s``.
         """
-        await self._have_posted()
         echo: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self.send(self._echoes, b"", reply="", headers=None)
+        self.send(self._echoes, b"")
         self._waiting_for_echo.append(echo)
         async with asyncio.timeout(self._timeout_s):
             await echo
 
-    def post(self, subject: str, body: bytes, *, reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Have a message sent soon, in the order of the calls; it is lost where the connection is."""
-        self._posted.append((subject, body, reply, headers))
-        if self._poster is not None:
-            wake(self._poster)
+    def post(self, subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """Have a message sent, as ``send`` does; it is lost where the connection is."""
+        try:
+            self.send(subject, body, reply=reply, headers=headers)
+        except WireError as exc:
+            log.debug("a message to %s is lost: %s", subject, exc)
 
     async def close(self) -> None:
-        """Send what was posted, close the connection, and make it no more. Harmless when repeated."""
-        await self._have_posted()
+        """Close the connection, and make it no more. Harmless when repeated."""
+        self._flush()
         await self._tasks.cancel()
         await self._closing.finish()
         self._tell()
 
-    def _take_echo(self, message: Msg) -> None:
+    def _write(self, frame: bytes) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(frame)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        client = self._client
+        if out and client is not None and client.is_connected:
+            untyped: Any = client
+            untyped._transport.write(b"".join(out))  # noqa: SLF001 - see decision 0025
+
+    def _take_echo(self, message: Message) -> None:
         del message
         if self._waiting_for_echo:  # else it was lost with the connection before
             wake(self._waiting_for_echo.popleft())
 
     # The loop
-
-    async def _have_posted(self) -> None:
-        while self._posted and self.is_connected:  # noqa: ASYNC110 - what sends it waits for nothing
-            await asyncio.sleep(0)
-
-    async def _post(self) -> None:
-        while True:
-            if not self._posted:
-                self._poster = asyncio.get_running_loop().create_future()
-                await self._poster
-                self._poster = None
-                continue
-            subject, body, reply, headers = self._posted.popleft()
-            try:
-                await self.send(subject, body, reply=reply, headers=headers)
-            except WireError as exc:
-                log.debug("a message to %s is lost: %s", subject, exc)
 
     async def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S
@@ -282,9 +266,6 @@ class Wire:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await client.connect(**options)
-                self._subscriptions.clear()
-                while missing := self._listeners.keys() - self._subscriptions.keys():
-                    await self._subscribe(client, missing.pop())
         except TypeError as exc:
             self._refuse(InvalidArgumentError("client", self._options, expected=f"options of nats-py ({exc})"))
         except (nats.errors.Error, OSError, TimeoutError) as exc:
@@ -296,16 +277,12 @@ class Wire:
             return client.is_connected
         return False
 
-    async def _subscribe(self, client: Client, subject: str) -> None:
+    def _subscribe(self, frames: Frames, subject: str) -> None:
         listener, sharing = self._listeners[subject]
-
-        async def give(message: Msg) -> None:
-            listener(message)
-
-        untyped: Any = client  # its type of a parameter is unknown
-        self._subscriptions[subject] = await untyped.subscribe(
-            subject, queue=sharing, cb=give, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        self._next += 1
+        self._numbers[subject] = self._next
+        frames.listeners[b"%d" % self._next] = listener
+        self._write(f"SUB {subject} {sharing} {self._next}\r\n".encode())
 
     def _note(self, error: Exception) -> None:
         text = str(error).strip() or f"no answer within {self._timeout_s:g} s"
@@ -331,13 +308,18 @@ class Wire:
     def _up(self, client: Client) -> None:
         self._client, self._refusal = client, None
         self._max_payload = client.max_payload
+        self._out.clear()
+        self._numbers.clear()
+        frames = self._frames = _taken_over(client)
+        for subject in self._listeners:
+            self._subscribe(frames, subject)
         for on_up in list(self._on_up):
             on_up()
         self._tell()
 
     def _down(self, client: Client) -> None:
         if self._client is client:
-            self._client = None
+            self._client = self._frames = None
             lost, self._waiting_for_echo = self._waiting_for_echo, deque()
             for echo in lost:
                 if not echo.done():
@@ -356,6 +338,15 @@ class Wire:
 def _has_tls(client: Client) -> bool:
     server = client._server_info  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return bool(server.get("tls_required") or server.get("tls_available"))
+
+
+def _taken_over(client: Client) -> Frames:
+    """Have what arrives read by us; see decision 0025."""
+    untyped: Any = client
+    parser = untyped._ps  # noqa: SLF001
+    frames = untyped._ps = Frames(parser, bytes(parser.buf))  # noqa: SLF001
+    parser.reset()
+    return frames
 
 
 async def _close(client: Client) -> None:

@@ -1,0 +1,158 @@
+"""Messages as they go over the wire: nats-py takes each of them through a parser, a queue and two tasks of Python.
+
+Source:
+    https://docs.nats.io/reference/reference-protocols/nats-protocol
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, TypeAlias
+
+log = logging.getLogger("avx_events")
+
+_END: Final = b"\r\n"
+_VERSION: Final = "NATS/1.0"
+_HEAD: Final = b"NATS/1.0\r\n"
+_NONE: Final[list[bytes]] = []
+_WITHOUT: Final = b"MSG "
+_WITH_HEADERS: Final = b"HMSG "
+_FEWEST_WORDS: Final = 4
+"""``MSG``, the subject, the number of the subscription, the size; a reply's subject stands before the size."""
+
+_LINE_BREAKS: Final = str.maketrans("\r\n", "  ")
+
+
+class Message:
+    """What arrived.
+
+    Attributes:
+        subject: Where it was published.
+        reply: Where its answer goes; empty where it wants none.
+        data: Its body.
+    """
+
+    __slots__ = ("_block", "_headers", "data", "reply", "subject")
+
+    def __init__(self, subject: str, reply: str, data: bytes, block: bytes = b"") -> None:
+        """Keep all; ``block`` is its headers as they came."""
+        self.subject, self.reply, self.data = subject, reply, data
+        self._block = block
+        self._headers: dict[str, str] | None = None
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        """Its headers; None where it has none."""
+        if self._headers is None and self._block:
+            self._headers = headers_in(self._block)
+        return self._headers
+
+
+Listener: TypeAlias = Callable[[Message], None]
+
+
+class Rest(Protocol):
+    """The parser of what else the server says."""
+
+    async def parse(self, data: bytes) -> None:
+        """Do what ``data`` asks for."""
+        ...
+
+    def reset(self) -> None:
+        """Begin anew."""
+        ...
+
+
+class Frames:
+    """Gives messages to their listeners, in the turn in which they came, and all else to nats-py's own parser.
+
+    Attributes:
+        listeners: By the number of their subscription, as it stands in a frame.
+    """
+
+    def __init__(self, rest: Rest, left: bytes) -> None:
+        """Begin with what nats-py had ``left`` over."""
+        self.listeners: dict[bytes, Listener] = {}
+        self._rest = rest
+        self._parts = [left] if left else []
+        self._size = len(left)
+        self._needed = 0
+
+    async def parse(self, data: bytes) -> None:
+        """Take what came from the server."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size < self._needed:  # of a large message: to join its parts each time would take the square of it
+            return
+        buffer = data if len(self._parts) == 1 else b"".join(self._parts)
+        begin = await self._take(buffer)
+        left = buffer[begin:]
+        self._parts = [left] if left else []
+        self._size = len(left)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._parts, self._size, self._needed = [], 0, 0
+        self._rest.reset()
+
+    async def _take(self, buffer: bytes) -> int:
+        """Take what is complete of ``buffer``; return where the rest begins."""
+        at = self._needed = 0
+        while (end := buffer.find(_END, at)) >= 0:
+            has_headers = buffer.startswith(_WITH_HEADERS, at)
+            size, block_size, words = -1, 0, _NONE
+            if has_headers or buffer.startswith(_WITHOUT, at):
+                words = buffer[at:end].split()
+                try:
+                    size, block_size = int(words[-1]), int(words[-2]) if has_headers else 0
+                except ValueError:
+                    size = -1
+            if not 0 <= block_size <= size or len(words) - has_headers < _FEWEST_WORDS:
+                await self._rest.parse(buffer[at : end + 2])  # which says what is wrong with it, if anything is
+                at = end + 2
+                continue
+            body = end + 2
+            stop = body + size
+            if stop + 2 > len(buffer):
+                self._needed = stop + 2 - at
+                break
+            listener = self.listeners.get(words[2])
+            if listener is not None:  # else nobody listens any more
+                reply = words[3].decode(errors="replace") if len(words) - has_headers > _FEWEST_WORDS else ""
+                block, data = buffer[body : body + block_size], buffer[body + block_size : stop]
+                _give(listener, Message(words[1].decode(errors="replace"), reply, data, block))
+            at = stop + 2
+        return at
+
+
+def _give(listener: Listener, message: Message) -> None:
+    try:
+        listener(message)
+    except Exception:
+        log.exception("a message to %s is lost; this is a bug in avx-events", message.subject)
+
+
+def frame(subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> bytes:
+    """Return a message as it is published."""
+    to = f"{subject} {reply}" if reply else subject
+    if not headers:
+        return b"PUB %b %d\r\n%b\r\n" % (to.encode(), len(body), body)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        clean = [f"{name}: {value.translate(_LINE_BREAKS)}\r\n" for name, value in headers.items()]
+        lines = "".join(clean)
+    block = b"%b%b\r\n" % (_HEAD, lines.encode())
+    return b"HPUB %b %d %d\r\n%b%b\r\n" % (to.encode(), len(block), len(block) + len(body), block, body)
+
+
+def headers_in(block: bytes) -> dict[str, str]:
+    """Return the headers of a message; a status of the server is ``Status`` and ``Description`` among them."""
+    first, *lines = block.decode(errors="replace").split("\r\n")
+    status, _, description = first.removeprefix(_VERSION).strip().partition(" ")
+    headers = {"Status": status} if status else {}
+    if description:
+        headers["Description"] = description
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip()] = value.strip(" \t")
+    return headers
