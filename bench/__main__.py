@@ -25,6 +25,10 @@ QUESTIONS: Final = (
     "redis_publish",
     "redis_groups",
     "redis_latency",
+    "nats_publish",
+    "nats_groups",
+    "kafka_publish",
+    "kafka_groups",
     "import_time",
     "memory",
 )

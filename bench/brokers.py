@@ -2,14 +2,13 @@
 
 Who is measured is a module with two functions: ``publishing``, a ``Publishing``, and ``handling``, a ``Handling`` of
 ``bench/consumer.py``. Each has a server of its own, all of one kind with the same options, so that nothing of one
-waits in the way of another. What a round has sent is counted at the server, and so is what it has not acknowledged.
+waits in the way of another, or topics of its own on a server that is shared. What a round has sent is counted at the
+server, and so is what it has not acknowledged.
 """
 
 import asyncio
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from bench.children import Child, child
 from bench.consumer import Report
 from bench.rounds import MissingError, Opening, Round
 from bench.workload import per_second
@@ -27,9 +27,7 @@ from tests.servers.software import MissingServerError
 TASKS: Final = 100
 """How many tasks publish at the same time, or how many events go out in one pipeline."""
 
-_ROOT: Final = Path(__file__).parents[1]
 _PER_SECOND: Final = 500
-_ENDS_WITHIN_S: Final = 10.0
 _ACKNOWLEDGED_WITHIN_S: Final = 5.0
 
 
@@ -56,13 +54,16 @@ class Broker(msgspec.Struct, frozen=True):
         program: What has to be installed.
         server_in: Describes one that keeps what it must in a folder.
         stored: Counts the events that are in the one at a URL.
-        unacknowledged: Counts those among them that a group was not given, or has not acknowledged.
+        unacknowledged: Counts those among them that a group was not given, or has not acknowledged; 0 means none,
+            and more than 0 that there are some.
+        is_shared: Whether contenders that are measured side by side use one server, each with topics of its own.
     """
 
     program: str
     server_in: Callable[[Path], Server]
     stored: Callable[[str], Awaitable[int]]
     unacknowledged: Callable[[str], Awaitable[int]]
+    is_shared: bool = False
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -111,7 +112,7 @@ def published(broker: Broker, module: str) -> Opening:
     @asynccontextmanager
     async def opening(count: int) -> AsyncGenerator[Round, None]:
         publishing: Publishing = import_module(module).publishing
-        async with _running(broker) as url, publishing(url) as publisher:
+        async with running(broker) as url, publishing(url) as publisher:
 
             async def measure() -> float:
                 before = await broker.stored(url)
@@ -157,13 +158,14 @@ def _turns(
     @asynccontextmanager
     async def opening(count: int) -> AsyncGenerator[Round, None]:
         publishing: Publishing = import_module(module).publishing
-        async with _running(broker) as url, _consuming(module, url) as consumer, publishing(url) as publisher:
+        consuming = child("bench.consumer", module)
+        async with running(broker) as url, consuming(url) as consumer, publishing(url) as publisher:
 
             async def measure() -> float:
-                await consumer.begin(count)
+                await _begin(consumer, count)
                 cpu_s, started = process_time(), perf_counter()
                 await publish(publisher, range(count))
-                report = await consumer.end()
+                report = await _end(consumer)
                 turn = Turn(count, perf_counter() - started, process_time() - cpu_s + report.cpu_s, report)
                 assert (report.handled, report.again) == (count, 0)
                 await _all_acknowledged(broker, url)
@@ -174,20 +176,13 @@ def _turns(
     return opening
 
 
-@asynccontextmanager
-async def _running(broker: Broker) -> AsyncGenerator[str, None]:
-    """Run a server, and give its URL.
+async def _begin(consumer: Child, count: int) -> None:
+    consumer.tell(b"%d" % count)
+    assert await consumer.line() == b"ready"
 
-    Raises:
-        MissingError: It is not installed.
-    """
-    with TemporaryDirectory(prefix="avx-bench-") as folder:
-        try:
-            server = broker.server_in(Path(folder))
-        except MissingServerError as exc:
-            raise MissingError(broker.program) from exc
-        with server:
-            yield server.url
+
+async def _end(consumer: Child) -> Report:
+    return msgspec.json.decode(await consumer.line(), type=Report)
 
 
 async def _all_acknowledged(broker: Broker, url: str) -> None:
@@ -197,42 +192,54 @@ async def _all_acknowledged(broker: Broker, url: str) -> None:
             await asyncio.sleep(0.01)
 
 
-class _Consumer:
-    """The process that handles."""
-
-    def __init__(self, process: Process) -> None:
-        assert process.stdin
-        assert process.stdout
-        self._process = process
-        self._input, self._output = process.stdin, process.stdout
-
-    async def begin(self, count: int) -> None:
-        self._input.write(b"%d\n" % count)
-        assert await self._line() == b"ready\n"
-
-    async def end(self) -> Report:
-        return msgspec.json.decode(await self._line(), type=Report)
-
-    async def close(self) -> None:
-        self._input.close()
-        try:
-            async with asyncio.timeout(_ENDS_WITHIN_S):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
-
-    async def _line(self) -> bytes:
-        line = await self._output.readline()
-        assert line, "the process that handles has ended"
-        return line
-
-
 @asynccontextmanager
-async def _consuming(module: str, url: str) -> AsyncGenerator[_Consumer, None]:
-    command = (sys.executable, "-m", "bench.consumer", module, url)
-    consumer = _Consumer(await asyncio.create_subprocess_exec(*command, cwd=_ROOT, stdin=PIPE, stdout=PIPE))
+async def running(broker: Broker) -> AsyncGenerator[str, None]:
+    """Run a server, or share one that runs, and give its URL.
+
+    Raises:
+        MissingError: It is not installed.
+    """
+    with _sharing(broker) if broker.is_shared else _server(broker) as url:
+        yield url
+
+
+@contextmanager
+def _server(broker: Broker) -> Generator[str, None, None]:
+    with TemporaryDirectory(prefix="avx-bench-") as folder:
+        try:
+            server = broker.server_in(Path(folder))
+        except MissingServerError as exc:
+            raise MissingError(broker.program) from exc
+        with server:
+            yield server.url
+
+
+class _Shared:
+    """A server, and how many use it."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.users = 0
+        self._running = ExitStack()
+        self.url = self._running.enter_context(_server(broker))
+
+    def end(self) -> None:
+        self._running.close()
+
+
+_shared: Final[dict[str, _Shared]] = {}
+
+
+@contextmanager
+def _sharing(broker: Broker) -> Generator[str, None, None]:
+    """Give the URL of the one server; it runs from its first user to its last."""
+    if broker.program not in _shared:
+        _shared[broker.program] = _Shared(broker)
+    shared = _shared[broker.program]
+    shared.users += 1
     try:
-        yield consumer
+        yield shared.url
     finally:
-        await consumer.close()
+        shared.users -= 1
+        if not shared.users:
+            del _shared[broker.program]
+            shared.end()

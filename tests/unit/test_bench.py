@@ -4,16 +4,22 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from bench.__main__ import QUESTIONS, comparisons_of
-from bench.brokers import TASKS, by_tasks
+from bench.brokers import TASKS, Broker, by_tasks, running
 from bench.consumer import Tally, percentile_us
 from bench.rounds import Comparison, Contender, Opening, Outcome, Round, Target, each_round, measure, peer, verdicts
 from bench.tables import markdown, rounded, table
 
-WITH_MARKS = [pytest.param(name, marks=[pytest.mark.live] if name.startswith("redis_") else []) for name in QUESTIONS]
+if TYPE_CHECKING:
+    from tests.servers.process import Server
+
+LIVE = ("redis_", "nats_", "kafka_")
+WITH_MARKS = [pytest.param(name, marks=[pytest.mark.live] if name.startswith(LIVE) else []) for name in QUESTIONS]
 
 
 def giving(*figures: float) -> Opening:
@@ -155,6 +161,41 @@ async def test_tasks_publish_each_number_once(count: int) -> None:
     await by_tasks(publish)(range(count))
 
     assert sorted(published) == list(range(count))
+
+
+class NotingServer:
+    """Does nothing but note that it is run and ended."""
+
+    url = "noting://here"
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+
+    def __enter__(self) -> None:
+        self._notes.append("runs")
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._notes.append("ended")
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "seen"), [(True, ["runs", "ended"]), (False, ["runs", "runs", "ended", "ended"])]
+)
+async def test_a_shared_server_runs_from_its_first_contender_to_its_last(*, is_shared: bool, seen: list[str]) -> None:
+    notes: list[str] = []
+
+    async def none(_: str) -> int:
+        return 0
+
+    broker = Broker("noting", lambda _: cast("Server", NotingServer(notes)), none, none, is_shared=is_shared)
+
+    async with running(broker) as first, running(broker) as second:
+        urls = (first, second)
+
+    assert urls == (NotingServer.url, NotingServer.url)
+    assert notes == seen
 
 
 def test_a_round_is_complete_when_every_event_was_handled_once_at_least() -> None:
