@@ -3,10 +3,12 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from avx_events import EventBus
+from avx_events import EventBus, RequestReplyBus
 from bench.brokers import Publisher, by_tasks
 from bench.consumer import Settled, Take
 from bench.orders import OrderPlaced, order
+from bench.remote_requests import EMAIL, Ask
+from bench.workload import GetUser, UserView
 
 
 @asynccontextmanager
@@ -29,3 +31,25 @@ async def handling(url: str, take: Take) -> AsyncGenerator[Settled, None]:
 
     async with bus:
         yield bus.settled
+
+
+@asynccontextmanager
+async def asking(url: str) -> AsyncGenerator[Ask, None]:
+    async with await RequestReplyBus.connect(url) as bus:
+
+        async def ask(user_id: str) -> UserView:
+            return await bus.request(GetUser(user_id))
+
+        yield ask
+
+
+@asynccontextmanager
+async def answering(url: str) -> AsyncGenerator[None, None]:
+    bus = await RequestReplyBus.connect(url)
+
+    @bus.respond(GetUser)
+    async def get_user(request: GetUser) -> UserView:
+        return UserView(request.user_id, EMAIL)
+
+    async with bus:
+        yield

@@ -3,6 +3,7 @@
 from pydantic import BaseModel
 
 from bench.orders import order
+from bench.workload import UserView
 
 
 class OrderPlaced(BaseModel):
@@ -12,9 +13,24 @@ class OrderPlaced(BaseModel):
     note: str
 
 
+class GetUser(BaseModel):
+    user_id: str
+
+
+class User(BaseModel):
+    user_id: str
+    email: str
+
+
 def order_placed(number: int) -> OrderPlaced:
     number, order_id, sent_at_ns, note = order(number)
     return OrderPlaced(number=number, order_id=order_id, sent_at_ns=sent_at_ns, note=note)
+
+
+def user_view(decoded: object) -> UserView:
+    """Return what the others return of a reply."""
+    user = User.model_validate(decoded)
+    return UserView(user.user_id, user.email)
 
 
 async def nothing_more() -> None:
