@@ -1,6 +1,5 @@
 """Requests and their replies: a question to one of those who answer it, with a deadline."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
@@ -148,6 +147,7 @@ class RequestReplyBus:
     __slots__ = (
         "_counts",
         "_deadlines",
+        "_elsewhere",
         "_ids",
         "_life",
         "_ready",
@@ -181,6 +181,7 @@ class RequestReplyBus:
             InvalidArgumentError: The timeout is no number of seconds above 0.
         """
         self._ready: dict[type, Route] = {}
+        self._elsewhere: dict[type, Route] = {}
         self._remote: RemoteRequests | None = None
         self._life = Life(
             name,
@@ -401,16 +402,21 @@ class RequestReplyBus:
         self, remote: RemoteRequests, request: Request[ReplyT], timeout_s: float, headers: Mapping[str, str] | None
     ) -> ReplyT:
         """Ask over the broker, also where this bus responds itself."""
-        self._check_request(request)
-        seconds("timeout_s", timeout_s)
-        envelope = stamp(request, clock=self._life.clock, headers=headers, new_id=self._ids.take)
-        await self._announce()
-        try:
-            async with asyncio.timeout(timeout_s):
-                pending = await remote.ask(envelope, timeout_s)
-        except TimeoutError as exc:
-            self._timed_out += 1
-            raise RequestTimeoutError(envelope.metadata.event_type, timeout_s) from exc
+        route = self._elsewhere.get(type(request))
+        if route is None or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
+            self._check_request(request)
+            route = Route(type(request))
+            if self._life.takes_all:
+                self._elsewhere[type(request)] = route
+        if timeout_s is not DEFAULT_TIMEOUT_S:
+            seconds("timeout_s", timeout_s)
+        if headers is None:
+            envelope = stamp_one(request, route.event_type, route.key_of, self._ids, self._time_ns())
+        else:
+            envelope = stamp(request, clock=self._life.clock, headers=headers, new_id=self._ids.take)
+        if self._unannounced:
+            await self._announce()
+        pending = remote.ask(envelope, timeout_s)
         self._requested += 1
         try:
             reply = await self._wait(pending, timeout_s)
@@ -522,6 +528,8 @@ class RequestReplyBus:
     def _look_again(self) -> None:
         answered = {message: route for message, route in self._routes.items() if route.answering}
         self._ready = answered if self._life.takes_all and self._remote is None else {}
+        if not self._life.takes_all:
+            self._elsewhere.clear()
         self._whereabouts = self._life.whereabouts
 
 

@@ -219,6 +219,9 @@ class Transport(Protocol):
 Address: TypeAlias = str
 """Where a reply goes, as the adapter writes it."""
 
+OnFailed: TypeAlias = Callable[[Exception], None]
+"""Told why a request gets no reply."""
+
 
 class Question(msgspec.Struct, frozen=True, gc=False):
     """A request as it came from the broker, not yet decoded.
@@ -258,12 +261,26 @@ class RequestTransport(Protocol):
         """
         ...
 
-    async def ask(self, event_type: str, document: bytes, *, timeout_s: float) -> None:
-        """Give a request to one of those who respond to its type.
+    def ask(
+        self,
+        event_type: str,
+        document: bytes,
+        *,
+        event_id: str,
+        timeout_s: float,
+        on_failed: OnFailed,
+    ) -> None:
+        """Give a request to one of those who respond to its type, soon.
+
+        Args:
+            event_type: Its type.
+            document: The request.
+            event_id: Its id, by which the reply says what it answers.
+            timeout_s: How many seconds its requester waits, at most.
+            on_failed: Called where that fails: with ``NoResponderError`` or ``TransportUnavailableError``.
 
         Raises:
-            NoResponderError: There is none.
-            TransportUnavailableError: The broker is away.
+            EventTooLargeError: It is larger than what the broker takes.
         """
         ...
 

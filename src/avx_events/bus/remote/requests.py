@@ -77,6 +77,7 @@ class RemoteRequests:
             max_bytes: The largest request or reply that is sent or looked into.
         """
         self.late = 0
+        self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._life = life
         self._source = source
@@ -88,21 +89,25 @@ class RemoteRequests:
 
     # Asking
 
-    async def ask(self, envelope: EventEnvelope[Any], timeout_s: float) -> Pending:
+    def ask(self, envelope: EventEnvelope[Any], timeout_s: float) -> Pending:
         """Send a request; the reply, or a ``Failure``, will be in what is returned. ``forget`` it in any case.
 
         Raises:
-            NoResponderError: Nobody answers requests of its type.
-            TransportUnavailableError: The broker is away.
             EncodeError: The request cannot be written.
             EventTooLargeError: It is larger than the limit.
         """
         document = cloudevents.encode(envelope, source=self._source, max_bytes=self._max_bytes)
-        pending = Pending(envelope, asyncio.get_running_loop().create_future())
-        event_id = envelope.metadata.event_id
-        self._waiting[event_id] = pending
+        pending = Pending(envelope, self._loop.create_future())
+        metadata = envelope.metadata
+        self._waiting[metadata.event_id] = pending
         try:
-            await self._transport.ask(envelope.metadata.event_type, document, timeout_s=timeout_s)
+            self._transport.ask(
+                metadata.event_type,
+                document,
+                event_id=metadata.event_id,
+                timeout_s=timeout_s,
+                on_failed=partial(_fail, pending),
+            )
         except BaseException:
             self.forget(pending)
             raise
@@ -226,6 +231,11 @@ class _Identified(msgspec.Struct):
 
 def _portable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _fail(pending: Pending, error: Exception) -> None:
+    if not pending.reply.done():
+        pending.reply.set_result(Failure(error))
 
 
 def _give_up(reply: "asyncio.Future[Any]") -> None:

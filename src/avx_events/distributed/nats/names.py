@@ -49,6 +49,8 @@ def token(text: str) -> str:
 
     Of its UTF-8, every byte but ``[A-Za-z0-9_-]`` becomes ``=`` and two hex digits; the empty text is ``=``.
     """
+    if text.isascii() and text.replace("-", "a").replace("_", "a").isalnum():
+        return text
     return _UNSAFE.sub(lambda found: b"=%02X" % found[0][0], text.encode()).decode() or "="
 
 

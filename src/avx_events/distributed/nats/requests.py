@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import msgspec
 
-from avx_events.bus.remote.ports import Address, Question
-from avx_events.core.errors import EventTooLargeError, TransportUnavailableError
-from avx_events.core.tasks import wake
+from avx_events.bus.remote.ports import Address, OnFailed, Question
+from avx_events.core.errors import AvxEventsError, EventTooLargeError, TransportUnavailableError
+from avx_events.core.tasks import TaskScope, wake
 from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.messages import structured
 from avx_events.distributed.nats.names import TIMEOUT_HEADER, Names, text_of, token
@@ -48,6 +48,8 @@ class NatsRequests:
         self._wire = wire
         self._names = names
         self._on_close = on_close
+        self._subjects: dict[str, str] = {}
+        self._tasks = TaskScope()
         self._leaving: set[asyncio.Future[None]] = set()
         self._inbox = f"_INBOX.{uuid4().hex}."
 
@@ -74,18 +76,34 @@ class NatsRequests:
             except (WireError, TimeoutError) as exc:
                 raise TransportUnavailableError(self.name, str(exc) or "it does not answer") from exc
 
-    async def ask(self, event_type: str, document: bytes, *, timeout_s: float) -> None:
+    def ask(
+        self,
+        event_type: str,
+        document: bytes,
+        *,
+        event_id: str,
+        timeout_s: float,
+        on_failed: OnFailed,
+    ) -> None:
         """Send a request; that nobody listened comes as its reply. See ``RequestTransport``."""
         most = self._wire.max_payload - _HEADER_BYTES
         if len(document) > most:
             raise EventTooLargeError(event_type, size_bytes=len(document), max_bytes=most)
-        headers = {TIMEOUT_HEADER: str(int(timeout_s * 1000))}
-        reply = self._inbox + token(_id_in(document))
-        await self._wire.connected()
-        try:
-            self._wire.send(self._names.requests(event_type), document, reply=reply, headers=headers)
-        except WireError as exc:
-            raise TransportUnavailableError(self.name, str(exc)) from exc
+        subject = self._subjects.get(event_type)
+        if subject is None:
+            subject = self._subjects[event_type] = self._names.requests(event_type)
+        send = partial(
+            self._wire.send,
+            subject,
+            document,
+            reply=self._inbox + token(event_id),
+            headers={TIMEOUT_HEADER: str(int(timeout_s * 1000))},
+        )
+        if self._wire.is_connected:
+            send()
+        else:
+            waiting = self._send_when_connected(send, timeout_s=timeout_s, on_failed=on_failed)
+            self._tasks.spawn(waiting, name="avx-events nats: ask when there is a connection")
 
     def reply(self, to: Address, document: bytes) -> None:
         """Send a reply; see ``RequestTransport``."""
@@ -97,11 +115,24 @@ class NatsRequests:
 
     async def close(self) -> None:
         """Reply to what was still asked, and leave no connection."""
+        await self._tasks.cancel()
         while self._leaving:
             await asyncio.wait(set(self._leaving))
         with suppress(WireError, TimeoutError):
             await self._wire.echo()  # this bus may wait for a reply of its own
         await self._on_close()
+
+    async def _send_when_connected(self, send: Callable[[], None], *, timeout_s: float, on_failed: OnFailed) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wire.connected()
+                send()
+        except WireError as exc:
+            on_failed(TransportUnavailableError(self.name, str(exc)))
+        except AvxEventsError as exc:
+            on_failed(exc)
+        except TimeoutError:  # nobody waits any more
+            return
 
     def _take_reply(self, on_reply: Callable[[bytes], None], message: Message) -> None:
         if message.headers is not None and message.headers.get("Status") == "503":

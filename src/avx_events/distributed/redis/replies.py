@@ -6,6 +6,7 @@ from typing import Any, Final
 import redis.exceptions
 from redis.asyncio.connection import DefaultParser
 
+_ALL: Final = 1 << 30
 _Parser: Final[Any] = DefaultParser  # that of hiredis, since its package is there
 
 
@@ -29,17 +30,37 @@ class Replies(_Parser):  # type: ignore[misc]  # redis-py has it as a variable
             redis.exceptions.InvalidResponse: What came is no reply.
             OSError: The connection was lost.
         """
-        following, nothing = self._next, self._nothing
         replies: list[Any] = []
         while len(replies) < count:
-            reply = following()
-            if reply is nothing:
-                if not self._connected:
-                    problem = "the connection was closed"
-                    raise redis.exceptions.ConnectionError(problem)
-                await self.read_from_socket()
-            elif isinstance(reply, redis.exceptions.ConnectionError):
-                raise reply
-            else:
-                replies.append(reply)
+            self._take_what_is_there(replies, count)
+            if len(replies) < count:
+                await self._read_more()
         return replies
+
+    async def read_some(self) -> list[Any]:
+        """Return what the server has sent, waiting for one reply at least; cancelled, it loses none.
+
+        Raises:
+            redis.exceptions.ConnectionError: As ``read`` does.
+            redis.exceptions.InvalidResponse: What came is no reply.
+            OSError: The connection was lost.
+        """
+        replies: list[Any] = []
+        self._take_what_is_there(replies, _ALL)
+        while not replies:
+            await self._read_more()
+            self._take_what_is_there(replies, _ALL)
+        return replies
+
+    def _take_what_is_there(self, replies: list[Any], most: int) -> None:
+        following, nothing = self._next, self._nothing
+        while len(replies) < most and (reply := following()) is not nothing:
+            if isinstance(reply, redis.exceptions.ConnectionError):
+                raise reply
+            replies.append(reply)
+
+    async def _read_more(self) -> None:
+        if not self._connected:
+            problem = "the connection was closed"
+            raise redis.exceptions.ConnectionError(problem)
+        await self.read_from_socket()

@@ -9,10 +9,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 from uuid import uuid4
 
-from avx_events.bus.remote.ports import Address, Question
+import msgspec
+
+from avx_events.bus.remote.ports import Address, OnFailed, Question
 from avx_events.core.errors import AvxEventsError, NoResponderError, TransportRefusedError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope
 from avx_events.distributed.redis.names import Names
@@ -67,6 +70,26 @@ class _Known:
             return None
         self._turn = (self._turn + 1) % len(self.inboxes)
         return self.inboxes[self._turn]
+
+    def forget(self, inbox: bytes) -> None:
+        with suppress(ValueError):  # another request found that out before
+            self.inboxes.remove(inbox)
+
+
+class _Asking(msgspec.Struct, frozen=True):
+    """A request on its way.
+
+    Attributes:
+        event_type: Its type.
+        message: What is published.
+        timeout_s: How long it is worth anything.
+        on_failed: Told where nobody gets it.
+    """
+
+    event_type: str
+    message: bytes
+    timeout_s: float
+    on_failed: OnFailed
 
 
 class RedisRequests:
@@ -125,8 +148,17 @@ class RedisRequests:
             self._questions[event_type] = on_question
             await self._pipe.ask(self._responding(event_type, _LIFE_S))
 
-    async def ask(self, event_type: str, document: bytes, *, timeout_s: float) -> None:
+    def ask(
+        self,
+        event_type: str,
+        document: bytes,
+        *,
+        event_id: str,
+        timeout_s: float,
+        on_failed: OnFailed,
+    ) -> None:
         """Give a request to somebody who is there; see ``RequestTransport``."""
+        del event_id
         message = b"%b%b %b %d\n%b" % (
             _QUESTION,
             self._inbox.encode(),
@@ -137,10 +169,13 @@ class RedisRequests:
         known = self._known.get(event_type)
         if known is None:
             known = self._known[event_type] = _Known()
-        if not await self._give(known, message):
-            await self._look(event_type, known)
-            if not await self._give(known, message):
-                raise NoResponderError(event_type)
+        asking = _Asking(event_type, message, timeout_s, on_failed)
+        inbox = known.next() if known.until >= time.monotonic() else None
+        if inbox is None:
+            self._look_and_give(asking, known)
+        else:
+            giving = self._pipe.ask(packed("PUBLISH", inbox, message), unconfirmed=_PerhapsAskedError)
+            giving.add_done_callback(partial(self._given, asking, known, inbox))
 
     def reply(self, to: Address, document: bytes) -> None:
         """Send a reply; see ``RequestTransport``."""
@@ -156,6 +191,31 @@ class RedisRequests:
         await self._wire.close()
         await self._on_close()
 
+    def _given(self, asking: _Asking, known: _Known, inbox: bytes, giving: "asyncio.Future[Any]") -> None:
+        error = None if giving.cancelled() else giving.exception()
+        if error is None and giving.result():
+            return
+        if isinstance(error, AvxEventsError):
+            asking.on_failed(error)
+        elif error is None:  # nobody is there; to ask another one does no harm
+            known.forget(inbox)
+            self._look_and_give(asking, known)
+
+    def _look_and_give(self, asking: _Asking, known: _Known) -> None:
+        self._tasks.spawn(self._give_to_any(asking, known), name="avx-events redis: look for a responder")
+
+    async def _give_to_any(self, asking: _Asking, known: _Known) -> None:
+        try:
+            async with asyncio.timeout(asking.timeout_s):
+                if not await self._give(known, asking.message):
+                    await self._look(asking.event_type, known)
+                    if not await self._give(known, asking.message):
+                        asking.on_failed(NoResponderError(asking.event_type))
+        except AvxEventsError as exc:
+            asking.on_failed(exc)
+        except TimeoutError:  # nobody waits any more
+            return
+
     async def _give(self, known: _Known, message: bytes) -> bool:
         """Publish ``message`` to one of those who are ``known``; False where none of them is there."""
         if known.until < time.monotonic():
@@ -166,8 +226,7 @@ class RedisRequests:
                     return True
             except _PerhapsAskedError:  # to ask again might have it done twice: the reply or the deadline tells
                 return True
-            with suppress(ValueError):  # another request found that out before
-                known.inboxes.remove(inbox)
+            known.forget(inbox)
         return False
 
     async def _look(self, event_type: str, known: _Known) -> None:
@@ -203,14 +262,15 @@ class RedisRequests:
 
     async def _receive(self, on_reply: Callable[[bytes], None]) -> None:
         while True:
-            pushed = await self._wire.receive(_QUIET_S, ask=_PING)
-            if pushed is None or pushed[0] != b"message":
-                continue
-            message: bytes = pushed[2]
-            if message[:1] == _REPLY:
-                on_reply(message[1:])
-            elif message[:1] == _QUESTION:
-                self._take(message)
+            for pushed in await self._wire.receive(_QUIET_S, ask=_PING):
+                parts = cast("list[bytes]", pushed) if isinstance(pushed, list) else [b""]
+                if parts[0] != b"message":  # a PONG, an error
+                    continue
+                message = parts[2]
+                if message[:1] == _REPLY:
+                    on_reply(message[1:])
+                elif message[:1] == _QUESTION:
+                    self._take(message)
 
     def _take(self, message: bytes) -> None:
         head, _, document = message[1:].partition(b"\n")

@@ -170,27 +170,29 @@ class Wire:
             await self.close()
             raise
 
-    async def receive(self, quiet_s: float, *, ask: Packed) -> Any:
-        """Return what the server sends by itself, None after ``quiet_s`` seconds of silence.
+    async def receive(self, quiet_s: float, *, ask: Packed) -> list[Any]:
+        """Return what the server has sent by itself; wait for something, where that is nothing yet.
 
-        Then ``ask`` is sent, which it must answer within as much time again.
+        After ``quiet_s`` seconds of silence ``ask`` is sent, which it must answer within as much time again; the answer
+        is something, too.
 
         Raises:
             WireError: The connection failed, or the server did not answer.
         """
-        connection = self._connection
         try:
-            pushed = await connection.read_response(disable_decoding=True, timeout=quiet_s, disconnect_on_error=True)
-            if pushed is None:
-                await connection.send_packed_command(ask, check_health=False)
-                pushed = await connection.read_response(disable_decoding=True, timeout=quiet_s)
+            try:
+                async with asyncio.timeout(quiet_s):
+                    return await self._replies.read_some()
+            except TimeoutError:
+                await self._connection.send_packed_command([ask], check_health=False)
+            async with asyncio.timeout(quiet_s):
+                return await self._replies.read_some()
+        except TimeoutError as exc:
+            await self.close()
+            raise WireError(f"no sign of life within {2 * quiet_s:g} s", is_sent=True) from exc
         except (redis.exceptions.RedisError, OSError) as exc:
             await self.close()
             raise WireError(str(exc) or type(exc).__name__, is_sent=True) from exc
-        if pushed is None:
-            await self.close()
-            raise WireError(f"no sign of life within {2 * quiet_s:g} s", is_sent=True)
-        return pushed
 
     async def look(self) -> None:
         """Close the connection if the server has closed its end while nobody was looking."""
