@@ -134,6 +134,10 @@ class FaultSuite:
         """Return a server of this test alone."""
         raise NotImplementedError
 
+    def proxy(self, server: Server) -> Proxy:
+        """Return a way to ``server``, which a test spoils."""
+        return Proxy(server.port)
+
     @asynccontextmanager
     async def scene(self, url: str, folder: Path) -> AsyncGenerator[tuple[Scene, EventBus]]:
         """Give a scene and a publisher's bus."""
@@ -198,12 +202,13 @@ class FaultSuite:
     async def test_a_member_whose_connection_fails_goes_on_when_it_works_again(
         self, server: Server, tmp_path: Path, fault: str
     ) -> None:
-        with Proxy(server.port) as proxy:
+        with self.proxy(server) as proxy:
             async with self.scene(server.url, tmp_path) as (scene, bus):
                 await scene.member(url=server.url.replace(str(server.port), str(proxy.port)))
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(scene.publish(bus, 300))
                     await scene.until(begun(200))
+                    assert proxy.connections  # else the fault is nobody's
                     await asyncio.to_thread(_FAULTS[fault], proxy)
                     await asyncio.sleep(self.stall_s)  # what is tested is that this much time goes by
                     await asyncio.to_thread(proxy.mend)
@@ -215,13 +220,14 @@ class FaultSuite:
     async def test_a_publisher_whose_connection_fails_is_told_and_goes_on_when_it_works_again(
         self, server: Server, tmp_path: Path, fault: str
     ) -> None:
-        with Proxy(server.port) as proxy:
+        with self.proxy(server) as proxy:
             url = server.url.replace(str(server.port), str(proxy.port))
             async with self.scene(url, tmp_path) as (scene, bus):
                 await scene.member(url=server.url)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(scene.publish(bus, 300))
                     await scene.until(begun(200))
+                    assert proxy.connections  # else the fault is nobody's
                     await asyncio.to_thread(_FAULTS[fault], proxy)
                     await asyncio.sleep(1)  # what is tested is that this much time goes by
                     await asyncio.to_thread(proxy.mend)

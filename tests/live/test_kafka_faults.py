@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
 
 import pytest
 from confluent_kafka import Producer, TopicPartition, cimpl
@@ -23,9 +20,11 @@ from avx_events.core.errors import (
 from avx_events.distributed.kafka.names import Names, lane_of
 from avx_events.testing.bus_contract import Collected, new_namespace, until
 from avx_events.testing.own_loop import on_its_own_loop
+from tests.live.fault_suite import FaultSuite
 from tests.servers.kafka import kafka_in
 from tests.servers.ports import free_port
 from tests.servers.process import Server
+from tests.servers.proxy import Proxy
 
 pytestmark = pytest.mark.live
 
@@ -40,68 +39,12 @@ class Happened(Event, event_type="kafka.happened", aggregate_id="key"):
     number: int = 0
 
 
-IN_FLIGHT: Final = 16
-WORKER: Final = """
-import asyncio, sys
-from avx_events import Event, EventBus
-
-class Happened(Event, event_type="kafka.happened", aggregate_id="key"):
-    key: str
-    number: int = 0
-
-async def main(url, namespace):
-    options = dict(partitions=4, heartbeat_interval_ms=100, redeliver_after_s=1, capacity=16)
-    bus = await EventBus.connect(url, namespace=namespace, group="faults", **options)
-
-    @bus.on(Happened, name="handler", concurrency=4)
-    async def handler(event):
-        print("begun", event.key, event.number, flush=True)
-        await asyncio.sleep(0.005)
-        print("ended", event.key, event.number, flush=True)
-
-    async with bus:
-        print("ready", flush=True)
-        await asyncio.Event().wait()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-async def start_worker(url: str, namespace: str) -> Process:
-    """Run a process that handles events, and return when its group is there."""
-    worker = await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, url, namespace, stdout=PIPE)
-    assert worker.stdout is not None
-    assert await worker.stdout.readline() == b"ready\n"
-    return worker
-
-
-async def kill_after(worker: Process, *, count: int) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
-    """Kill a worker when it has handled so many events; return what it has begun with, and what it has ended."""
-    said: dict[str, set[tuple[str, int]]] = {"begun": set(), "ended": set()}
-    assert worker.stdout is not None
-    async for line in worker.stdout:
-        what, key, number = line.decode().split()
-        said[what].add((key, int(number)))
-        if len(said["ended"]) == count:
-            worker.kill()
-    await worker.wait()
-    return said["begun"], said["ended"]
-
-
 def collect(bus: EventBus, handled: Collected[Happened]) -> None:
     """Have a handler that keeps what it gets."""
 
     @bus.on(Happened, name="handler", concurrency=4)
     async def handler(event: Happened) -> None:
         handled.add(event)
-
-
-def numbers_by_key(events: Iterable[Happened]) -> dict[str, list[int]]:
-    """Return the numbers of events in order, for each key."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for event in events:
-        found[event.key].append(event.number)
-    return dict(found)
 
 
 async def until_published(bus: EventBus, event: Happened) -> None:
@@ -140,11 +83,44 @@ def produce_as_others_do(url: str, topic: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, kafka_url: str) -> Iterator[Server]:
+def proxied() -> tuple[int, int]:
+    """Return where a proxy listens, and where the server listens to it: clients go where the server sends them."""
+    return free_port(), free_port()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, kafka_url: str, proxied: tuple[int, int]) -> Iterator[Server]:
     """Run a server of their own that takes short sessions, which the tests stop and start."""
     del kafka_url  # which skips where there is no Kafka
-    with kafka_in(tmp_path_factory.mktemp("kafka"), group_min_session_timeout_ms=500) as server:
+    port, controller = free_port(), free_port()
+    outside, inside = proxied
+    direct = f"PLAINTEXT://127.0.0.1:{port}"
+    settings: dict[str, object] = {
+        "listeners": f"{direct},PROXIED://127.0.0.1:{inside},CONTROLLER://127.0.0.1:{controller}",
+        "advertised_listeners": f"{direct},PROXIED://127.0.0.1:{outside}",
+        "listener_security_protocol_map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller_quorum_voters": f"1@127.0.0.1:{controller}",
+        "group_min_session_timeout_ms": 500,
+    }
+    with kafka_in(tmp_path_factory.mktemp("kafka"), port=port, **settings) as server:
         yield server
+
+
+@pytest.mark.timeout(120)
+class TestKafka(FaultSuite):
+    """One server for all tests, each of which has names of its own there."""
+
+    options: ClassVar[dict[str, Any]] = {**FaultSuite.options, **SOON}
+
+    @pytest.fixture
+    def server(self, server: Server, proxied: tuple[int, int]) -> Server:
+        self._proxied = proxied
+        return server
+
+    def proxy(self, server: Server) -> Proxy:
+        del server
+        outside, inside = self._proxied
+        return Proxy(inside, port=outside)
 
 
 @pytest.fixture
@@ -154,38 +130,6 @@ def admin(server: Server) -> Any:
 
 async def member(server: Server, namespace: str, **options: Any) -> EventBus:
     return await EventBus.connect(server.url, namespace=namespace, group="faults", **SOON, **options)
-
-
-@on_its_own_loop
-async def test_a_broker_that_is_killed_and_comes_back_loses_nothing(server: Server) -> None:
-    namespace = new_namespace()
-    handled: Collected[Happened] = Collected()
-    bus = await member(server, namespace, timeout_s=20)
-    collect(bus, handled)
-    is_back = False
-
-    async def publish(key: str) -> None:
-        number = 0
-        while not is_back or number < 5:
-            await bus.publish(Happened(key, number))
-            number += 1
-        last[key] = number
-
-    last: dict[str, int] = {}
-    async with bus:
-        async with asyncio.TaskGroup() as tasks:
-            for key in "abcdefgh":
-                tasks.create_task(publish(key))
-            await handled.have(100)
-            await asyncio.to_thread(server.kill)
-            await asyncio.to_thread(server.start)
-            await handled.have(len(handled) + 100)
-            is_back = True
-        seen = numbers_by_key(await handled.have(sum(last.values())))
-
-    assert {key: list(dict.fromkeys(numbers)) for key, numbers in seen.items()} == {
-        key: list(range(count)) for key, count in last.items()
-    }
 
 
 @on_its_own_loop
@@ -230,24 +174,6 @@ async def test_a_bus_is_closed_soon_while_the_broker_is_away(server: Server) -> 
             await bus.close()
     finally:
         server.resume()
-
-
-@on_its_own_loop
-async def test_what_a_killed_process_had_goes_to_another_and_nothing_else_runs_again(server: Server) -> None:
-    namespace = new_namespace()
-    async with await EventBus.connect(server.url, namespace=namespace, **SOON) as publisher:
-        worker = await start_worker(server.url, namespace)
-        await publisher.publish_many(Happened(f"key-{number % 8}", number // 8) for number in range(400))
-        begun, ended = await kill_after(worker, count=100)
-        handled: Collected[Happened] = Collected()
-        bus = await member(server, namespace, redeliver_after_s=1)
-        collect(bus, handled)
-        async with bus:
-            seen = await handled.have(400 - len(ended))
-
-    again = {(event.key, event.number) for event in seen} & begun
-    assert len(again) <= IN_FLIGHT
-    assert all(numbers == sorted(set(numbers)) for numbers in numbers_by_key(seen).values())
 
 
 @on_its_own_loop

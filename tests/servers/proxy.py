@@ -34,13 +34,14 @@ class Proxy:
     its ``advertised_listeners``.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, port: int | None = None) -> None:
         """Choose a port for it; entering the block opens it.
 
         Args:
             target_port: Where the server listens on 127.0.0.1. It need not, yet.
+            port: The port, where the server had to know it before; else a free one.
         """
-        self.port = free_port()
+        self.port = port or free_port()
         self.target_port = target_port
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=f"proxy {self.port}")
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
