@@ -16,6 +16,7 @@ from avx_events.testing import (
     GracefulStopContract,
     GroupContract,
     HostileBytesContract,
+    InFlightContract,
     KeyOrderContract,
     OwnKeyContract,
     TopicContract,
@@ -59,15 +60,20 @@ class TestKafkaGroup(
     OnKafka,
     GroupContract,
     HostileBytesContract,
+    InFlightContract,
     TransportContract,
     KeyOrderContract,
     DeadLetterContract,
     GracefulStopContract,
+    TopicContract,
 ):
     """Members of a group share the events."""
 
     async def connect(self, namespace: str, *, group: str = "contract", **options: Any) -> EventBus:
         return await EventBus.connect(self.url, namespace=namespace, group=group, **SOON, **options)
+
+    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
+        return await super().connect_topics(namespace, group="contract", **options)
 
     async def publish_raw(self, namespace: str, document: bytes) -> None:
         cluster = Cluster(Servers(self.url, {}), timeout_s=10, clock=SYSTEM_CLOCK)
