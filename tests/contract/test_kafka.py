@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import pytest
 
-from avx_events import EventBus, TopicBus
+from avx_events import EventBus, RequestReplyBus, TopicBus
 from avx_events.core.clock import SYSTEM_CLOCK
 from avx_events.distributed.kafka.cluster import Cluster
 from avx_events.distributed.kafka.names import Names, lane_of
@@ -19,6 +19,7 @@ from avx_events.testing import (
     InFlightContract,
     KeyOrderContract,
     OwnKeyContract,
+    SharedRequestContract,
     TopicContract,
     TransportContract,
 )
@@ -38,6 +39,13 @@ class OnKafka:
 
     async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
         return await TopicBus.connect(self.url, namespace=namespace, **SOON, **options)
+
+
+class TestKafkaRequests(OnKafka, SharedRequestContract):
+    """Requests and replies in a topic that all read."""
+
+    async def connect_requests(self, namespace: str, **options: Any) -> RequestReplyBus:
+        return await RequestReplyBus.connect(self.url, namespace=namespace, **options)
 
 
 class TestKafkaBroadcast(

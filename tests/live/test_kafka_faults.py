@@ -2,22 +2,30 @@
 
 import asyncio
 import json
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from typing import Any, ClassVar, Final
 
 import pytest
 from confluent_kafka import Producer, TopicPartition, cimpl
 from confluent_kafka.admin import AdminClient
 
-from avx_events import Event, EventBus
+from avx_events import Event, EventBus, Request, RequestReplyBus
 from avx_events.core.errors import (
     EventTooLargeError,
+    NoResponderError,
     PublishUnknownError,
+    RequestTimeoutError,
     RetryableError,
+    StoppedError,
     TransportRefusedError,
     TransportUnavailableError,
 )
 from avx_events.distributed.kafka.names import Names, lane_of
+from avx_events.distributed.kafka.responders import LIFE_S
 from avx_events.testing.bus_contract import Collected, new_namespace, until
 from avx_events.testing.own_loop import on_its_own_loop
 from tests.live.fault_suite import FaultSuite
@@ -37,6 +45,28 @@ class Happened(Event, event_type="kafka.happened", aggregate_id="key"):
 
     key: str
     number: int = 0
+
+
+RESPONDER: Final = """
+import asyncio, sys
+from avx_events import Request, RequestReplyBus
+
+class Question(Request[int], event_type="kafka.question"):
+    number: int
+
+async def main(url, namespace):
+    bus = await RequestReplyBus.connect(url, namespace=namespace)
+
+    @bus.respond(Question)
+    async def respond(question: Question) -> int:
+        return question.number
+
+    async with bus:
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 
 
 def collect(bus: EventBus, handled: Collected[Happened]) -> None:
@@ -300,6 +330,150 @@ async def test_events_of_others_are_understood_and_tombstones_become_dead_letter
 
         assert await handled.have(2) == [Happened("a", 1), Happened("a", 2)]
         await until_letters(bus, 1)
+
+
+class Question(Request[int], event_type="kafka.question"):
+    """The request of the tests below."""
+
+    number: int
+
+
+def answer(bus: RequestReplyBus, answered: Collected[int]) -> None:
+    """Respond with the number of the question."""
+
+    @bus.respond(Question)
+    async def respond(question: Question) -> int:
+        answered.add(question.number)
+        await asyncio.sleep(0)
+        return question.number
+
+
+async def is_unanswered(requester: RequestReplyBus) -> bool:
+    """Tell whether nobody is known to respond any more."""
+    try:
+        await requester.request(Question(0), timeout_s=1)
+    except NoResponderError:
+        return True
+    except RequestTimeoutError:
+        return False
+    return False
+
+
+@pytest.mark.parametrize("away_s", [0, LIFE_S + 1])
+@on_its_own_loop
+async def test_requests_go_on_when_the_broker_is_back(server: Server, away_s: float) -> None:
+    namespace = new_namespace()
+    responder = await RequestReplyBus.connect(server.url, namespace=namespace, timeout_s=20)
+    answer(responder, Collected())
+    async with responder, await RequestReplyBus.connect(server.url, namespace=namespace, timeout_s=20) as requester:
+        assert await requester.request(Question(1)) == 1
+        await asyncio.to_thread(server.kill)
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(requester.request(Question(2), timeout_s=30))
+            await asyncio.sleep(away_s)  # what is tested is that this much time goes by
+            await asyncio.to_thread(server.start)
+
+        assert asking.result() == 2
+        assert await requester.request(Question(3), timeout_s=20) == 3
+
+
+@on_its_own_loop
+async def test_a_requester_is_told_that_the_broker_is_away(server: Server) -> None:
+    async with await RequestReplyBus.connect(server.url, namespace=new_namespace(), timeout_s=1) as requester:
+        await asyncio.to_thread(server.stop)
+        try:
+            with pytest.raises(TransportUnavailableError):
+                await requester.request(Question(1))
+        finally:
+            await asyncio.to_thread(server.start)
+
+
+@on_its_own_loop
+async def test_a_question_that_is_written_after_its_requester_has_gone_is_not_answered(server: Server) -> None:
+    namespace = new_namespace()
+    answered: Collected[int] = Collected()
+    responder = await RequestReplyBus.connect(server.url, namespace=namespace)
+    answer(responder, answered)
+    async with responder, await RequestReplyBus.connect(server.url, namespace=namespace) as requester:
+        assert await requester.request(Question(1)) == 1
+        server.pause()
+        try:
+            with pytest.raises(RequestTimeoutError):
+                await requester.request(Question(2), timeout_s=0.5)
+        finally:
+            server.resume()
+
+        assert await requester.request(Question(3), timeout_s=20) == 3
+    assert answered.values == [1, 3]
+
+
+@on_its_own_loop
+async def test_a_question_that_is_read_after_its_requester_has_gone_is_not_answered(
+    server: Server, proxied: tuple[int, int]
+) -> None:
+    namespace = new_namespace()
+    answered: Collected[int] = Collected()
+    outside, inside = proxied
+    with Proxy(inside, port=outside) as proxy:
+        responder = await RequestReplyBus.connect(f"kafka://127.0.0.1:{outside}", namespace=namespace)
+        answer(responder, answered)
+        async with responder, await RequestReplyBus.connect(server.url, namespace=namespace) as requester:
+            assert await requester.request(Question(1)) == 1
+            await asyncio.to_thread(proxy.hold)
+            with pytest.raises(RequestTimeoutError):
+                await requester.request(Question(2), timeout_s=0.5)
+            await asyncio.to_thread(proxy.mend)
+
+            assert await requester.request(Question(3), timeout_s=20) == 3
+    assert answered.values == [1, 3]
+
+
+@on_its_own_loop
+async def test_a_responder_that_was_killed_is_asked_no_more(server: Server) -> None:
+    namespace = new_namespace()
+    program = (sys.executable, "-c", RESPONDER, server.url, namespace)
+    process = await asyncio.create_subprocess_exec(*program, stdout=PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    async with await RequestReplyBus.connect(server.url, namespace=namespace) as requester:
+        assert await requester.request(Question(1)) == 1
+        process.kill()
+        await process.wait()
+
+        await until(partial(is_unanswered, requester))
+
+
+@on_its_own_loop
+async def test_while_responders_come_and_go_no_question_is_lost_or_answered_twice(server: Server) -> None:
+    namespace = new_namespace()
+    answered: Collected[int] = Collected()
+    numbers = count()
+    stopped: set[int] = set()
+    are_done = False
+
+    async def ask() -> None:
+        while not are_done:
+            number = next(numbers)
+            try:
+                assert await requester.request(Question(number), timeout_s=20) == number
+            except StoppedError:  # its responder had it already when it was closed
+                stopped.add(number)
+
+    staying = await RequestReplyBus.connect(server.url, namespace=namespace)
+    answer(staying, answered)
+    requester = await RequestReplyBus.connect(server.url, namespace=namespace)
+    async with staying, requester, asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(ask())
+        for _ in range(10):
+            passing = await RequestReplyBus.connect(server.url, namespace=namespace)
+            answer(passing, answered)
+            async with passing:
+                await answered.have(len(answered) + 50)
+        are_done = True
+
+    assert len(set(answered.values)) == len(answered)
+    assert stopped.union(answered.values) == set(range(next(numbers)))
 
 
 @pytest.fixture(scope="module")

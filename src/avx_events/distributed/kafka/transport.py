@@ -7,7 +7,6 @@ from avx_events.bus.dead_letters import DeadLetterStore
 from avx_events.bus.remote.ports import Consumer, Outgoing, RequestTransport, Source, TransportOptions, Withdrawal
 from avx_events.core.arguments import whole
 from avx_events.core.clock import Clock
-from avx_events.core.errors import UnsupportedError
 from avx_events.distributed.kafka.broadcast_source import BroadcastSource
 from avx_events.distributed.kafka.cluster import Cluster
 from avx_events.distributed.kafka.dead_letters import KafkaDeadLetters
@@ -15,6 +14,7 @@ from avx_events.distributed.kafka.group_source import GroupSource
 from avx_events.distributed.kafka.messages import headers_of
 from avx_events.distributed.kafka.names import Names, lane_of
 from avx_events.distributed.kafka.publisher import Publisher
+from avx_events.distributed.kafka.request_reply import KafkaRequests
 from avx_events.distributed.kafka.wire import Servers
 
 if TYPE_CHECKING:
@@ -124,13 +124,10 @@ class KafkaTransport:
         return source
 
     def requests(self) -> RequestTransport:
-        """Refuse: a topic of the log is no inbox.
-
-        Raises:
-            UnsupportedError: Always.
-        """
-        problem = "requests and replies over Kafka are not built yet"
-        raise UnsupportedError("RequestReplyBus", problem, remedy="connect it to Redis or NATS")
+        """Return the same connections for requests and replies."""
+        return KafkaRequests(
+            self._cluster, self._publisher, self._names.requests, clock=self._clock, on_close=self.close
+        )
 
     def dead_letters(self) -> DeadLetterStore:
         """Return the dead letters of the namespace."""
