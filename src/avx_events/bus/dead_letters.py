@@ -287,8 +287,8 @@ class DeadLetterQueue:
         """Open the letters at ``url``, which several processes may share.
 
         In SQLite, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite://`` for memory, a letter that was
-        added is on disk; the file may be an event store's. In Redis, ``redis://localhost:6379?namespace=avx``, they are
-        those of the buses of that namespace.
+        added is on disk; the file may be an event store's. In a broker, ``redis://localhost:6379?namespace=avx`` and so
+        with NATS and Kafka, they are those of the buses of that namespace.
 
         Args:
             url: Where they are; the store's own options are its query.

@@ -86,3 +86,19 @@ async def kafka(url: str, options: TransportOptions, *, clock: Clock) -> Transpo
     except ImportError as exc:
         raise MissingExtraError("KafkaEventBus", "kafka") from exc
     return await connect(url, options, clock=clock)
+
+
+async def kafka_dead_letters(url: str, *, clock: Clock) -> DeadLetterStore:
+    """Return the dead letters of a namespace in Kafka: ``?namespace=avx`` of the URL.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        InvalidArgumentError: The URL is none of Kafka's, or an option none that a bus could have.
+        TransportUnavailableError: The cluster does not answer.
+        TransportRefusedError: It asks for other credentials.
+    """
+    try:
+        from avx_events.distributed.kafka.dead_letters import connect  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise MissingExtraError("DeadLetterQueue.connect", "kafka") from exc
+    return await connect(url, clock=clock)

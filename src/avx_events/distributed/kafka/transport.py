@@ -55,7 +55,9 @@ class KafkaTransport:
         self._has_log = options.partitions is not None
         self._cluster.plan_topic(self._names.log, partitions=options.partitions or 1, settings=settings)
         self._publisher = Publisher(self._cluster, clock=clock)
-        self._letters = KafkaDeadLetters(self._cluster, self._publisher, self._names.letters)
+        self._letters = KafkaDeadLetters(
+            self._cluster, self._publisher, self._names.letters, clock=clock, lease_s=options.redeliver_after_s
+        )
         self._next_lane = count()
 
     @property

@@ -46,3 +46,13 @@ def test_what_others_write_says_nothing() -> None:
     letters = said(LETTER, (1, b"", b"x"), (2, b"claim:1", b"{"), (3, b"claim:1", b'{"holder":3}'), (4, b"\xff", None))
 
     assert (letters.documents, letters.holder("1")) == ({"1": b"document"}, None)
+
+
+def test_who_says_whose_claim_it_ends_ends_no_other() -> None:
+    letters = said(LETTER, claim(1, "a.1"))
+
+    for key, value in ((b"letter:1", b"other"), (b"claim:1", None)):
+        letters.apply(Record(2, 2, key, value, [("avx_by", b"b.")]))
+        assert (letters.holder("1"), letters.documents["1"]) == ("a.1", b"other")
+    letters.apply(Record(3, 3, b"letter:1", b"third", [("avx_by", b"a.")]))
+    assert letters.holder("1") is None
