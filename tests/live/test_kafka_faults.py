@@ -20,7 +20,6 @@ from avx_events.core.errors import (
     PublishUnknownError,
     RequestTimeoutError,
     RetryableError,
-    StoppedError,
     TransportRefusedError,
     TransportUnavailableError,
 )
@@ -448,16 +447,12 @@ async def test_while_responders_come_and_go_no_question_is_lost_or_answered_twic
     namespace = new_namespace()
     answered: Collected[int] = Collected()
     numbers = count()
-    stopped: set[int] = set()
     are_done = False
 
     async def ask() -> None:
         while not are_done:
             number = next(numbers)
-            try:
-                assert await requester.request(Question(number), timeout_s=20) == number
-            except StoppedError:  # its responder had it already when it was closed
-                stopped.add(number)
+            assert await requester.request(Question(number), timeout_s=20) == number
 
     staying = await RequestReplyBus.connect(server.url, namespace=namespace)
     answer(staying, answered)
@@ -472,8 +467,7 @@ async def test_while_responders_come_and_go_no_question_is_lost_or_answered_twic
                 await answered.have(len(answered) + 50)
         are_done = True
 
-    assert len(set(answered.values)) == len(answered)
-    assert stopped.union(answered.values) == set(range(next(numbers)))
+    assert sorted(answered.values) == list(range(next(numbers)))
 
 
 @pytest.fixture(scope="module")

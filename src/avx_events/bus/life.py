@@ -302,10 +302,13 @@ class Life:
         self._closed = asyncio.get_running_loop().create_future()
         was_running = self.state is State.RUNNING
         self.state = State.CLOSING
+        errands = len(self.errands)
         self._on_refuse()
         self._on_change()
         try:
             if was_running and self._failure is None:
+                if len(self.errands) > errands:  # to say so elsewhere, from where something may come until then
+                    await asyncio.sleep(0)
                 await self._drain()
         finally:
             # A task of its own, so that a second cancellation leaves nothing half stopped.

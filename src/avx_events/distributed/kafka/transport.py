@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from avx_events.bus.dead_letters import DeadLetterStore
 from avx_events.bus.remote.ports import Consumer, Outgoing, RequestTransport, Source, TransportOptions, Withdrawal
 from avx_events.core.arguments import whole
-from avx_events.core.clock import Clock
+from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.distributed.kafka.broadcast_source import BroadcastSource
 from avx_events.distributed.kafka.cluster import Cluster
 from avx_events.distributed.kafka.dead_letters import KafkaDeadLetters
@@ -127,8 +127,9 @@ class KafkaTransport:
 
     def requests(self) -> RequestTransport:
         """Return the same connections for requests and replies."""
+        # What time it is at the broker is not for a test's own clock to say.
         return KafkaRequests(
-            self._cluster, self._publisher, self._names.requests, clock=self._clock, on_close=self.close
+            self._cluster, self._publisher, self._names.requests, clock=SYSTEM_CLOCK, on_close=self.close
         )
 
     def dead_letters(self) -> DeadLetterStore:
