@@ -332,11 +332,12 @@ class Intake:
 
     def done(self, work: ReceivedWork) -> None:
         """Have the broker told that ``work`` is done."""
-        self._leave(work)
         if work in self._works:
             self._works.remove(work)
             self._done.append(work.incoming)
             self._changes.tell()
+        else:
+            self._leave(work)
 
     def dropped(self, work: ReceivedWork) -> None:
         """Leave ``work`` to whoever holds its lane next."""
@@ -346,6 +347,15 @@ class Intake:
             if self._source is not None:
                 self._source.give_back(work.incoming, has_begun=work.attempts > work.incoming.attempts)
             self._changes.tell()
+
+    def _know_alone(self, told: Sequence[Incoming]) -> None:
+        """Let the next one run alone once the broker knows that the one before is done: else it would be to blame too.
+
+        A process that ends then has ended with one event begun and not acknowledged, and no other.
+        """
+        alone = self._alone
+        if alone is not None and alone not in self._works and any(incoming is alone.incoming for incoming in told):
+            self._leave(alone)
 
     def _leave(self, work: ReceivedWork) -> None:
         if self._alone is work:
@@ -387,6 +397,8 @@ class Intake:
             except BaseException:
                 self._done = batch + self._done
                 raise
+            else:
+                self._know_alone(batch)
             finally:
                 self._telling = []
             self._changes.tell()

@@ -322,9 +322,6 @@ class GroupSource:
         partition, offset = incoming.receipt
         holding = self._holding(partition)
         if holding is not None and holding.progress.count(offset, attempts):
-            # What was done before is acknowledged in this turn. Whatever the event that begins then does to this
-            # process, that is known: an event that has ended no process is not counted as if it had.
-            await asyncio.sleep(0)
             await self._write({partition})
 
     def give_back(self, incoming: Incoming, *, has_begun: bool) -> None:

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import msgspec
 
-from avx_events.bus.remote.ports import Address, Question
+from avx_events.bus.remote.ports import Address, OnFailed, Question
 from avx_events.core.clock import Clock
 from avx_events.core.errors import (
     AvxEventsError,
@@ -158,9 +158,11 @@ class KafkaRequests:
             return
         await self._say()
 
-    async def ask(self, event_type: str, document: bytes, *, timeout_s: float) -> None:
+    def ask(self, event_type: str, document: bytes, *, event_id: str, timeout_s: float, on_failed: OnFailed) -> None:
         """Give a request to somebody who is there when it is written; see ``RequestTransport``."""
-        await self._ask(_Asked(event_type, document, self._address, self._time.now_ms() + timeout_s * 1000))
+        del event_id
+        asked = _Asked(event_type, document, self._address, self._time.now_ms() + timeout_s * 1000)
+        self._tasks.spawn(self._ask_in_time(asked, timeout_s, on_failed), name="avx-events kafka: ask")
 
     def reply(self, to: Address, document: bytes) -> None:
         """Send a reply; see ``RequestTransport``. One to this bus itself, which may be closing, goes nowhere."""
@@ -197,6 +199,15 @@ class KafkaRequests:
         await self._on_close()
 
     # Writing
+
+    async def _ask_in_time(self, asked: _Asked, timeout_s: float, on_failed: OnFailed) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ask(asked)
+        except AvxEventsError as exc:
+            on_failed(exc)
+        except TimeoutError:  # nobody waits any more
+            return
 
     async def _ask(self, asked: _Asked) -> None:
         is_heard = False

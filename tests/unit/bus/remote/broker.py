@@ -35,6 +35,8 @@ class FakeSource:
         self.counted: list[tuple[int, int]] = []
         self.given_back: list[tuple[int, bool]] = []
         self.problem: Exception | None = None
+        self.may_acknowledge = asyncio.Event()
+        self.may_acknowledge.set()
         self.is_closed = False
         self._arrived = asyncio.Event()
         self._receipts = 0
@@ -57,6 +59,7 @@ class FakeSource:
 
     async def acknowledge(self, done: Sequence[Incoming]) -> None:
         await asyncio.sleep(0)
+        await self.may_acknowledge.wait()
         self._fail()
         self.acknowledged += [incoming.receipt for incoming in done]
 

@@ -349,6 +349,28 @@ async def test_events_that_were_begun_when_a_process_ended_run_one_at_a_time(bro
     assert source.counted == [(1, 3), (2, 3)]
 
 
+async def test_the_next_of_them_begins_when_the_broker_knows_that_the_one_before_is_done(broker: FakeBroker) -> None:
+    bus, handler = bus_on(broker), Handler()
+    bus.on(Happened, name="handler", concurrency=4)(handler)
+    handler.may_end.set()
+    async with bus:
+        await bus.publish(Happened("a", 7))
+        source = source_of(broker)
+        await until(lambda: source.acknowledged == [0])
+        source.may_acknowledge.clear()
+        for key in (b'"b"', b'"c"'):
+            source.put(document_of(broker).replace(b'"a"', key), attempts=1)
+        await until(lambda: len(handler.ended) == 2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        began, counted = len(handler.began), list(source.counted)
+        source.may_acknowledge.set()
+
+        await until(lambda: sorted(source.acknowledged) == [0, 1, 2])
+    assert (began, counted) == (2, [(1, 3)])  # a process that ended then would not have had both to its account
+    assert source.counted == [(1, 3), (2, 3)]
+
+
 async def test_an_event_that_cannot_be_counted_waits_until_it_can(
     broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

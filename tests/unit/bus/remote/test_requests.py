@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from avx_events import Request, RequestReplyBus
-from avx_events.bus.remote.ports import Address, Question
+from avx_events.bus.remote.ports import Address, OnFailed, Question
 from avx_events.bus.request_reply import RemoteOptions
 from avx_events.core import cloudevents
 from avx_events.core.clock import SYSTEM_CLOCK
@@ -43,8 +43,8 @@ class Requesters:
         else:
             self._responders[event_type] = on_question
 
-    async def ask(self, event_type: str, document: bytes, *, timeout_s: float) -> None:
-        del event_type, document, timeout_s
+    def ask(self, event_type: str, document: bytes, *, event_id: str, timeout_s: float, on_failed: OnFailed) -> None:
+        del event_type, document, event_id, timeout_s, on_failed
 
     def reply(self, to: Address, document: bytes) -> None:
         del to
