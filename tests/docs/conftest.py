@@ -2,12 +2,18 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from redis import Redis
 
-REDIS: Final = "redis://localhost:6379"
+from tests.docs.brokers import forget_in_kafka, forget_in_nats, forget_in_redis
+
+# The address on a page, the fixture that says where ours is, and what removes what a page has made there.
+BROKERS: Final = (
+    ("redis://localhost:6379", "redis_url", forget_in_redis),
+    ("nats://localhost:4222", "nats_url", forget_in_nats),
+    ("kafka://localhost:9092", "kafka_url", forget_in_kafka),
+)
 NAMESPACES: Final = ("avx", "shop")
 
 
@@ -19,17 +25,16 @@ def at_our_brokers(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """
 
     @cache
-    def redis_url() -> str:
-        url: str = request.getfixturevalue("redis_url")
-        _forget_pages(url)
+    def url_of(fixture: str, forget: Callable[[str, str], None]) -> str:
+        url: str = request.getfixturevalue(fixture)
+        for namespace in NAMESPACES:
+            forget(url, namespace)
         return url
 
-    return lambda text: text.replace(REDIS, redis_url()) if REDIS in text else text
+    def readdressed(text: str) -> str:
+        for address, fixture, forget in BROKERS:
+            if address in text:
+                text = text.replace(address, url_of(fixture, forget))
+        return text
 
-
-def _forget_pages(url: str) -> None:
-    client: Any = Redis
-    with client.from_url(url) as redis:
-        for namespace in NAMESPACES:
-            for key in redis.scan_iter(f"{namespace}:*"):
-                redis.delete(key)
+    return readdressed
