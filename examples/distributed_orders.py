@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
@@ -316,12 +317,36 @@ async def answers(host: str | None, port: int | None) -> bool:
 
 
 async def remove(url: str, namespace: str) -> None:
-    if urlsplit(url).scheme in {"redis", "rediss", "unix"}:
-        from redis.asyncio import Redis  # noqa: PLC0415 - as the broker is, so is its client
+    match urlsplit(url).scheme:
+        case "redis" | "rediss" | "unix":
+            await remove_from_redis(url, namespace)
+        case "nats" | "tls":
+            await remove_from_nats(url, namespace)
+        case "kafka":
+            await remove_from_kafka(url, namespace)
+        case other:
+            print(f"what begins with {namespace} is left in {other}")
 
-        client: Any = Redis
-        async with client.from_url(url) as redis:
-            await redis.delete(*[key async for key in redis.scan_iter(f"{namespace}:*")])
+
+async def remove_from_redis(url: str, namespace: str) -> None:
+    async with import_module("redis.asyncio").Redis.from_url(url) as redis:  # as the broker is, so is its client
+        await redis.delete(*[key async for key in redis.scan_iter(f"{namespace}:*")])
+
+
+async def remove_from_nats(url: str, namespace: str) -> None:
+    client: Any = await import_module("nats").connect(url)
+    streams = client.jetstream()
+    for stream in await streams.streams_info():
+        if stream.config.name.removeprefix("KV_").startswith(namespace):  # a bucket is a stream, too
+            await streams.delete_stream(stream.config.name)
+    await client.close()
+
+
+async def remove_from_kafka(url: str, namespace: str) -> None:
+    admin: Any = import_module("aiokafka.admin").AIOKafkaAdminClient(bootstrap_servers=urlsplit(url).netloc)
+    await admin.start()
+    await admin.delete_topics([topic for topic in await admin.list_topics() if topic.startswith(f"{namespace}.")])
+    await admin.close()  # where its groups are, Kafka forgets with the topic
 
 
 if __name__ == "__main__":

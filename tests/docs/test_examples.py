@@ -9,17 +9,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from redis import Redis
+
+from tests.docs.brokers import kept_in_nats, kept_in_redis
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = {path.stem: path for path in ROOT.glob("examples/*.py")}
 OUTPUTS = {path.stem: path for path in (Path(__file__).parent / "example_outputs").glob("*.txt")}
 
 # Those that need a broker, and the fixtures that say where one is.
-ON_BROKERS = {"distributed_orders": ["redis_url"]}
+ON_BROKERS = {"distributed_orders": ["redis_url", "nats_url"]}
 
 TIMEOUT_S = 30
 
@@ -40,14 +40,7 @@ def normalised(output: str) -> str:
     return re.sub(r"\b\w+://[\w.:]+[0-9]", "<url>", output)
 
 
-def left_in_redis(url: str) -> list[str]:
-    """Return the keys of examples."""
-    client: Any = Redis
-    with client.from_url(url) as redis:
-        return list(redis.scan_iter("example-*"))
-
-
-LEFT_BY_EXAMPLES = {"redis_url": left_in_redis}
+LEFT_BY_EXAMPLES = {"redis_url": kept_in_redis, "nats_url": kept_in_nats}
 
 
 def test_every_example_has_an_expected_output_and_every_output_an_example() -> None:
@@ -80,7 +73,7 @@ def test_an_example_prints_the_same_on_every_broker_and_leaves_nothing_there(
     assert normalised(done.stdout) == OUTPUTS[name].read_text("utf-8")
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == []
-    assert LEFT_BY_EXAMPLES[broker](url) == []
+    assert LEFT_BY_EXAMPLES[broker](url, "example-*") == []
 
 
 def test_an_example_says_in_one_line_that_no_broker_answers(tmp_path: Path) -> None:
