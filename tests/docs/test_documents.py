@@ -52,6 +52,16 @@ async def test_every_snippet_runs(
     assert await run(page, namespace, readdressed=at_our_brokers)
 
 
+@pytest.mark.live
+async def test_the_page_on_connecting_runs_on_nats_with_no_change_but_the_url(
+    namespace: dict[str, object], at_our_brokers: Callable[[str], str]
+) -> None:
+    def on_nats(text: str) -> str:
+        return at_our_brokers(text.replace('URL = "redis://localhost:6379"', 'URL = "nats://localhost:4222"'))
+
+    assert await run(ROOT / "docs/how-to/connect-to-a-broker.md", namespace, readdressed=on_nats)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_block_escapes_by_its_spelling(page: Path) -> None:
     spellings = re.findall(r"^\W*(?:```+|~~~+)\s*(py.*)$", page.read_text("utf-8"), flags=re.MULTILINE | re.IGNORECASE)
