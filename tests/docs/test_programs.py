@@ -12,6 +12,7 @@ from tests.docs.pages import ROOT, Program, pages, programs
 
 ALL = [program for page in pages(ROOT) for program in programs(page)]
 PROGRAMS = [pytest.param(program, id=program.place) for program in ALL if not program.is_test_file]
+OVER_REDIS = [pytest.param(program, id=program.place) for program in ALL if "redis://localhost:6379" in program.source]
 TEST_FILES = [pytest.param(program, id=program.place) for program in ALL if program.is_test_file]
 
 # A program of the reader's has no plugins but those of the package and the ones that he installed.
@@ -32,6 +33,17 @@ def test_every_program_prints_what_its_page_shows(
     program: Program, tmp_path: Path, at_our_brokers: Callable[[str], str]
 ) -> None:
     done = run(at_our_brokers(program.source), tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, program.output), done.stderr
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("address", ["nats://localhost:4222", "kafka://localhost:9092"])
+@pytest.mark.parametrize("program", OVER_REDIS)
+def test_what_runs_over_redis_prints_the_same_over_the_other_brokers(
+    program: Program, address: str, tmp_path: Path, at_our_brokers: Callable[[str], str]
+) -> None:
+    done = run(at_our_brokers(program.source.replace("redis://localhost:6379", address)), tmp_path)
 
     assert (done.returncode, done.stdout) == (0, program.output), done.stderr
 
