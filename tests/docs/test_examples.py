@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.brokers import kept_in_nats, kept_in_redis
+from tests.docs.brokers import kept_in_kafka, kept_in_nats, kept_in_redis
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = {path.stem: path for path in ROOT.glob("examples/*.py")}
 OUTPUTS = {path.stem: path for path in (Path(__file__).parent / "example_outputs").glob("*.txt")}
 
 # Those that need a broker, and the fixtures that say where one is.
-ON_BROKERS = {"distributed_orders": ["redis_url", "nats_url"]}
+ON_BROKERS = {"distributed_orders": ["redis_url", "nats_url", "kafka_url"]}
 
 TIMEOUT_S = 30
 
@@ -40,7 +40,7 @@ def normalised(output: str) -> str:
     return re.sub(r"\b\w+://[\w.:]+[0-9]", "<url>", output)
 
 
-LEFT_BY_EXAMPLES = {"redis_url": kept_in_redis, "nats_url": kept_in_nats}
+LEFT_BY_EXAMPLES = {"redis_url": kept_in_redis, "nats_url": kept_in_nats, "kafka_url": kept_in_kafka}
 
 
 def test_every_example_has_an_expected_output_and_every_output_an_example() -> None:

@@ -51,6 +51,7 @@ class KafkaTransport:
             "cleanup.policy": "delete",
             "retention.ms": -1 if retention_s is None else int(retention_s * 1000),
             "max.message.bytes": _MOST_EVENT_BYTES,
+            "message.timestamp.type": "LogAppendTime",  # whose clock is wrong neither deletes nor is refused
         }
         self._has_log = options.partitions is not None
         self._cluster.plan_topic(self._names.log, partitions=options.partitions or 1, settings=settings)
