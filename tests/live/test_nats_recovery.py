@@ -369,10 +369,10 @@ async def test_an_option_that_nats_py_does_not_know_is_refused(nats_url: str) ->
 
 
 async def test_wrong_credentials_are_refused_and_right_ones_work(tmp_path: Any, namespace: str) -> None:
-    described = nats_in(tmp_path / "nats", "--user", "jane", "--pass", "secret")
+    described = nats_in(tmp_path / "nats", "--user", "jane", "--pass", "s@cret")
     described._is_ready = _greets  # it tells strangers nothing else
     with described as server:
-        right = server.url.replace("://", "://jane:secret@")
+        right = server.url.replace("://", "://jane:s%40cret@")
         for wrong in (server.url, server.url.replace("://", "://jane:wrong@")):
             with pytest.raises(TransportRefusedError, match="uthorization") as refused:
                 await EventBus.connect(wrong, namespace=namespace)

@@ -238,13 +238,19 @@ class RequestReplyBus:
             UnsupportedError: It cannot carry requests.
         """
         options = TransportOptions(namespace=namespace, partitions=None, timeout_s=timeout_s, client=client)
-        transport = (await transport_at(url, options, clock=clock)).requests()
+        max_bytes = whole("max_event_bytes", max_event_bytes, least=1)
+        broker = await transport_at(url, options, clock=clock)
+        try:
+            transport = broker.requests()
+        except BaseException:
+            await broker.close()
+            raise
         try:
             bus = cls(
                 name=f"request-reply bus at {transport.name}",
                 drain_timeout_s=drain_timeout_s,
                 clock=clock,
-                remote=RemoteOptions(transport, f"/{namespace}", whole("max_event_bytes", max_event_bytes, least=1)),
+                remote=RemoteOptions(transport, f"/{namespace}", max_bytes),
             )
             await transport.open(bus._take_reply)
         except BaseException:

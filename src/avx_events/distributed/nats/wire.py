@@ -7,7 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import nats.errors
@@ -57,7 +57,7 @@ class Wire:
         self._servers = _servers_of(url)
         self._must_be_tls = urlsplit(self._servers[0]).scheme == "tls"
         self._timeout_s = timeout_s
-        self._options = dict(client)
+        self._options = {**_quoted_credentials(self._servers[0]), **client}
         self._clock = clock
         self._away_since = clock.monotonic()
         self._loop = asyncio.get_running_loop()
@@ -368,6 +368,16 @@ def _servers_of(url: str) -> list[str]:
         if not is_place:
             raise InvalidArgumentError("url", url, expected="a NATS URL, as 'nats://localhost:4222'")
     return servers
+
+
+def _quoted_credentials(server: str) -> dict[str, str]:
+    """Return user and password, or token, of a URL in which they are percent-encoded: nats-py takes them literally."""
+    parts = urlsplit(server)
+    if "%" not in parts.netloc.rpartition("@")[0]:
+        return {}
+    if parts.password is None:
+        return {"token": unquote(parts.username or "")}
+    return {"user": unquote(parts.username or ""), "password": unquote(parts.password)}
 
 
 def _without_password(url: str) -> str:
