@@ -195,7 +195,7 @@ class GroupContract(BusContract):
                 async with passing:
                     numbers = range(round_number * count, (round_number + 1) * count)
                     await publisher.publish_many(Sent(f"key-{key}", n) for n in numbers for key in range(_KEYS))
-                    await handled.have(len(handled) + _KEYS * count // 2)
+                    await handled.have(_KEYS * count * round_number + _KEYS * count // 2)
             seen = numbers_by_key(await handled.have(_KEYS * count * 4))
 
         assert seen == {f"key-{key}": list(range(count * 4)) for key in range(_KEYS)}
