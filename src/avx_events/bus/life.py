@@ -10,11 +10,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from enum import Enum
 from threading import get_ident
-from typing import Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from avx_events.bus.endpoints import Threads
 from avx_events.bus.handling import is_inside_handler_of, is_waited_for_by
@@ -31,6 +31,9 @@ from avx_events.core.metadata import current_message
 from avx_events.core.tasks import Changes, TaskScope, wake
 
 log = logging.getLogger("avx_events")
+
+_LEAVES_WITHIN_S: Final = 1.0
+"""How long others are told that nothing more is taken; whoever does not hear it in that time is away."""
 
 
 class Whereabouts(Protocol):
@@ -128,6 +131,7 @@ class Life:
         "_failure",
         "_idle",
         "_is_late",
+        "_leaving",
         "_members",
         "_on_change",
         "_on_refuse",
@@ -183,6 +187,7 @@ class Life:
         self._closed: asyncio.Future[None] | None = None
         self._enders = TaskScope(self.fail)
         self._is_late = False
+        self._leaving: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
     # What may be done
@@ -302,13 +307,12 @@ class Life:
         self._closed = asyncio.get_running_loop().create_future()
         was_running = self.state is State.RUNNING
         self.state = State.CLOSING
-        errands = len(self.errands)
         self._on_refuse()
         self._on_change()
         try:
             if was_running and self._failure is None:
-                if len(self.errands) > errands:  # to say so elsewhere, from where something may come until then
-                    await asyncio.sleep(0)
+                if self._leaving:  # until that is known elsewhere, something may come from there
+                    await asyncio.wait(set(self._leaving), timeout=_LEAVES_WITHIN_S)
                 await self._drain()
         finally:
             # A task of its own, so that a second cancellation leaves nothing half stopped.
@@ -332,6 +336,12 @@ class Life:
             self.raise_failure()
             await self._idle.wait()
         self.raise_failure()
+
+    def leave(self, telling: Coroutine[Any, Any, None], *, what: str) -> None:
+        """Have it told elsewhere that the bus takes nothing more; members finish what comes until then."""
+        task = self.errands.spawn(telling, name=f"avx-events {self.name}: {what}")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def look_idle(self) -> None:
         """Let those look again who wait until nothing is left to do. Members call it when they have nothing."""

@@ -496,7 +496,7 @@ class RequestReplyBus:
         if self._remote is not None and self._life.loop is not None:
             for route in self._routes.values():
                 ending = self._remote.answer_no_more(route.event_type)
-                self._life.errands.spawn(_logged(ending), name=f"avx-events {self._life.name}: answer no more")
+                self._life.leave(_logged(ending), what="answer no more")
 
     async def _disconnect(self) -> None:
         if self._remote is not None:
