@@ -7,8 +7,8 @@
 | ``avx:consumer:group:handler:members`` | sorted set | members by the millisecond at which they count as dead |
 | ``avx:consumer:group:handler:owners`` | hash | lane → member that holds it |
 | ``avx:consumer:group:handler:attempts`` | hash | ``lane:entry id`` → attempts begun, of what failed or came again |
-| ``avx:inbox:…`` | channel | where a bus is sent requests and replies |
-| ``avx:responders:user.get`` | sorted set | inboxes of those who respond, by the millisecond at which they are gone |
+| ``avx:inbox:…`` | channel | where a bus is sent replies; with ``:asked`` behind it, requests |
+| ``avx:responders:user.get`` | sorted set | channels of those who respond, by the millisecond at which they are gone |
 | ``avx:letters``, and others that begin with it | hashes, a sorted set | dead letters; see ``dead_letters.py`` |
 """
 

@@ -17,7 +17,7 @@ import msgspec
 
 from avx_events.bus.remote.ports import Address, OnFailed, Question
 from avx_events.core.errors import AvxEventsError, NoResponderError, TransportRefusedError, TransportUnavailableError
-from avx_events.core.tasks import TaskScope
+from avx_events.core.tasks import Changes, TaskScope
 from avx_events.distributed.redis.names import Names
 from avx_events.distributed.redis.pipe import Pipe
 from avx_events.distributed.redis.wire import Servers, Wire, WireError, packed
@@ -120,6 +120,11 @@ class RedisRequests:
         self._pipe = pipe
         self._wire: Wire = servers.wire()
         self._inbox = names.inbox(uuid4().hex)
+        self._asked = f"{self._inbox}:asked"
+        self._is_asked = False  # as it is to be
+        self._is_heard = False  # as Redis has said that it is
+        self._is_open = False
+        self._tuned = Changes()
         self._questions: dict[str, Callable[[Question], None]] = {}
         self._announced: set[str] = set()
         self._known: dict[str, _Known] = {}
@@ -140,12 +145,15 @@ class RedisRequests:
 
     async def respond(self, event_type: str, on_question: Callable[[Question], None] | None) -> None:
         """Be asked, or not any more; see ``RequestTransport``."""
-        if on_question is None:  # those who do not know yet are still told that nobody answers
+        if on_question is None:  # those who do not know yet are told that nobody answers, or that nobody hears it
             self._announced.discard(event_type)
             await self._pipe.ask(self._responding(event_type, 0))
+            if not self._announced:
+                await self._be_asked(is_asked=False)
         else:
             self._announced.add(event_type)
             self._questions[event_type] = on_question
+            await self._be_asked(is_asked=True)
             await self._pipe.ask(self._responding(event_type, _LIFE_S))
 
     def ask(
@@ -236,8 +244,23 @@ class RedisRequests:
                 known.inboxes = await self._pipe.ask(packed("EVAL", _RESPONDERS, 1, self._names.responders(event_type)))
                 known.until = time.monotonic() + _KNOWN_FOR_S
 
+    async def _be_asked(self, *, is_asked: bool) -> None:
+        """Have requests come here, or not any more, and return when Redis has done that; at once where it is away."""
+        if self._is_asked == is_asked:
+            return
+        self._is_asked = is_asked
+        if self._is_open:
+            with suppress(WireError, TimeoutError):  # the next connection is made as it is to be
+                await self._tune()
+                async with asyncio.timeout(self._timeout_s):
+                    while self._is_heard != is_asked:
+                        await self._tuned.wait()
+
+    async def _tune(self) -> None:
+        await self._wire.send(packed("SUBSCRIBE" if self._is_asked else "UNSUBSCRIBE", self._asked))
+
     def _responding(self, event_type: str, life_s: float) -> bytes:
-        return packed("EVAL", _RESPOND, 1, self._names.responders(event_type), self._inbox, int(life_s * 1000))
+        return packed("EVAL", _RESPOND, 1, self._names.responders(event_type), self._asked, int(life_s * 1000))
 
     async def _beat(self) -> None:
         while True:
@@ -252,11 +275,20 @@ class RedisRequests:
         while True:
             try:
                 await self._wire.connect()
-                await self._wire.exchange([packed("SUBSCRIBE", self._inbox)], timeout_s=self._timeout_s)
+                is_asked = self._is_asked
+                channels = [self._inbox, self._asked] if is_asked else [self._inbox]
+                commands = [packed("SUBSCRIBE", channel) for channel in channels]
+                await self._wire.exchange(commands, timeout_s=self._timeout_s)
+                self._is_heard = is_asked
+                if is_asked != self._is_asked:
+                    await self._tune()
+                self._is_open = True
                 if not is_listening.done():
                     is_listening.set_result(None)
                 await self._receive(on_reply)
             except (WireError, TransportRefusedError) as exc:
+                self._is_open, self._is_heard = False, self._is_asked  # as the next connection will be
+                self._tuned.tell()
                 log.warning("the inbox at %s is away: %s", self.name, exc)
                 await asyncio.sleep(_PAUSE_S)
 
@@ -264,6 +296,9 @@ class RedisRequests:
         while True:
             for pushed in await self._wire.receive(_QUIET_S, ask=_PING):
                 parts = cast("list[bytes]", pushed) if isinstance(pushed, list) else [b""]
+                if parts[0] in _TUNED:
+                    self._is_heard = parts[0] == _TUNED[0]
+                    self._tuned.tell()
                 if parts[0] != b"message":  # a PONG, an error
                     continue
                 message = parts[2]
@@ -292,3 +327,4 @@ class RedisRequests:
 
 
 _PING: Final = packed("PING")
+_TUNED: Final = (b"subscribe", b"unsubscribe")

@@ -170,6 +170,18 @@ class Wire:
             await self.close()
             raise
 
+    async def send(self, command: Packed) -> None:
+        """Send a command whose answer comes among what ``receive`` gives.
+
+        Raises:
+            WireError: The connection failed.
+        """
+        try:
+            await self._connection.send_packed_command([command], check_health=False)
+        except (redis.exceptions.RedisError, OSError) as exc:
+            await self.close()
+            raise WireError(str(exc) or type(exc).__name__, is_sent=False) from exc
+
     async def receive(self, quiet_s: float, *, ask: Packed) -> list[Any]:
         """Return what the server has sent by itself; wait for something, where that is nothing yet.
 
