@@ -359,6 +359,32 @@ class SharedRequestContract(RequestReplyContract):
                 await requester.request(Ask("a"))
 
     @on_its_own_loop
+    async def test_no_request_fails_while_responders_come_and_go(self) -> None:
+        namespace = new_namespace()
+        answered: Collected[str] = Collected()
+        replies: Collected[bool] = Collected()
+        is_over = False
+
+        async def ask(requester: RequestReplyBus, number: int) -> None:
+            while not is_over:
+                replies.add(await requester.request(Ask("a", number), timeout_s=20) == Answer(number))
+
+        staying = await self.connect_requests(namespace)
+        _answer(staying, answered, "staying")
+        async with staying, await self.connect_requests(namespace) as requester, asyncio.TaskGroup() as tasks:
+            for number in range(20):
+                tasks.create_task(ask(requester, number))
+            for number in range(15):
+                passing = await self.connect_requests(namespace)
+                _answer(passing, answered, f"passing-{number}")
+                async with passing:
+                    await replies.have(len(replies) + 50)
+            is_over = True
+
+        assert all(replies.values)
+        assert len(answered) == len(replies)
+
+    @on_its_own_loop
     async def test_a_responder_that_joins_is_asked_soon(self) -> None:
         namespace = new_namespace()
         answered: Collected[str] = Collected()
