@@ -207,7 +207,10 @@ class Wire:
         client = self._client
         if out and client is not None and client.is_connected:
             untyped: Any = client
-            untyped._transport.write(b"".join(out))  # noqa: SLF001 - see decision 0025
+            try:
+                untyped._transport.write(b"".join(out))  # noqa: SLF001 - see decision 0025
+            except (OSError, RuntimeError) as exc:  # it is lost, which nats-py has not noticed yet
+                log.debug("%d messages were not sent: %s", len(out), exc)
 
     def _take_echo(self, message: Message) -> None:
         del message
