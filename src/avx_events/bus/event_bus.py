@@ -57,18 +57,20 @@ class Route:
         event_type: Of the class.
         key_field: The field that holds the aggregate id of an event; None where there is no such field.
         key_of: Gives the aggregate id; None where an event has none.
+        keys_of: Gives those of several.
         subscriptions: Who gets it.
         only: The one of them, where there are no others.
         published: How many events were put in line at all of them, past the engine's door.
     """
 
-    __slots__ = ("event_type", "key_field", "key_of", "only", "published", "subscriptions")
+    __slots__ = ("event_type", "key_field", "key_of", "keys_of", "only", "published", "subscriptions")
 
     def __init__(self, schema: EventSchema, subscriptions: Sequence[Subscription]) -> None:
         """Begin with nothing published."""
         self.event_type = schema.event_type
         self.key_field = schema.aggregate_field
         self.key_of = schema.key_of
+        self.keys_of = schema.keys_of
         self.subscriptions = subscriptions
         self.only = subscriptions[0] if len(subscriptions) == 1 else None
         self.published = 0
@@ -502,7 +504,7 @@ class EventBus(DeliveringBus):
                 metadata, envelopes = stamp_run(
                     same,
                     route.event_type,
-                    route.key_of,
+                    route.keys_of,
                     event_ids=self._ids.take_many(now_ns, len(same)),
                     timestamp=now_ns // 1000,
                     headers=checked,

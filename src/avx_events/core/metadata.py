@@ -208,7 +208,7 @@ def stamp_one(
 def stamp_run(
     events: Sequence[Any],
     event_type: str,
-    key_of: Callable[[Any], object] | None,
+    keys_of: Callable[[Sequence[Any]], list[Any]] | None,
     *,
     event_ids: Sequence[str],
     timestamp: int,
@@ -219,7 +219,7 @@ def stamp_run(
     Args:
         events: The events.
         event_type: Of all of them.
-        key_of: Gives their aggregate ids; None where they have none.
+        keys_of: Gives their aggregate ids; None where they have none.
         event_ids: An id for each.
         timestamp: Of all of them, in Unix microseconds.
         headers: Of all of them; unchangeable.
@@ -227,7 +227,7 @@ def stamp_run(
     Returns:
         The metadata, and the envelopes that hold it.
     """
-    keys: Sequence[Any] = [""] * len(events) if key_of is None else list(map(key_of, events))
+    keys: Sequence[Any] = [""] * len(events) if keys_of is None else keys_of(events)
     if countOf(map(type, keys), str) != len(keys):
         keys = list(map(text_of, keys))
     same_type = repeat(event_type)

@@ -482,3 +482,21 @@ def test_a_decorator_without_its_call_is_refused() -> None:
         @dataclass
         class Placed:
             order_id: int
+
+
+def test_the_keys_of_several_events_are_those_of_each() -> None:
+    class Placed(Event, event_type="keys.placed", aggregate_id="order_id"):
+        order_id: str
+
+    class Numbered(Event, event_type="keys.numbered"):
+        number: int
+
+        def aggregate_id(self) -> str:
+            return f"number-{self.number}"
+
+    placed, numbered = schema_of(Placed("a")), schema_of(Numbered(1))
+
+    assert placed.keys_of is not None
+    assert placed.keys_of([Placed("a"), Placed("b")]) == ["a", "b"]
+    assert numbered.keys_of is not None
+    assert numbered.keys_of([Numbered(1), Numbered(2)]) == ["number-1", "number-2"]
