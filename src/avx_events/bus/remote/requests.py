@@ -16,12 +16,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from avx_events.bus.dead_letter_codec import portable
 from avx_events.bus.deadlines import Deadlines
 from avx_events.bus.remote.ports import Address, Question, RequestTransport
+from avx_events.bus.remote.replies import Reply, decode_reply, encode_reply, id_of, refusal
 from avx_events.bus.responders import Failure, Pending
 from avx_events.core import cloudevents
 from avx_events.core.errors import (
@@ -43,21 +45,6 @@ log = logging.getLogger("avx_events")
 
 Ask = Callable[[EventEnvelope[Any]], Any]
 """Gives a request to a responder of this bus, and returns what ``Answering.ask`` does."""
-
-_NO_REPLY: Final = b"null"
-
-
-class _Reply(msgspec.Struct, omit_defaults=True, gc=False):
-    id: str
-    result: msgspec.Raw = msgspec.Raw(_NO_REPLY)
-    error_type: str | None = None
-    message: str = ""
-    is_stopped: bool = False
-    is_unanswered: bool = False
-
-
-_write = msgspec.json.Encoder().encode
-_read = msgspec.json.Decoder(_Reply).decode
 
 
 class RemoteRequests:
@@ -120,7 +107,7 @@ class RemoteRequests:
     def take_reply(self, document: bytes) -> None:
         """Give a reply to who waits for it."""
         try:
-            reply = _read(document)
+            reply = decode_reply(document)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             log.warning("%s was sent a reply that is none: %s", self._life.name, exc)
             return
@@ -130,7 +117,7 @@ class RemoteRequests:
         else:
             pending.reply.set_result(self._outcome(pending, reply))
 
-    def _outcome(self, pending: Pending, reply: _Reply) -> Any:
+    def _outcome(self, pending: Pending, reply: Reply) -> Any:
         event_type = pending.envelope.metadata.event_type
         if reply.is_unanswered:
             return Failure(NoResponderError(event_type))
@@ -194,25 +181,21 @@ class RemoteRequests:
             except EncodeError as exc:
                 reply = Failure(RemoteError(type(exc).__name__, str(exc)))
             else:
-                self._transport.reply(to, _write(_Reply(event_id, msgspec.Raw(result))))
+                self._transport.reply(to, encode_reply(Reply(event_id, msgspec.Raw(result))))
                 return
         error = reply.error
         if isinstance(error, RemoteError):
-            failure = _Reply(event_id, error_type=error.error_type, message=_portable(error.message))
+            failure = Reply(event_id, error_type=error.error_type, message=portable(error.message))
         else:
             is_unanswered = isinstance(error, NoResponderError)
-            failure = _Reply(event_id, is_unanswered=is_unanswered, is_stopped=not is_unanswered)
-        self._transport.reply(to, _write(failure))
+            failure = Reply(event_id, is_unanswered=is_unanswered, is_stopped=not is_unanswered)
+        self._transport.reply(to, encode_reply(failure))
 
     def _refuse(self, question: Question, error: AvxEventsError) -> None:
         """Tell who asked that the question cannot be read, where at least its id can."""
         log.warning("%s was sent a request that cannot be read: %s", self._life.name, error)
-        try:
-            asked = msgspec.json.decode(question.document, type=_Identified)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return
-        refusal = _Reply(asked.id, error_type=type(error).__name__, message=_portable(str(error)))
-        self._transport.reply(question.reply_to, _write(refusal))
+        if id_of(question.document):
+            self._transport.reply(question.reply_to, refusal(question.document, error))
 
     def _type_for(self, envelope: EventEnvelope[Any]) -> ResultType:
         request: object = envelope.event
@@ -223,14 +206,6 @@ class RemoteRequests:
         if found is None:
             found = self._types[request_class] = ResultType(request_class, Request)
         return found
-
-
-class _Identified(msgspec.Struct):
-    id: str
-
-
-def _portable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _fail(pending: Pending, error: Exception) -> None:

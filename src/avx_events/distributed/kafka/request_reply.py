@@ -16,13 +16,16 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Final
 from uuid import uuid4
 
 import msgspec
 
+from avx_events.bus.remote.asking import in_time
 from avx_events.bus.remote.ports import Address, OnFailed, Question
+from avx_events.bus.remote.replies import id_of, refusal, unanswered
 from avx_events.core.clock import Clock
 from avx_events.core.errors import (
     AvxEventsError,
@@ -66,10 +69,6 @@ _MOST_AT_ONCE: Final = 1000
 _PASSES_ON_WITHIN_S: Final = 1.0
 _SIGN_TYPE: Final = "avx.sign.of.life"
 _REPLY_TYPE: Final = "avx.reply"
-
-
-class _Identified(msgspec.Struct):
-    id: str = ""
 
 
 class _Written(msgspec.Struct, frozen=True):
@@ -162,7 +161,7 @@ class KafkaRequests:
         """Give a request to somebody who is there when it is written; see ``RequestTransport``."""
         del event_id
         asked = _Asked(event_type, document, self._address, self._time.now_ms() + timeout_s * 1000)
-        self._tasks.spawn(self._ask_in_time(asked, timeout_s, on_failed), name="avx-events kafka: ask")
+        self._tasks.spawn(in_time(partial(self._ask, asked), timeout_s, on_failed), name="avx-events kafka: ask")
 
     def reply(self, to: Address, document: bytes) -> None:
         """Send a reply; see ``RequestTransport``. One to this bus itself, which may be closing, goes nowhere."""
@@ -183,7 +182,7 @@ class KafkaRequests:
             self._sending.discard(sending)
             error = None if sending.cancelled() else sending.exception()
             if isinstance(error, EventTooLargeError):
-                self.reply(to, _refusal(document, error))
+                self.reply(to, refusal(document, error))
             elif error is not None:
                 log.warning("a reply was not sent: %s", error)
 
@@ -199,15 +198,6 @@ class KafkaRequests:
         await self._on_close()
 
     # Writing
-
-    async def _ask_in_time(self, asked: _Asked, timeout_s: float, on_failed: OnFailed) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ask(asked)
-        except AvxEventsError as exc:
-            on_failed(exc)
-        except TimeoutError:  # nobody waits any more
-            return
 
     async def _ask(self, asked: _Asked) -> None:
         is_heard = False
@@ -353,7 +343,7 @@ class KafkaRequests:
         try:
             await self._ask(asked)
         except NoResponderError:
-            self.reply(asked.reply_to, msgspec.json.encode({"id": _id_in(asked.document), "is_unanswered": True}))
+            self.reply(asked.reply_to, unanswered(id_of(asked.document)))
         except AvxEventsError as exc:
             log.warning("a request of %s was not passed on: %s", asked.event_type, exc)
 
@@ -364,14 +354,3 @@ class KafkaRequests:
 def _partition_of(address: Address) -> int | None:
     number = address.partition(".")[0]
     return int(number) if number.isdecimal() else None
-
-
-def _refusal(document: bytes, error: EventTooLargeError) -> bytes:
-    return msgspec.json.encode({"id": _id_in(document), "error_type": type(error).__name__, "message": str(error)})
-
-
-def _id_in(document: bytes) -> str:
-    try:
-        return msgspec.json.decode(document, type=_Identified).id
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from avx_events.core.errors import AvxEventsError, TransportRefusedError, TransportUnavailableError
-from avx_events.distributed.nats.frames import Message
+from avx_events.distributed.nats.frames import Message, headers_in
 from avx_events.distributed.nats.names import EXPECTED_HEADER, bucket_stream
 from avx_events.distributed.nats.pipe import Pipe
 
@@ -115,9 +115,7 @@ class Stored(msgspec.Struct):
     @property
     def headers(self) -> dict[str, str]:
         """Return its headers."""
-        lines = self.hdrs.decode(errors="replace").split("\r\n")[1:]
-        fields = (line.partition(":") for line in lines if line)
-        return {name.strip(): value.strip() for name, _, value in fields}
+        return headers_in(self.hdrs)
 
     @property
     def is_deleted(self) -> bool:

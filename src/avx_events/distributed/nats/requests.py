@@ -12,10 +12,10 @@ from functools import partial
 from typing import Final
 from uuid import uuid4
 
-import msgspec
-
+from avx_events.bus.remote.asking import in_time
 from avx_events.bus.remote.ports import Address, OnFailed, Question
-from avx_events.core.errors import AvxEventsError, EventTooLargeError, TransportUnavailableError
+from avx_events.bus.remote.replies import refusal, unanswered
+from avx_events.core.errors import EventTooLargeError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope, wake
 from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.messages import structured
@@ -27,10 +27,6 @@ log = logging.getLogger("avx_events")
 _RESPONDERS: Final = "responders"
 _HEADER_BYTES: Final = 200
 _LONGEST_WAIT_S: Final = 86_400.0
-
-
-class _Identified(msgspec.Struct):
-    id: str = ""
 
 
 class NatsRequests:
@@ -102,15 +98,14 @@ class NatsRequests:
         if self._wire.is_connected:
             send()
         else:
-            waiting = self._send_when_connected(send, timeout_s=timeout_s, on_failed=on_failed)
+            waiting = in_time(partial(self._send_when_connected, send), timeout_s, on_failed)
             self._tasks.spawn(waiting, name="avx-events nats: ask when there is a connection")
 
     def reply(self, to: Address, document: bytes) -> None:
         """Send a reply; see ``RequestTransport``."""
         if len(document) > self._wire.max_payload:
             problem = EventTooLargeError("the reply", size_bytes=len(document), max_bytes=self._wire.max_payload)
-            refusal = {"id": _id_in(document), "error_type": type(problem).__name__, "message": str(problem)}
-            document = msgspec.json.encode(refusal)
+            document = refusal(document, problem)
         self._wire.post(to, document)
 
     async def close(self) -> None:
@@ -122,22 +117,17 @@ class NatsRequests:
             await self._wire.echo()  # this bus may wait for a reply of its own
         await self._on_close()
 
-    async def _send_when_connected(self, send: Callable[[], None], *, timeout_s: float, on_failed: OnFailed) -> None:
+    async def _send_when_connected(self, send: Callable[[], None]) -> None:
+        await self._wire.connected()
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._wire.connected()
-                send()
+            send()
         except WireError as exc:
-            on_failed(TransportUnavailableError(self.name, str(exc)))
-        except AvxEventsError as exc:
-            on_failed(exc)
-        except TimeoutError:  # nobody waits any more
-            return
+            raise TransportUnavailableError(self.name, str(exc)) from exc
 
     def _take_reply(self, on_reply: Callable[[bytes], None], message: Message) -> None:
         if message.headers is not None and message.headers.get("Status") == "503":
             event_id = text_of(message.subject[len(self._inbox) :])
-            on_reply(msgspec.json.encode({"id": event_id, "is_unanswered": True}))
+            on_reply(unanswered(event_id))
         else:
             on_reply(message.data)
 
@@ -152,10 +142,3 @@ def _take_question(on_question: Callable[[Question], None], message: Message) ->
     except (KeyError, ValueError):  # a stranger's
         timeout_s = _LONGEST_WAIT_S
     on_question(Question(structured(message.data, headers), message.reply, timeout_s))
-
-
-def _id_in(document: bytes) -> str:
-    try:
-        return msgspec.json.decode(document, type=_Identified).id
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return ""

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
+from avx_events.bus.remote.asking import in_time
 from avx_events.bus.remote.ports import Address, OnFailed, Question
 from avx_events.core.errors import AvxEventsError, NoResponderError, TransportRefusedError, TransportUnavailableError
 from avx_events.core.tasks import Changes, TaskScope
@@ -210,19 +211,14 @@ class RedisRequests:
             self._look_and_give(asking, known)
 
     def _look_and_give(self, asking: _Asking, known: _Known) -> None:
-        self._tasks.spawn(self._give_to_any(asking, known), name="avx-events redis: look for a responder")
+        giving = in_time(partial(self._give_to_any, asking, known), asking.timeout_s, asking.on_failed)
+        self._tasks.spawn(giving, name="avx-events redis: look for a responder")
 
     async def _give_to_any(self, asking: _Asking, known: _Known) -> None:
-        try:
-            async with asyncio.timeout(asking.timeout_s):
-                if not await self._give(known, asking.message):
-                    await self._look(asking.event_type, known)
-                    if not await self._give(known, asking.message):
-                        asking.on_failed(NoResponderError(asking.event_type))
-        except AvxEventsError as exc:
-            asking.on_failed(exc)
-        except TimeoutError:  # nobody waits any more
-            return
+        if not await self._give(known, asking.message):
+            await self._look(asking.event_type, known)
+            if not await self._give(known, asking.message):
+                raise NoResponderError(asking.event_type)
 
     async def _give(self, known: _Known, message: bytes) -> bool:
         """Publish ``message`` to one of those who are ``known``; False where none of them is there."""
