@@ -4,7 +4,6 @@ from typing import Any, Final
 
 import pytest
 
-from avx_events import EventBus, RequestReplyBus, TopicBus
 from avx_events.core.clock import SYSTEM_CLOCK
 from avx_events.distributed.kafka.cluster import Cluster
 from avx_events.distributed.kafka.names import Names, lane_of
@@ -23,6 +22,7 @@ from avx_events.testing import (
     TopicContract,
     TransportContract,
 )
+from tests.contract.on_brokers import Listeners, Members, OnBroker, Requesters
 
 pytestmark = pytest.mark.live
 
@@ -32,24 +32,21 @@ PARTITIONS: Final = 4
 SOON: Final[dict[str, Any]] = {"partitions": PARTITIONS, "heartbeat_interval_ms": 100}
 
 
-class OnKafka:
+class OnKafka(OnBroker):
+    options = SOON
+
     @pytest.fixture(autouse=True)
     def at(self, kafka_url: str) -> None:
         self.url = kafka_url
 
-    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
-        return await TopicBus.connect(self.url, namespace=namespace, **SOON, **options)
 
-
-class TestKafkaRequests(OnKafka, SharedRequestContract):
+class TestKafkaRequests(OnKafka, Requesters, SharedRequestContract):
     """Requests and replies in a topic that all read."""
-
-    async def connect_requests(self, namespace: str, **options: Any) -> RequestReplyBus:
-        return await RequestReplyBus.connect(self.url, namespace=namespace, **options)
 
 
 class TestKafkaBroadcast(
     OnKafka,
+    Listeners,
     TransportContract,
     KeyOrderContract,
     OwnKeyContract,
@@ -60,12 +57,10 @@ class TestKafkaBroadcast(
 ):
     """Every listener gets everything."""
 
-    async def connect(self, namespace: str, **options: Any) -> EventBus:
-        return await EventBus.connect(self.url, namespace=namespace, **SOON, **options)
-
 
 class TestKafkaGroup(
     OnKafka,
+    Members,
     GroupContract,
     HostileBytesContract,
     InFlightContract,
@@ -76,12 +71,6 @@ class TestKafkaGroup(
     TopicContract,
 ):
     """Members of a group share the events."""
-
-    async def connect(self, namespace: str, *, group: str = "contract", **options: Any) -> EventBus:
-        return await EventBus.connect(self.url, namespace=namespace, group=group, **SOON, **options)
-
-    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
-        return await super().connect_topics(namespace, group="contract", **options)
 
     async def publish_raw(self, namespace: str, document: bytes) -> None:
         cluster = Cluster(Servers(self.url, {}), timeout_s=10, clock=SYSTEM_CLOCK)

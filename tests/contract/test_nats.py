@@ -5,7 +5,6 @@ from typing import Any
 import nats
 import pytest
 
-from avx_events import EventBus, RequestReplyBus, TopicBus
 from avx_events.distributed.nats.names import lane_of
 from avx_events.testing import (
     ContentModeContract,
@@ -20,28 +19,24 @@ from avx_events.testing import (
     TopicContract,
     TransportContract,
 )
+from tests.contract.on_brokers import Listeners, Members, OnBroker, Requesters
 
 pytestmark = pytest.mark.live
 
 
-class OnNats:
+class OnNats(OnBroker):
     @pytest.fixture(autouse=True)
     def at(self, nats_url: str) -> None:
         self.url = nats_url
 
-    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
-        return await TopicBus.connect(self.url, namespace=namespace, **options)
 
-
-class TestNatsRequests(OnNats, SharedRequestContract):
+class TestNatsRequests(OnNats, Requesters, SharedRequestContract):
     """Requests and replies over NATS itself."""
-
-    async def connect_requests(self, namespace: str, **options: Any) -> RequestReplyBus:
-        return await RequestReplyBus.connect(self.url, namespace=namespace, **options)
 
 
 class TestNatsBroadcast(
     OnNats,
+    Listeners,
     TransportContract,
     KeyOrderContract,
     OwnKeyContract,
@@ -52,12 +47,10 @@ class TestNatsBroadcast(
 ):
     """Every listener gets everything."""
 
-    async def connect(self, namespace: str, **options: Any) -> EventBus:
-        return await EventBus.connect(self.url, namespace=namespace, **options)
-
 
 class TestNatsGroup(
     OnNats,
+    Members,
     GroupContract,
     HostileBytesContract,
     InFlightContract,
@@ -68,12 +61,6 @@ class TestNatsGroup(
     TopicContract,
 ):
     """Members of a group share the events."""
-
-    async def connect(self, namespace: str, *, group: str = "contract", **options: Any) -> EventBus:
-        return await EventBus.connect(self.url, namespace=namespace, group=group, **options)
-
-    async def connect_topics(self, namespace: str, **options: Any) -> TopicBus:
-        return await super().connect_topics(namespace, group="contract", **options)
 
     async def publish_raw(self, namespace: str, document: bytes) -> None:
         untyped: Any = nats
