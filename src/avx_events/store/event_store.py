@@ -12,6 +12,7 @@ from avx_events.core.event import Event
 from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
 from avx_events.store.engines import engine_factory
+from avx_events.store.log_filter import WantedTypes, log_filter
 from avx_events.store.memory import MemoryEngine
 from avx_events.store.ports import AppendResult, Connection, NewRecordTuple, StoreEngine
 from avx_events.store.snapshot import Snapshots
@@ -209,16 +210,28 @@ class EventStore:
                 yield stored
 
     async def read_all(
-        self, after: int = 0, *, unknown: Unknown | None = None
+        self,
+        after: int = 0,
+        *,
+        until: int | None = None,
+        as_of: datetime | None = None,
+        types: WantedTypes | None = None,
+        stream_prefix: str = "",
+        unknown: Unknown | None = None,
     ) -> AsyncGenerator[StoredEvent[Any], None]:
         """Give the events of the whole log one by one, in commit order; ends where the log ends.
 
         Args:
             after: The position already seen; 0 starts at the beginning.
+            until: The last position wanted; None for the newest.
+            as_of: The last ``recorded_at`` wanted, inclusive, with a time zone; None for the newest.
+            types: The event classes wanted, each with those derived from it, and event types by name; None for all.
+                The engine sends no others, and what is not wanted need not be known.
+            stream_prefix: What the names of their streams begin with, as ``"user-"``.
             unknown: What an unknown event type gives; None is the store's own choice.
 
         Raises:
-            InvalidArgumentError: The position is negative or no number.
+            InvalidArgumentError: A position is negative or no number, or another value is not acceptable.
             UnknownEventTypeError: No class has the type of an event.
             DecodeError: An event does not fit its class.
             StoreUnavailableError: It cannot be read now.
@@ -227,10 +240,17 @@ class EventStore:
             WrongLoopError: The store belongs to another loop.
         """
         seen = _whole("after", after, least=0)
+        _whole_or_none("until", until, least=0)
+        until_us = _instant(as_of)
         keep_unknown = self._keeps(unknown)
-        async for page in self._engine.log_pages(after=seen):
-            for stored in stored_events(page, keep_unknown=keep_unknown):
+        wanted = log_filter(types, stream_prefix)
+        async for page in self._engine.log_pages(after=seen, until=until, wanted=wanted):
+            is_past = until_us is not None and bool(page) and page[-1][3] > until_us
+            records = [record for record in page if record[3] <= until_us] if is_past and until_us is not None else page
+            for stored in stored_events(records, keep_unknown=keep_unknown):
                 yield stored
+            if is_past:  # instants rise with positions
+                return
 
     async def load(
         self,
@@ -302,7 +322,14 @@ class EventStore:
         schema.saved(aggregate, envelopes)
         return result
 
-    def subscribe(self, after: int = 0, *, unknown: Unknown | None = None) -> StoreSubscription:
+    def subscribe(
+        self,
+        after: int = 0,
+        *,
+        types: WantedTypes | None = None,
+        stream_prefix: str = "",
+        unknown: Unknown | None = None,
+    ) -> StoreSubscription:
         """Give the events of the whole log one by one, and wait for more at its end; ends when the store closes.
 
         Every event after ``after`` is given once, in commit order, whoever appends: this process's at once, other
@@ -311,10 +338,13 @@ class EventStore:
 
         Args:
             after: The position already seen; 0 starts at the beginning.
+            types: The event classes wanted, each with those derived from it until now, and event types by name; None
+                for all.
+            stream_prefix: What the names of their streams begin with, as ``"user-"``.
             unknown: What an unknown event type gives; None is the store's own choice.
 
         Raises:
-            InvalidArgumentError: The position is negative or no number.
+            InvalidArgumentError: The position is negative or no number, or another value is not acceptable.
             ClosedError: The store is closed already.
             UnknownEventTypeError: While reading: no class has the type of an event.
             DecodeError: While reading: an event does not fit its class.
@@ -324,9 +354,10 @@ class EventStore:
         """
         seen = _whole("after", after, least=0)
         keep_unknown = self._keeps(unknown)
+        wanted = log_filter(types, stream_prefix)
         if self._is_closed:
             raise ClosedError("the event store", "subscribe")
-        return StoreSubscription(self._engine, after=seen, keep_unknown=keep_unknown)
+        return StoreSubscription(self._engine, after=seen, keep_unknown=keep_unknown, wanted=wanted)
 
     async def last_position(self) -> int:
         """Return the position of the newest event, 0 where there is none.

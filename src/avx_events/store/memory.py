@@ -1,8 +1,9 @@
 """The engine in memory: everything is a list, nothing outlives the process."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from typing import Any, Final
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
@@ -10,8 +11,11 @@ from avx_events.core.errors import ClosedError, TransactionError, WrongLoopError
 from avx_events.store.append_signal import AppendSignal
 from avx_events.store.ports import (
     PAGE_EVENTS,
+    STRETCH_EVENTS,
     AppendResult,
     Connection,
+    LogFilter,
+    LogPage,
     NewRecordTuple,
     RecordTuple,
     SnapshotRecord,
@@ -65,15 +69,23 @@ class MemoryEngine:
         page = self._streams.get(stream, [])[after:until_version]
         yield page if until_us is None else [record for record in page if record[3] <= until_us]
 
-    async def log_pages(self, *, after: int = 0) -> AsyncGenerator[Sequence[RecordTuple], None]:
+    async def log_pages(
+        self, *, after: int = 0, until: int | None = None, wanted: LogFilter | None = None
+    ) -> AsyncGenerator[Sequence[RecordTuple], None]:
         """Give the log as one page; see ``StoreEngine.log_pages``."""
         self._check("read")
-        yield self._log[after:]
+        page = self._log[after:until]
+        yield page if wanted is None else [*filter(_test_of(wanted), page)]
 
-    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
+    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS, wanted: LogFilter | None = None) -> LogPage:
         """Return a page of the log; see ``StoreEngine.read_all``."""
         self._check("read")
-        return self._log[after : after + limit]
+        if wanted is None:
+            page = self._log[after : after + limit]
+            return LogPage(page, after + len(page))
+        stretch = self._log[after : after + STRETCH_EVENTS]
+        page = [*islice(filter(_test_of(wanted), stretch), limit)]
+        return LogPage(page, page[-1][0] if len(page) == limit else after + len(stretch))
 
     async def version_of(self, stream: str) -> int:
         """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
@@ -164,3 +176,12 @@ class MemoryEngine:
             if self._loop is not None and not self._loop.is_closed():
                 raise WrongLoopError("the event store", action)
             self._loop = loop
+
+
+def _test_of(wanted: LogFilter) -> Callable[[RecordTuple], bool]:
+    types, prefix = wanted.event_types, wanted.stream_prefix
+
+    def is_wanted(record: RecordTuple) -> bool:
+        return (types is None or record[5] in types) and record[1].startswith(prefix)
+
+    return is_wanted

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -10,6 +10,9 @@ from avx_events.core.clock import Clock
 
 PAGE_EVENTS: Final = 1_000
 """Events in one page of a read, unless said otherwise. Larger pages are no faster, and hold the loop for longer."""
+
+STRETCH_EVENTS: Final = 20_000
+"""Records that an engine looks at in one call, however few of them a filter wants: some milliseconds."""
 
 ENTRY_POINT_GROUP: Final = "avx_events.stores"
 """The group of entry points by which engines are found: the name is a URL scheme, the object an ``EngineFactory``."""
@@ -75,6 +78,35 @@ RecordTuple: TypeAlias = tuple[int, str, int, int, str, str, bytes, bytes]
 """The shape of a ``Record``."""
 
 
+class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records of the log are wanted; the engine looks for them where they lie.
+
+    Attributes:
+        event_types: The names of their types, at least one; None for all.
+        stream_prefix: What the names of their streams begin with; empty for all.
+    """
+
+    event_types: tuple[str, ...] | None = None
+    stream_prefix: str = ""
+
+
+class LogPage(NamedTuple):
+    """A page of the log.
+
+    Attributes:
+        records: Position ascending; a page of a filter may have none though there are more.
+        reached: Up to which position it has all that was wanted: where the next page begins. The position it began
+            after where there is nothing newer.
+    """
+
+    records: Sequence[RecordTuple]
+    reached: int
+
+
+Dialect: TypeAlias = Literal["sqlite", "postgresql"]
+"""Whose SQL an engine takes: ``?`` stands for a value in SQLite's, ``$1`` and so on in PostgreSQL's."""
+
+
 class SnapshotRecord(NamedTuple):
     """The state of an aggregate at one version.
 
@@ -101,6 +133,11 @@ class Connection(Protocol):
     A statement whose caller is cancelled may be done all the same. One that takes long is ended, and the transaction
     undone with it if it writes; what comes after is told so.
     """
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose SQL it takes."""
+        ...
 
     async def execute(self, sql: str, *params: object) -> int:
         """Run one statement.
@@ -190,8 +227,15 @@ class StoreEngine(Protocol):
         """
         ...
 
-    def log_pages(self, *, after: int = 0) -> AsyncIterator[Sequence[RecordTuple]]:
+    def log_pages(
+        self, *, after: int = 0, until: int | None = None, wanted: LogFilter | None = None
+    ) -> AsyncIterator[Sequence[RecordTuple]]:
         """Give the records of the whole log, position ascending, in pages as those of ``stream_pages``.
+
+        Args:
+            after: The position already seen.
+            until: The last position wanted.
+            wanted: Which of them; None for all.
 
         Raises:
             StoreUnavailableError: The database cannot be read now.
@@ -201,8 +245,10 @@ class StoreEngine(Protocol):
         """
         ...
 
-    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
-        """Return up to ``limit`` records of the whole log, position ascending, empty where there is nothing newer.
+    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS, wanted: LogFilter | None = None) -> LogPage:
+        """Return up to ``limit`` records of the whole log, position ascending, and how far that reaches.
+
+        However few of the log's records are ``wanted``, a call takes a moment: it looks at a stretch of them.
 
         Raises:
             StoreUnavailableError: The database cannot be read now.
@@ -267,7 +313,7 @@ class StoreEngine(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Return a transaction on the engine's database: committed when the block ends, undone when it raises.
 
-        Appends wait while it is open.
+        Where an engine has one writer, appends wait while it is open.
 
         Raises:
             UsageError: The engine has no database for others' tables.

@@ -96,8 +96,12 @@ class StoredEvent(EventEnvelope[EventT_co], frozen=True, gc=False):
         return EPOCH + self.recorded_us * _MICROSECOND
 
 
-def check_stream(stream: object) -> str:
+def check_stream(stream: object, *, argument: str = "stream") -> str:
     """Return ``stream`` if it can name a stream.
+
+    Args:
+        stream: What was given.
+        argument: As what it was given.
 
     Raises:
         InvalidArgumentError: It is not text, is empty, is longer than 1,024 characters, or has a NUL or a lone
@@ -105,12 +109,12 @@ def check_stream(stream: object) -> str:
     """
     expected = "text of 1 to 1,024 characters, without NUL or lone surrogates"
     if not isinstance(stream, str) or not stream or len(stream) > LONGEST_STREAM_NAME or "\0" in stream:
-        raise InvalidArgumentError("stream", stream, expected=expected)
+        raise InvalidArgumentError(argument, stream, expected=expected)
     if not stream.isascii():
         try:
             stream.encode()
         except UnicodeEncodeError as exc:
-            raise InvalidArgumentError("stream", stream, expected=expected) from exc
+            raise InvalidArgumentError(argument, stream, expected=expected) from exc
     return stream
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Self
 
 from avx_events.core.errors import ClosedError
-from avx_events.store.ports import PAGE_EVENTS, StoreEngine
+from avx_events.store.ports import PAGE_EVENTS, STRETCH_EVENTS, LogFilter, StoreEngine
 from avx_events.store.stored_event import StoredEvent, stored_events
 
 
@@ -16,20 +16,24 @@ class StoreSubscription:
     the next one goes on after ``position``. Tasks that share a subscription share its events.
     """
 
-    __slots__ = ("_engine", "_is_at_end", "_keep_unknown", "_page", "_position", "_turn")
+    __slots__ = ("_engine", "_is_at_end", "_keep_unknown", "_page", "_position", "_reached", "_turn", "_wanted")
 
-    def __init__(self, engine: StoreEngine, *, after: int, keep_unknown: bool) -> None:
-        """Begin after position ``after`` of the log of ``engine``."""
+    def __init__(self, engine: StoreEngine, *, after: int, keep_unknown: bool, wanted: LogFilter | None = None) -> None:
+        """Begin after position ``after`` of the log of ``engine``, and give what is ``wanted``; None for all."""
         self._engine: Final = engine
+        self._wanted: Final = wanted
         self._keep_unknown: Final = keep_unknown
-        self._position = after
+        self._position = self._reached = after
         self._page = _no_page()
         self._is_at_end = False
         self._turn: Final = asyncio.Lock()
 
     @property
     def position(self) -> int:
-        """The position of the last event given, at first the one it began after."""
+        """Up to where everything that was wanted was given; at first the position that it began after.
+
+        The position of the last event given, unless there is a filter: then later where later events are passed over.
+        """
         return self._position
 
     def __aiter__(self) -> Self:
@@ -59,21 +63,22 @@ class StoreSubscription:
             stored = next(self._page, None)
         except BaseException:
             # A generator that raised is spent; what comes after the last event given is read again.
-            self._page, self._is_at_end = _no_page(), False
+            self._page, self._is_at_end, self._reached = _no_page(), False, self._position
             raise
-        if stored is not None:
-            self._position = stored.position
+        self._position = self._reached if stored is None else stored.position
         return stored
 
     async def _turn_page(self) -> None:
         if self._is_at_end:
             await self._engine.wait_for_append(self._position)
         try:
-            page = await self._engine.read_all(after=self._position, limit=PAGE_EVENTS)
+            page = await self._engine.read_all(after=self._position, limit=PAGE_EVENTS, wanted=self._wanted)
         except ClosedError:
             raise StopAsyncIteration from None
-        self._is_at_end = len(page) < PAGE_EVENTS
-        self._page = stored_events(page, keep_unknown=self._keep_unknown)
+        looked_at = page.reached - self._position
+        self._is_at_end = len(page.records) < PAGE_EVENTS and looked_at < STRETCH_EVENTS
+        self._reached = page.reached
+        self._page = stored_events(page.records, keep_unknown=self._keep_unknown)
 
 
 def _no_page() -> Iterator[StoredEvent[Any]]:

@@ -30,7 +30,7 @@ from avx_events.core.event import Command, Event, UnknownEvent
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context, stamp
 from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
-from avx_events.store.ports import PAGE_EVENTS, AppendResult
+from avx_events.store.ports import PAGE_EVENTS, STRETCH_EVENTS, AppendResult
 from avx_events.store.stored_event import StoredEvent
 from avx_events.store.subscription import StoreSubscription
 from avx_events.testing.own_loop import interrupted, on_its_own_loop
@@ -511,6 +511,94 @@ class StoreContract:
 
             assert await reader == 0
         assert [stored async for stored in idle] == []
+
+    # Filters
+
+    @on_its_own_loop
+    async def test_a_reader_gets_the_types_and_streams_it_asks_for(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            await store.append("user-1", [Deposited("a", 1), Withdrawn("a", 2)])
+            await store.append("users", Withdrawn("a", 3))
+            await store.append("user-%", Deposited("a", 4))
+            await store.append("User-2", Deposited("a", 5))
+            log = [stored async for stored in store.read_all()]
+
+            for wanted, expected in [
+                ({"types": Deposited}, [1, 4, 5]),
+                ({"types": (Withdrawn, Deposited)}, [1, 2, 3, 4, 5]),
+                ({"types": "avx.contract.withdrawn"}, [2, 3]),
+                ({"types": ["avx.contract.never"]}, []),
+                ({"types": Event}, [1, 2, 3, 4, 5]),
+                ({"stream_prefix": "user-"}, [1, 2, 4]),
+                ({"stream_prefix": "user-%"}, [4]),
+                ({"stream_prefix": "user_"}, []),
+                ({"stream_prefix": "user-", "types": [Withdrawn]}, [2]),
+                ({"until": 3}, [1, 2, 3]),
+                ({"until": 0}, []),
+                ({"after": 1, "until": 4, "types": Deposited}, [4]),
+                ({"as_of": log[2].recorded_at}, [1, 2, 3]),
+                ({"as_of": log[2].recorded_at - timedelta.resolution, "types": Withdrawn}, [2]),
+                ({"as_of": log[0].recorded_at - timedelta.resolution}, []),
+            ]:
+                options: Any = wanted
+                assert [stored.event.amount async for stored in store.read_all(**options)] == expected
+
+    @on_its_own_loop
+    async def test_a_filter_goes_on_over_pages_and_stretches(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            for _ in range(2):
+                await store.append("rare", Withdrawn("rare", 0))
+                await store.append("many", [Deposited("many", number) for number in range(STRETCH_EVENTS + 1)])
+
+            rare = [stored async for stored in store.read_all(types=Withdrawn)]
+            many = [stored.position async for stored in store.read_all(stream_prefix="many")]
+            follower = store.subscribe(types=[Withdrawn])
+            seen = await take(follower, 2)
+
+            assert [stored.position for stored in rare] == [1, STRETCH_EVENTS + 3]
+            assert many == [*range(2, STRETCH_EVENTS + 3), *range(STRETCH_EVENTS + 4, 2 * STRETCH_EVENTS + 5)]
+            assert seen == rare
+
+    @on_its_own_loop
+    async def test_a_follower_with_a_filter_passes_over_the_rest(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store, asyncio.TaskGroup() as tasks:
+            follower = store.subscribe(types=Withdrawn)
+            reader = tasks.create_task(take(follower, 3))
+            for number in range(3):
+                await store.append("a", [Deposited("a", number)] * 3)
+                await store.append("a", Withdrawn("a", number))
+
+            assert [stored.event.amount for stored in await reader] == [0, 1, 2]
+            waiting = tasks.create_task(take(follower, 1))
+            await store.append("a", Deposited("a", 9))
+            while follower.position < 13:  # noqa: ASYNC110 - only a step of the reader moves it
+                await asyncio.sleep(0)
+            await store.append("a", Withdrawn("a", 9))
+            assert [stored.position for stored in await waiting] == [14]
+
+    @on_its_own_loop
+    async def test_what_is_not_wanted_need_not_be_known(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            known, other = stamped(1, 2)
+            unknown = UnknownEvent("avx.contract.never.defined", {}, 1)
+            metadata = replaced(other, event_type="avx.contract.never.defined")
+            await store.append("a", [EventEnvelope(unknown, metadata, "some.topic"), known])
+
+            assert [stored.event async for stored in store.read_all(types=Deposited)] == [Deposited("a", 1)]
+            assert [stored.event for stored in await take(store.subscribe(types=Deposited), 1)] == [Deposited("a", 1)]
+
+    @on_its_own_loop
+    async def test_a_filter_that_can_find_nothing_is_refused(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            wrong: list[Any] = [[], 7, [7], Close, [Deposited, Close], object, "a..b", ["*"]]
+            for types in wrong:
+                with pytest.raises(InvalidArgumentError, match="types must be event classes"):
+                    await anext(store.read_all(types=types))
+                with pytest.raises(InvalidArgumentError, match="types must be event classes"):
+                    store.subscribe(types=types)
+            for prefix in (7, None, "a\0", "x" * 1025):
+                with pytest.raises(InvalidArgumentError, match="stream_prefix must be text"):
+                    store.subscribe(stream_prefix=prefix)  # type: ignore[arg-type]
 
     # Aggregates
 

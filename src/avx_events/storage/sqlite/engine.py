@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, WrongLoopError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
@@ -26,7 +28,18 @@ from avx_events.storage.sqlite.statements import Answer, all_rows, check_query, 
 from avx_events.storage.sqlite.transaction import refuse_inside, sqlite_transaction, undo
 from avx_events.storage.sqlite.writers import InlineWriter, ThreadWriter, Writer
 from avx_events.store.append_signal import AppendSignal
-from avx_events.store.ports import PAGE_EVENTS, AppendResult, Connection, NewRecordTuple, RecordTuple, SnapshotRecord
+from avx_events.store.log_filter import filtered_pages
+from avx_events.store.ports import (
+    PAGE_EVENTS,
+    STRETCH_EVENTS,
+    AppendResult,
+    Connection,
+    LogFilter,
+    LogPage,
+    NewRecordTuple,
+    RecordTuple,
+    SnapshotRecord,
+)
 
 ResultT = TypeVar("ResultT")
 
@@ -35,7 +48,13 @@ _OF_STREAM: Final = PageQuery(
     number=itemgetter(2),
     stream="?4",
 )
-_OF_LOG: Final = PageQuery("WHERE position > ?2 ORDER BY position LIMIT ?3", number=itemgetter(0))
+_OF_LOG: Final = PageQuery("WHERE position > ?2 AND position <= ?4 ORDER BY position LIMIT ?3", number=itemgetter(0))
+_OF_FILTERED_LOG: Final = PageQuery(
+    "WHERE position > ?2 AND position <= ?4"
+    " AND (?5 = '' OR event_type IN (SELECT value FROM json_each(?5))) AND substr(stream, 1, length(?6)) = ?6"
+    " ORDER BY position LIMIT ?3",
+    number=itemgetter(0),
+)
 _VERSION: Final = "SELECT coalesce(max(version), 0) FROM avx_events WHERE stream = ?"
 _POSITION: Final = "SELECT coalesce(max(position), 0) FROM avx_events"
 _PUT_SNAPSHOT: Final = (
@@ -45,6 +64,7 @@ _PUT_SNAPSHOT: Final = (
 _GET_SNAPSHOT: Final = (
     "SELECT stream, kind, fingerprint, version, recorded_at, state FROM avx_snapshots WHERE stream = ? AND kind = ?"
 )
+_as_json: Final = msgspec.json.encode
 _CONNECTION_READS: Final = "its connection has a fetch() of its own, which sees what the block wrote"
 _GREATEST_INTEGER: Final = 2**63 - 1
 
@@ -105,15 +125,19 @@ class SqliteEngine:
         last_us = _GREATEST_INTEGER if until_us is None else until_us
         return self._pages(_OF_STREAM, after, stream, last, last_us)
 
-    def log_pages(self, *, after: int = 0) -> AsyncIterator[Sequence[RecordTuple]]:
+    def log_pages(
+        self, *, after: int = 0, until: int | None = None, wanted: LogFilter | None = None
+    ) -> AsyncIterator[Sequence[RecordTuple]]:
         """Give the pages of the log; see ``StoreEngine.log_pages``."""
-        return self._pages(_OF_LOG, after)
+        if wanted is not None:
+            return filtered_pages(self, after=after, until=until, wanted=wanted)
+        return self._pages(_OF_LOG, after, _GREATEST_INTEGER if until is None else until)
 
-    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
+    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS, wanted: LogFilter | None = None) -> LogPage:
         """Return a page of the log; see ``StoreEngine.read_all``."""
         self._check("read")
         self._file.check()  # or who follows the log would wait for ever where nobody appends any more
-        return await self._read(lambda connection: _OF_LOG.page(connection, after, limit))
+        return await self._read(lambda connection: _log_page(connection, after, limit, wanted))
 
     async def version_of(self, stream: str) -> int:
         """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
@@ -247,6 +271,16 @@ class SqliteEngine:
     def leave_to_parent(self) -> None:
         """Refuse everything: this process is a fork of the one that opened the store, and has none of its threads."""
         self._is_forked = True
+
+
+def _log_page(connection: sqlite3.Connection, after: int, limit: int, wanted: LogFilter | None) -> LogPage:
+    if wanted is None:
+        page = _OF_LOG.page(connection, after, limit, _GREATEST_INTEGER)
+        return LogPage(page, page[-1][0] if page else after)
+    until = min(after + STRETCH_EVENTS, _number(connection, _POSITION))
+    types = "" if wanted.event_types is None else _as_json(wanted.event_types).decode()
+    page = _OF_FILTERED_LOG.page(connection, after, limit, until, types, wanted.stream_prefix)
+    return LogPage(page, page[-1][0] if len(page) == limit else max(until, after))
 
 
 def _number(connection: sqlite3.Connection, sql: str, *params: str) -> int:

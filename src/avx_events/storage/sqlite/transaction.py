@@ -14,6 +14,7 @@ from avx_events.storage.sqlite.interruption import run_while_awaited
 from avx_events.storage.sqlite.location import OpenFile
 from avx_events.storage.sqlite.statements import Answer, all_rows, changed_rows, first_row, run
 from avx_events.storage.sqlite.writers import Work, Writer
+from avx_events.store.ports import Dialect
 
 ResultT = TypeVar("ResultT")
 
@@ -44,6 +45,11 @@ class SqliteTransaction:
         self._loop = asyncio.get_running_loop()
         self._breathes_at = self._loop.time() + _BREATH_S
         self.is_open = True
+
+    @property
+    def dialect(self) -> Dialect:
+        """SQLite's."""
+        return "sqlite"
 
     def belongs_to(self, writer: Writer) -> bool:
         """Return whether it is a transaction on ``writer``."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from avx_events.core.policy import Discard, Reject, Retry
 from avx_events.patterns.projection import Projection, Projector, handles
 from avx_events.storage.sqlite.engine import connect as open_engine
 from avx_events.store.event_store import EventStore
-from avx_events.store.ports import PAGE_EVENTS, Connection, RecordTuple, StoreEngine
+from avx_events.store.ports import PAGE_EVENTS, Connection, LogFilter, LogPage, StoreEngine
 from avx_events.store.stored_event import StoredEvent
 
 pytestmark = pytest.mark.timeout(20)
@@ -662,11 +662,11 @@ class FlakyEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS) -> Sequence[RecordTuple]:
+    async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS, wanted: LogFilter | None = None) -> LogPage:
         if self.failures_after.get(after, 0):
             self.failures_after[after] -= 1
             raise StoreUnavailableError("sqlite:///counts.db", "away")
-        return await self.engine.read_all(after=after, limit=limit)
+        return await self.engine.read_all(after=after, limit=limit, wanted=wanted)
 
 
 async def flaky_store(url: str, failures_after: dict[int, int]) -> EventStore:
