@@ -5,7 +5,8 @@
 """
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 # A message names the value, not ten megabytes of it.
 _brief = reprlib.Repr()
@@ -383,6 +384,39 @@ class StoreUnavailableError(RetryableError):
         self.url, self.problem = url, problem
 
 
+class AppendUnknownError(RetryableError):
+    """An append was sent, and the store's server did not confirm it: the events may be there or not.
+
+    To append its ``envelopes`` to the stream again is safe: those that are there change nothing.
+
+    Attributes:
+        stream: Where they were to go.
+        envelopes: The events as they were sent, with their metadata; none as long as nobody has said.
+    """
+
+    stream: str = ""
+    envelopes: Sequence[Any] = ()
+
+    def __init__(self, url: str, problem: str) -> None:
+        """Name the store and what went wrong."""
+        super().__init__(
+            f"{url} did not confirm an append: {problem}; it may have been written, append the error's envelopes again"
+        )
+        self.url, self.problem = url, problem
+
+
+class CommitUnknownError(RetryableError):
+    """A transaction was to be committed, and the store's server did not confirm it: all of it is there, or nothing."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        """Name the store and what went wrong."""
+        super().__init__(
+            f"{url} did not confirm a commit: {problem}; all of the transaction was written or nothing, look before "
+            "it is repeated"
+        )
+        self.url, self.problem = url, problem
+
+
 # Permanent
 
 
@@ -471,6 +505,15 @@ class TransportRefusedError(PermanentError):
         """Name the broker, what it said, and what to do."""
         super().__init__(f"{broker} refuses: {problem}; {remedy}")
         self.broker, self.problem, self.remedy = broker, problem, remedy
+
+
+class StoreRefusedError(PermanentError):
+    """A store's server answers, and refuses: a password, a permission or TLS is missing, or there is no such place."""
+
+    def __init__(self, url: str, problem: str, *, remedy: str) -> None:
+        """Name the store, what its server said, and what to do."""
+        super().__init__(f"{url} refuses: {problem}; {remedy}")
+        self.url, self.problem, self.remedy = url, problem, remedy
 
 
 class HandlerKilledError(PermanentError):

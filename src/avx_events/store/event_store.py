@@ -1,13 +1,13 @@
 """The event store that users import: events in, events out, aggregates loaded and saved, on any engine."""
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final, Self, cast
 
 from avx_events.core.arguments import whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, InvalidArgumentError, StreamNotFoundError
+from avx_events.core.errors import AppendUnknownError, ClosedError, InvalidArgumentError, StreamNotFoundError
 from avx_events.core.event import Event
 from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
@@ -21,6 +21,7 @@ from avx_events.store.stored_event import (
     StoredEvent,
     Unknown,
     check_stream,
+    envelopes_of,
     is_envelope,
     microseconds_of,
     stored_events,
@@ -135,6 +136,8 @@ class EventStore:
             EncodeError: A value does not fit its field, or JSON cannot carry it.
             EventTooLargeError: One of them takes more than ``max_event_bytes``.
             StoreUnavailableError: Nothing was written; safe to call again.
+            AppendUnknownError: It was sent to the store's server, which did not confirm it; safe to call again with
+                the ``envelopes`` of the error.
             StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
             WrongLoopError: The store belongs to another loop.
@@ -143,8 +146,13 @@ class EventStore:
         check_stream(stream)
         if expected_version is not None:
             _whole("expected_version", expected_version, least=0)
-        records = self._records_of(events)
-        return await self._engine.append(stream, records, expected_version=expected_version)
+        several = _several(events)
+        records = self._records_of(several)
+        try:
+            return await self._engine.append(stream, records, expected_version=expected_version)
+        except AppendUnknownError as error:
+            error.stream, error.envelopes = stream, envelopes_of(several, records)
+            raise
 
     async def get_events(
         self, stream: str, after_version: int = 0, *, unknown: Unknown | None = None
@@ -476,8 +484,7 @@ class EventStore:
         loaded: AggregateT = restored.aggregate
         return loaded
 
-    def _records_of(self, events: object) -> list[NewRecordTuple]:
-        several = _several(events)
+    def _records_of(self, several: Sequence[object]) -> list[NewRecordTuple]:
         records = [*map(self._recorder.record_of, several)]
         if len(records) == 1:
             return records
@@ -491,7 +498,7 @@ class EventStore:
         return self._keep_unknown if unknown is None else _keeps(unknown)
 
 
-def _several(events: object) -> Iterable[object]:
+def _several(events: object) -> Sequence[object]:
     if isinstance(events, list):
         return cast("list[object]", events)
     # Models of other libraries may be iterable: over their fields.
@@ -500,7 +507,7 @@ def _several(events: object) -> Iterable[object]:
     if isinstance(events, set | frozenset):
         raise InvalidArgumentError("events", cast("object", events), expected="in an order, as a list; a set has none")
     if isinstance(events, Iterable):
-        return cast("Iterable[object]", events)
+        return [*cast("Iterable[object]", events)]
     raise InvalidArgumentError("events", events, expected="an event, or several in a list")
 
 

@@ -1,6 +1,6 @@
 """Events on their way into an engine, and back as envelopes that know their place."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeGuard, TypeVar
 
@@ -198,6 +198,16 @@ def _record_of_envelope(envelope: EventEnvelope[Any]) -> NewRecordTuple:
     return event_id, event_type, _packed(event_type, fields), data
 
 
+def envelopes_of(messages: Iterable[object], records: Iterable[NewRecordTuple]) -> list[EventEnvelope[Any]]:
+    """Return the messages that ``records`` were made of, each in an envelope with the metadata it was given."""
+    envelopes: list[EventEnvelope[Any]] = []
+    for message, (event_id, event_type, packed, _) in zip(messages, records, strict=True):
+        kept = _decode_metadata(packed)
+        event = message.event if is_envelope(message) else message
+        envelopes.append(EventEnvelope(event, _metadata(kept, event_id, event_type), kept.topic or event_type))
+    return envelopes
+
+
 def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iterator[StoredEvent[Any]]:
     """Decode ``records`` one by one, so that those before a damaged one are given first.
 
@@ -224,19 +234,22 @@ def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iter
             raise
         except Exception as exc:  # what validators and upcasters raise cannot be listed
             raise _unreadable(record, exc) from exc
-        headers = kept.headers
-        metadata = EventMetadata(
-            event_id,
-            event_type,
-            kept.aggregate_id,
-            kept.timestamp,
-            event_id if kept.correlation_id is None else kept.correlation_id,
-            kept.causation_id,
-            kept.user_id,
-            NO_HEADERS if headers is None else Headers(headers),
-        )
         topic = event_type if kept.topic is None else kept.topic
-        yield StoredEvent(event, metadata, topic, stream, version, position, recorded_us)
+        yield StoredEvent(event, _metadata(kept, event_id, event_type), topic, stream, version, position, recorded_us)
+
+
+def _metadata(kept: _Metadata, event_id: str, event_type: str) -> EventMetadata:
+    headers = kept.headers
+    return EventMetadata(
+        event_id,
+        event_type,
+        kept.aggregate_id,
+        kept.timestamp,
+        event_id if kept.correlation_id is None else kept.correlation_id,
+        kept.causation_id,
+        kept.user_id,
+        NO_HEADERS if headers is None else Headers(headers),
+    )
 
 
 def _remember(readers: dict[str, _Reader], event_type: str) -> None:

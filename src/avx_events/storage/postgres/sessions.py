@@ -1,0 +1,206 @@
+"""Connections to one database: opened when they are needed, and again when they were lost."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias, TypeVar
+
+import asyncpg
+
+from avx_events.core.errors import ClosedError, InvalidArgumentError
+from avx_events.core.tasks import TaskScope
+from avx_events.storage.postgres.failures import FAILURES, is_lost, said_by, store_error
+from avx_events.storage.postgres.location import Location
+
+ResultT = TypeVar("ResultT")
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 0.5
+_IDLE_S: Final = 300.0
+
+
+class Patience:
+    """How long a call tries again while the server is away: up to a number of seconds from its beginning."""
+
+    __slots__ = ("_deadline", "_loop", "_pause_s")
+
+    def __init__(self, seconds: float) -> None:
+        """Begin now."""
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + seconds
+        self._pause_s = _FIRST_PAUSE_S
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self._loop.time() >= self._deadline
+
+    @property
+    def left_s(self) -> float:
+        """How many seconds are left, some even where the time is up."""
+        return max(self._deadline - self._loop.time(), _FIRST_PAUSE_S)
+
+    async def pause(self) -> None:
+        """Wait before the next attempt, longer each time."""
+        await asyncio.sleep(min(self._pause_s, self.left_s))
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+
+class Sessions:
+    """Opens connections in one place, and keeps two pools of them: one that only reads, one for transactions."""
+
+    def __init__(self, location: Location) -> None:
+        """Open nothing yet."""
+        self._location: Final = location
+        # A round trip to reset what only read would cost as much as the read.
+        self._readers: Final = self._pool(reset=_reset_where_begun, default_transaction_read_only="on")
+        self._transactions: Final = self._pool(reset=None)
+        self._lent: Final[set[PooledConnection]] = set()
+        self._connecting: Final = TaskScope()
+        self._is_closed = False
+
+    async def connect(self, *, timeout_s: float) -> Connection:
+        """Open a connection that belongs to the caller.
+
+        Raises:
+            asyncpg.PostgresError: The server refuses.
+            OSError: It cannot be reached.
+        """
+        return await self._connect(
+            self._location.dsn, timeout=timeout_s, server_settings=self._location.settings(), command_timeout=None
+        )
+
+    async def open_first(self) -> Connection:
+        """Open the first connection of a store, which tells what is wrong with its URL.
+
+        Raises:
+            InvalidArgumentError: It is malformed.
+            StoreRefusedError: The server wants other credentials or TLS, or has no such database.
+            StoreUnavailableError: It cannot be reached within the time of the URL.
+        """
+        patience = Patience(self._location.timeout_s)
+        while True:
+            try:
+                connection = await self.connect(timeout_s=patience.left_s)
+                await self._readers
+                await self._transactions
+            except FAILURES as exc:
+                if patience.is_over or not is_lost(exc):
+                    raise store_error(exc, self._location.name) from exc
+            except (ValueError, TypeError, asyncpg.ClientConfigurationError) as exc:  # what is no URL for the client
+                expected = f"a URL that PostgreSQL's client understands ({said_by(exc)})"
+                raise InvalidArgumentError("url", self._location.name, expected=expected) from exc
+            else:
+                return connection
+            await patience.pause()
+
+    async def read(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+        """Return what ``query`` reads; where the connection is lost meanwhile, it is asked again on another one.
+
+        Raises:
+            ClosedError: The store is closed.
+            asyncpg.PostgresError: What the server answered, or the connection stays away.
+            asyncpg.InterfaceError: Likewise.
+            OSError: Likewise.
+        """
+        patience = Patience(self._location.timeout_s)
+        while True:
+            self._check("read")
+            try:
+                async with self._readers.acquire() as connection:
+                    return await query(connection)
+            except FAILURES as exc:
+                if patience.is_over or not is_lost(exc):
+                    raise
+            await patience.pause()
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncGenerator[PooledConnection, None]:
+        """Lend a connection that may write.
+
+        Raises:
+            ClosedError: The store is closed.
+            StoreRefusedError: The server refuses.
+            StoreUnavailableError: It cannot be reached within the time of the URL.
+        """
+        connection = await self._acquired()
+        self._lent.add(connection)
+        try:
+            yield connection
+        finally:
+            self._lent.discard(connection)
+            await self._transactions.release(connection)
+
+    async def close(self) -> None:
+        """End what is lent, wait a moment for what is read, close all connections."""
+        self._is_closed = True
+        for connection in self._lent:
+            connection.terminate()
+        for pool in (self._transactions, self._readers):
+            try:
+                async with asyncio.timeout(self._location.timeout_s):
+                    await pool.close()
+            except (TimeoutError, *FAILURES):
+                pool.terminate()
+        await self._connecting.finish()
+
+    async def _acquired(self) -> PooledConnection:
+        patience = Patience(self._location.timeout_s)
+        while True:
+            self._check("begin a transaction")
+            try:
+                return await self._transactions.acquire()
+            except FAILURES as exc:
+                if patience.is_over or not is_lost(exc):
+                    raise store_error(exc, self._location.name) from exc
+            await patience.pause()
+
+    async def _connect(self, *args: Any, **options: Any) -> Connection:
+        # To its end, though the caller is cancelled: asyncpg leaves errors to nobody where a half-made connection ends.
+        outcome: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+
+        async def connect() -> None:
+            try:
+                connection = await asyncpg.connect(*args, **options)
+            except Exception as exc:  # noqa: BLE001 - raised where it is awaited
+                if not outcome.done():
+                    outcome.set_exception(exc)
+            else:
+                if outcome.done():
+                    connection.terminate()
+                else:
+                    outcome.set_result(connection)
+
+        self._connecting.spawn(connect(), name="avx-events: connect to PostgreSQL")
+        try:
+            return await outcome
+        except asyncio.CancelledError:
+            if outcome.done() and not outcome.cancelled() and outcome.exception() is None:  # at the same moment
+                outcome.result().terminate()
+            raise
+
+    def _check(self, action: str) -> None:
+        if self._is_closed:
+            raise ClosedError("the event store", action)
+
+    def _pool(self, *, reset: Callable[[Any], Awaitable[None]] | None, **settings: str) -> Pool:
+        return asyncpg.create_pool(
+            self._location.dsn,
+            min_size=0,
+            max_size=self._location.pool_size,
+            max_inactive_connection_lifetime=_IDLE_S,
+            timeout=self._location.timeout_s,
+            command_timeout=None,
+            server_settings=self._location.settings(**settings),
+            reset=reset,
+            connect=self._connect,
+        )
+
+
+async def _reset_where_begun(connection: Any) -> None:
+    if connection.is_in_transaction():
+        await connection.reset()

@@ -1,0 +1,164 @@
+"""One transaction on a connection of its own, for what must change together: projections, outboxes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+
+from avx_events.core.errors import CommitUnknownError, TransactionError
+from avx_events.storage.postgres.failures import FAILURES, is_lost, said_by, statement_error, store_error
+from avx_events.storage.postgres.sessions import PooledConnection, Sessions
+from avx_events.store.ports import Dialect
+
+Check: TypeAlias = Callable[[str], None]
+"""Raises where the store is closed, or belongs to another loop; is given what the caller is about to do."""
+
+_BEGIN: Final = "begin a transaction"
+_USE: Final = "use the connection of a transaction"
+_OVER: Final = "the transaction is over; use its connection only inside of 'async with store.transaction()'"
+_UNDONE: Final = "an earlier statement failed, and PostgreSQL undid the whole transaction; nothing was written"
+_ENDED: Final = "a statement ended the transaction; leave COMMIT and ROLLBACK to its block"
+
+
+class PostgresTransaction:
+    """The connection inside one transaction; statements run in the order they are awaited in."""
+
+    def __init__(self, sessions: Sessions, connection: PooledConnection, name: str, *, check: Check) -> None:
+        self._sessions: Final = sessions
+        self._connection: Final = connection
+        self._name: Final = name
+        self._check: Final = check
+        self._transaction: Final = connection.transaction()
+        self._turn: Final = asyncio.Lock()
+        self._is_failed = False
+        self.is_open = True
+
+    @property
+    def dialect(self) -> Dialect:
+        """PostgreSQL's."""
+        return "postgresql"
+
+    def belongs_to(self, sessions: Sessions) -> bool:
+        """Return whether it is a transaction of the store with ``sessions``."""
+        return self._sessions is sessions
+
+    async def begin(self) -> None:
+        """Begin it.
+
+        Raises:
+            StoreUnavailableError: It cannot be begun now.
+        """
+        try:
+            await self._transaction.start()
+        except FAILURES as exc:
+            raise store_error(exc, self._name) from exc
+
+    async def commit(self) -> None:
+        """End it, with everything that it did.
+
+        Raises:
+            TransactionError: A statement failed, or ended it.
+            CommitUnknownError: The connection was lost while it was committed.
+            StoreUnavailableError: It cannot be committed; nothing was written.
+        """
+        self.is_open = False
+        self._check("commit a transaction")
+        if self._is_failed or not self._connection.is_in_transaction():
+            await self.abandon()
+            raise TransactionError(_UNDONE)
+        try:
+            await self._transaction.commit()
+        except FAILURES as exc:
+            if is_lost(exc):
+                raise CommitUnknownError(self._name, said_by(exc)) from exc
+            raise statement_error(exc, self._name, "COMMIT") from exc
+
+    async def abandon(self) -> None:
+        """End it, with nothing of what it did."""
+        self.is_open = False
+        try:
+            await self._transaction.rollback()
+        except FAILURES:  # without its connection, the server undoes it
+            self._connection.terminate()
+
+    async def execute(self, sql: str, *params: object) -> int:
+        """Run one statement and return how many rows it changed; see ``Connection.execute``."""
+        status = await self._run(self._connection.execute, sql, params)
+        verb, _, rest = status.partition(" ")
+        return int(rest.rpartition(" ")[2]) if verb in {"INSERT", "UPDATE", "DELETE", "MERGE", "COPY"} else 0
+
+    async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
+        """Run one query and return its rows; see ``Connection.fetch``."""
+        return [tuple(row) for row in await self._run(self._connection.fetch, sql, params)]
+
+    async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
+        """Run one query and return its first row, or None; see ``Connection.fetch_one``."""
+        row = await self._run(self._connection.fetchrow, sql, params)
+        return None if row is None else tuple(row)
+
+    async def _run(self, statement: Callable[..., Awaitable[Any]], sql: str, params: tuple[object, ...]) -> Any:
+        async with self._turn:  # tasks may share it
+            self._check(_USE)
+            if not self.is_open:
+                raise TransactionError(_OVER)
+            if self._is_failed:
+                raise TransactionError(_UNDONE)
+            try:
+                answer = await statement(sql, *params)
+            except BaseException as exc:
+                self._is_failed = isinstance(exc, asyncpg.PostgresError) or not self._connection.is_in_transaction()
+                if isinstance(exc, (*FAILURES, TypeError, ValueError)):
+                    raise statement_error(exc, self._name, sql) from exc
+                raise
+            if not self._connection.is_in_transaction():
+                self._is_failed = True
+                raise TransactionError(f"{_ENDED}: {sql!r}")
+            return answer
+
+
+# The transaction of the running task and of those that it started. What they append would be committed apart from it.
+_current: ContextVar[PostgresTransaction | None] = ContextVar("avx_postgres_transaction", default=None)
+
+
+def refuse_inside(sessions: Sessions, action: str, *, because: str = "it would be committed apart from it") -> None:
+    """Raise where the caller is inside of an open transaction of ``sessions``, where it cannot do ``action``.
+
+    Raises:
+        TransactionError: It is.
+    """
+    current = _current.get()
+    if current is not None and current.is_open and current.belongs_to(sessions):
+        raise TransactionError(f"cannot {action} inside of 'async with store.transaction()': {because}")
+
+
+@asynccontextmanager
+async def postgres_transaction(
+    sessions: Sessions, name: str, *, check: Check
+) -> AsyncGenerator[PostgresTransaction, None]:
+    """Open a transaction on a connection of ``sessions``.
+
+    Raises:
+        TransactionError: The caller has one open.
+        ClosedError: The store is closed, perhaps since the caller began to wait.
+        WrongLoopError: The caller runs on another loop.
+        CommitUnknownError: The connection was lost while it was committed.
+        StoreUnavailableError: It cannot be begun or committed now.
+    """
+    check(_BEGIN)
+    refuse_inside(sessions, _BEGIN)
+    async with sessions.lend() as connection:
+        check(_BEGIN)
+        current = PostgresTransaction(sessions, connection, name, check=check)
+        await current.begin()
+        token = _current.set(current)
+        try:
+            yield current
+        except BaseException:
+            await current.abandon()
+            raise
+        finally:
+            _current.reset(token)
+        await current.commit()
