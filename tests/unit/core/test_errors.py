@@ -7,8 +7,10 @@ import pytest
 from avx_events.core import errors
 from avx_events.core.errors import (
     AggregateDefinitionError,
+    AppendUnknownError,
     AvxEventsError,
     ClosedError,
+    CommitUnknownError,
     ConcurrencyError,
     DeadLetterNotFoundError,
     DecodeError,
@@ -48,6 +50,7 @@ from avx_events.core.errors import (
     RetryableError,
     StatementError,
     StoppedError,
+    StoreRefusedError,
     StoreSchemaError,
     StoreUnavailableError,
     StreamNotFoundError,
@@ -107,6 +110,14 @@ CASES: list[tuple[AvxEventsError, type[AvxEventsError], type[Exception], list[st
     ),
     (ConcurrencyError("u-1", expected=1, actual=2), RetryableError, Exception, ["'u-1'", "version 2", "not 1"]),
     (StoreUnavailableError("sqlite:///a", "disk full"), RetryableError, Exception, ["sqlite:///a", "disk full"]),
+    (AppendUnknownError("postgresql://a", "cut off"), RetryableError, Exception, ["postgresql://a", "cut off"]),
+    (CommitUnknownError("postgresql://a", "cut off"), RetryableError, Exception, ["postgresql://a", "cut off"]),
+    (
+        StoreRefusedError("postgresql://a", "no password", remedy="give one"),
+        PermanentError,
+        Exception,
+        ["postgresql://a", "no password", "give one"],
+    ),
     (TransportUnavailableError("redis://a", "is away"), RetryableError, Exception, ["redis://a", "is away"]),
     (PublishUnknownError("redis://a", "a.b", "cut off"), RetryableError, Exception, ["redis://a", "'a.b'", "cut off"]),
     (DeliveryError("mail", "e-1"), UsageError, Exception, ["'mail'", "e-1"]),

@@ -105,7 +105,6 @@ class PostgresEngine:
         self._writing: Final = self._scope.spawn(self._log.run(), name="avx-events: append to PostgreSQL")
         self._listening: Final = TaskScope()
         self._listening.spawn(self._listener.run(), name="avx-events: listen to PostgreSQL")
-        self._reading_ahead: Final = TaskScope()
         _engines.add(self)
 
     def append(
@@ -214,7 +213,6 @@ class PostgresEngine:
         self._log.finish()
         await self._scope.finish(grace_s=self._timeout_s)
         await self._listening.cancel()
-        await self._reading_ahead.cancel()
         await self._log.close()
         await self._sessions.close()
 
@@ -232,10 +230,7 @@ class PostgresEngine:
 
     async def _read(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         self._check("read")
-        try:
-            return await self._sessions.read(query)
-        except FAILURES as exc:
-            raise store_error(exc, self._name) from exc
+        return await self._sessions.read_own(query)
 
     async def _pages(
         self,

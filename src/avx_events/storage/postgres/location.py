@@ -38,8 +38,7 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
 
     def settings(self, **more: str) -> dict[str, str]:
         """Return the settings of a session in this place, and ``more``."""
-        # Pages are read with a LIMIT; compiling such a query takes longer than the query.
-        settings = {"jit": "off", **more}
+        settings = dict(more)
         if "application_name=" not in self.dsn:
             settings["application_name"] = "avx-events"
         if self.schema is not None:

@@ -18,6 +18,10 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
+# Each of our own queries has an index in whose order it reads. Before the tables have statistics PostgreSQL may think
+# that a stream is short, and sort all of it for each page; to compile a page's query takes longer than the query.
+_BY_INDEX: Final = {"enable_bitmapscan": "off", "enable_seqscan": "off", "enable_sort": "off", "jit": "off"}
+
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
 _IDLE_S: Final = 300.0
@@ -51,12 +55,13 @@ class Patience:
 
 
 class Sessions:
-    """Opens connections in one place, and keeps two pools of them: one that only reads, one for transactions."""
+    """Opens connections in one place, and keeps pools of them: for our own reads, for a user's, for transactions."""
 
     def __init__(self, location: Location) -> None:
         """Open nothing yet."""
         self._location: Final = location
         # A round trip to reset what only read would cost as much as the read.
+        self._own: Final = self._pool(reset=_reset_where_begun, default_transaction_read_only="on", **_BY_INDEX)
         self._readers: Final = self._pool(reset=_reset_where_begun, default_transaction_read_only="on")
         self._transactions: Final = self._pool(reset=None)
         self._lent: Final[set[PooledConnection]] = set()
@@ -71,7 +76,7 @@ class Sessions:
             OSError: It cannot be reached.
         """
         return await self._connect(
-            self._location.dsn, timeout=timeout_s, server_settings=self._location.settings(), command_timeout=None
+            self._location.dsn, timeout=timeout_s, server_settings=self._location.settings(**_BY_INDEX)
         )
 
     async def open_first(self) -> Connection:
@@ -86,6 +91,7 @@ class Sessions:
         while True:
             try:
                 connection = await self.connect(timeout_s=patience.left_s)
+                await self._own
                 await self._readers
                 await self._transactions
             except FAILURES as exc:
@@ -98,8 +104,21 @@ class Sessions:
                 return connection
             await patience.pause()
 
+    async def read_own(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+        """Return what one of our own queries reads; where its connection is lost, it is asked again on another one.
+
+        Raises:
+            ClosedError: The store is closed.
+            StoreUnavailableError: The server cannot be reached within the time of the URL.
+            StoreSchemaError: Something is wrong with the tables.
+        """
+        try:
+            return await self._read(self._own, query)
+        except FAILURES as exc:
+            raise store_error(exc, self._location.name) from exc
+
     async def read(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
-        """Return what ``query`` reads; where the connection is lost meanwhile, it is asked again on another one.
+        """Return what a user's query reads; where its connection is lost, it is asked again on another one.
 
         Raises:
             ClosedError: The store is closed.
@@ -107,16 +126,7 @@ class Sessions:
             asyncpg.InterfaceError: Likewise.
             OSError: Likewise.
         """
-        patience = Patience(self._location.timeout_s)
-        while True:
-            self._check("read")
-            try:
-                async with self._readers.acquire() as connection:
-                    return await query(connection)
-            except FAILURES as exc:
-                if patience.is_over or not is_lost(exc):
-                    raise
-            await patience.pause()
+        return await self._read(self._readers, query)
 
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[PooledConnection, None]:
@@ -140,13 +150,25 @@ class Sessions:
         self._is_closed = True
         for connection in self._lent:
             connection.terminate()
-        for pool in (self._transactions, self._readers):
+        for pool in (self._transactions, self._readers, self._own):
             try:
                 async with asyncio.timeout(self._location.timeout_s):
                     await pool.close()
             except (TimeoutError, *FAILURES):
                 pool.terminate()
         await self._connecting.finish()
+
+    async def _read(self, pool: Pool, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+        patience = Patience(self._location.timeout_s)
+        while True:
+            self._check("read")
+            try:
+                async with pool.acquire() as connection:
+                    return await query(connection)
+            except FAILURES as exc:
+                if patience.is_over or not is_lost(exc):
+                    raise
+            await patience.pause()
 
     async def _acquired(self) -> PooledConnection:
         patience = Patience(self._location.timeout_s)
