@@ -11,8 +11,8 @@ from tests.servers.software import MissingServerError, install
 
 
 def prepare_programs() -> None:
-    """Install Redis, NATS and Java, and Maven where it is needed."""
-    install("redis-server", "nats-server", "java", *(() if has_kafka() else ("mvn",)))
+    """Install Redis, NATS, PostgreSQL and Java, and Maven where it is needed."""
+    install("redis-server", "nats-server", "postgres", "initdb", "java", *(() if has_kafka() else ("mvn",)))
 
 
 def prepare_kafka() -> None:

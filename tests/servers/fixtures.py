@@ -1,22 +1,26 @@
 """The servers of the tests: one of each kind for all who leave it alone, and one of its own for a test that does not.
 
-A test shares ``redis_url``, ``nats_url`` and ``kafka_url`` with all others, so each uses names of its own there. A test
-that stops, kills or freezes its server asks for ``redis_server``, ``nats_server`` or ``kafka_server``.
+A test shares ``redis_url``, ``nats_url`` and ``kafka_url`` with all others, so each uses names of its own there, and
+``postgres_url``, where ``postgres_database`` gives it a database. A test that stops, kills or freezes its server asks
+for ``redis_server``, ``nats_server``, ``kafka_server`` or ``postgres_server``.
 """
 
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from tests.servers.kafka import kafka_in
 from tests.servers.nats import nats_in
+from tests.servers.postgres import KEEP_NOTHING, PostgresServer, new_database, postgres_in
 from tests.servers.process import Server
 from tests.servers.redis import KEEP_EACH_WRITE, redis_in
 from tests.servers.software import MissingServerError
+
+ServerT = TypeVar("ServerT", bound=Server)
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +65,27 @@ def kafka_server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the PostgreSQL server is that all tests share: ``AVX_POSTGRES_URL``, or one that starts now."""
+    with _shared("AVX_POSTGRES_URL", lambda: postgres_in(tmp_path_factory.mktemp("postgres"), *KEEP_NOTHING)) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """Make a database for this test alone on the server that all share."""
+    with new_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_server(tmp_path: Path) -> Iterator[PostgresServer]:
+    """Run a PostgreSQL server for this test alone, which has on disk what it has committed."""
+    with _running(lambda: postgres_in(tmp_path / "postgres")) as server:
+        yield server
+
+
 @contextmanager
 def _shared(variable: str, describe: Callable[[], Server]) -> Generator[str]:
     if url := os.environ.get(variable):
@@ -71,7 +96,7 @@ def _shared(variable: str, describe: Callable[[], Server]) -> Generator[str]:
 
 
 @contextmanager
-def _running(describe: Callable[[], Server]) -> Generator[Server]:
+def _running(describe: Callable[[], ServerT]) -> Generator[ServerT]:
     try:
         server = describe()
     except MissingServerError as error:

@@ -11,10 +11,19 @@ from typing import Final
 PACKAGES: Final = {
     "redis-server": "redis-server",
     "nats-server": "nats-server",
+    "postgres": "postgresql",
+    "initdb": "postgresql",
     "java": "default-jre-headless",
     "mvn": "maven",
 }
 """Which of Debian's packages a program is in."""
+
+# PostgreSQL's programs are in a folder for each version; the newest first.
+_PLACES: Final = (
+    "/usr/local/sbin",
+    "/usr/sbin",
+    *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True),
+)
 
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
 
@@ -26,7 +35,7 @@ class MissingServerError(Exception):
         super().__init__(
             f"{name} is not on this machine. `make servers` installs it where it may. Tests that need no server of "
             "their own also take what `docker compose up --wait` starts, or any other, from AVX_REDIS_URL, "
-            "AVX_NATS_URL or AVX_KAFKA_URL: docs/how-to/run-the-tests-against-brokers.md"
+            "AVX_NATS_URL, AVX_KAFKA_URL or AVX_POSTGRES_URL: docs/how-to/run-the-tests-against-brokers.md"
         )
 
 
@@ -36,7 +45,7 @@ def program(name: str) -> str:
     Raises:
         MissingServerError: It is not on ``PATH``, nor where Debian puts servers.
     """
-    found = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin")
+    found = shutil.which(name) or shutil.which(name, path=":".join(_PLACES))
     if found is None:
         raise MissingServerError(name)
     return found

@@ -59,13 +59,14 @@ def parse(url: str) -> Location:
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError as exc:
         if "," not in url:  # several hosts have ports that are no number for Python
-            raise InvalidArgumentError("url", url, expected=f"a URL as {_SHAPE} ({exc})") from exc
+            shown = url[: url.index("://") + 3] + url.rpartition("@")[2]  # without a password
+            raise InvalidArgumentError("url", shown, expected=f"a URL as {_SHAPE} ({exc})") from exc
         parts = urlsplit(url)
         place = parts.netloc.rpartition("@")[2]
         query = parse_qsl(parts.query, keep_blank_values=True)
     kept = [(name, text) for name, text in query if name not in _OPTIONS]
     bare = url.partition("?")[0]
-    dsn = f"{bare}?{urlencode(kept, quote_via=quote)}" if kept else bare
+    dsn = f"{bare}?{urlencode(kept, safe='/', quote_via=quote)}" if kept else bare
     name = f"{parts.scheme}://{place}{parts.path}"
     return _with_options(dict(query), Location(dsn=dsn, name=name))
 
