@@ -22,6 +22,8 @@ QUESTIONS: Final = (
     "topic_matching",
     "store_append",
     "store_replay",
+    "postgres_append",
+    "postgres_replay",
     "redis_publish",
     "redis_groups",
     "redis_latency",

@@ -30,7 +30,7 @@ class UserCreated(DomainEvent):
     name: str
 
 
-def _user_created(stream: uuid.UUID, version: int) -> UserCreated:
+def user_created(stream: uuid.UUID, version: int) -> UserCreated:
     return UserCreated(stream, version, datetime.now(UTC), "123", "user@example.com", "John Doe")
 
 
@@ -55,7 +55,7 @@ def _appended_in(threads: int) -> Opening:
             put = application.events.put
 
             async def append() -> None:
-                await loop.run_in_executor(executor, put, [_user_created(uuid.uuid4(), 1)])
+                await loop.run_in_executor(executor, put, [user_created(uuid.uuid4(), 1)])
 
             started = perf_counter()
             async with asyncio.TaskGroup() as appending:
@@ -76,7 +76,7 @@ async def appended_on_the_loop(count: int) -> float:
         stream = uuid.uuid4()
         started = perf_counter()
         for version in range(1, count + 1):
-            application.events.put([_user_created(stream, version)])
+            application.events.put([user_created(stream, version)])
         return per_second(count, started)
 
 
@@ -87,7 +87,7 @@ async def replayed(count: int) -> AsyncGenerator[Round, None]:
         stream = uuid.uuid4()
         for number in range(batches):
             versions = range(number * BATCH + 1, (number + 1) * BATCH + 1)
-            application.events.put([_user_created(stream, version) for version in versions])
+            application.events.put([user_created(stream, version) for version in versions])
 
         async def measure() -> float:
             started = perf_counter()

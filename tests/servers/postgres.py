@@ -11,6 +11,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ KEEP_NOTHING: Final = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", 
 """Options of a server whose data nobody needs after the tests."""
 
 _USER: Final = "avx"
+_ON_DISK: Final = "/var/tmp"  # noqa: S108 - only the folder that mkdtemp makes in it is used
 _UNPRIVILEGED: Final = ("postgres", "nobody")
 # A request for TLS, which a server that is ready for clients answers with one letter.
 # https://www.postgresql.org/docs/current/protocol-message-formats.html
@@ -52,7 +54,7 @@ class PostgresServer(Server):
     def __init__(self, folder: Path, postgres: str, initdb: str, options: tuple[str, ...]) -> None:
         """Describe a server of those two programs."""
         # Folders of the tests are closed to the user that the server has to run as.
-        self._root = Path(tempfile.mkdtemp(prefix="avx-postgres-")) if os.geteuid() == 0 else folder
+        self._root = Path(tempfile.mkdtemp(prefix="avx-postgres-", dir=_ON_DISK)) if os.geteuid() == 0 else folder
         self._data = self._root / "data"
         self._initdb = initdb
         port = free_port()
@@ -129,19 +131,23 @@ def new_database(url: str) -> Generator[str]:
     """Give the URL of a new, empty database on the server of ``url``, and drop it afterwards."""
     name = f"avx_test_{uuid4().hex}"
     place, _, query = url.partition("?")
-    asyncio.run(_execute(url, f"CREATE DATABASE \"{name}\" ENCODING 'UTF8' TEMPLATE template0"))
+    _execute(url, f"CREATE DATABASE \"{name}\" ENCODING 'UTF8' TEMPLATE template0")
     try:
         yield f"{place.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
     finally:
-        asyncio.run(_execute(url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+        _execute(url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-async def _execute(url: str, sql: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
+def _execute(url: str, sql: str) -> None:
+    async def execute() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+    with ThreadPoolExecutor(1) as thread:  # whether a loop runs here or not
+        thread.submit(lambda: asyncio.run(execute())).result()
 
 
 def _is_ready(connection: socket.socket) -> bool:
