@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from avx_events.core.clock import Clock
-from avx_events.patterns.tables import prepare
+from avx_events.patterns.tables import execute, fetch_one, prepare
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 
@@ -120,9 +120,14 @@ _MIGRATIONS: Final[Sequence[Sequence[str]]] = (
 _GET: Final = (
     "SELECT fingerprint, owner, until_us, outcome, problem FROM avx_idempotency WHERE event_type = ? AND key = ?"
 )
-_CLAIM: Final = (
-    "INSERT OR REPLACE INTO avx_idempotency (event_type, key, fingerprint, owner, until_us) VALUES (?, ?, ?, ?, ?)"
-)
+# In one statement, so that of two who claim a key at once one finds the other's claim; 0 rows where it is not free.
+_CLAIM: Final = """
+INSERT INTO avx_idempotency (event_type, key, fingerprint, owner, until_us) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (event_type, key) DO UPDATE SET
+    fingerprint = excluded.fingerprint, owner = excluded.owner, until_us = excluded.until_us,
+    outcome = NULL, problem = NULL
+WHERE avx_idempotency.until_us <= ?
+"""
 _SPEND: Final = (
     "UPDATE avx_idempotency SET until_us = ?, outcome = ?, problem = ? WHERE event_type = ? AND key = ? AND owner = ?"
 )
@@ -130,7 +135,8 @@ _RELEASE: Final = "DELETE FROM avx_idempotency WHERE event_type = ? AND key = ? 
 # A few with each new key: what is over goes faster than what is new comes, and no claim waits for a long sweep.
 _SWEEP: Final = (
     "DELETE FROM avx_idempotency WHERE (event_type, key) IN"
-    " (SELECT event_type, key FROM avx_idempotency WHERE until_us <= ? ORDER BY until_us LIMIT 8)"
+    " (SELECT event_type, key FROM avx_idempotency WHERE until_us <= ?"
+    " ORDER BY until_us LIMIT 8 FOR UPDATE SKIP LOCKED)"
 )
 
 
@@ -146,24 +152,24 @@ class StoreLedger:
         """Claim a free key; see ``Ledger.claim``."""
         async with self._table() as connection:
             now_us = _now_us(self._clock)
-            row = await connection.fetch_one(_GET, *place)
-            if row is not None and (existing := Entry(*row)).until_us > now_us:
-                return existing
-            await connection.execute(_SWEEP, now_us)
-            until_us = now_us + _us(lasts_s)
-            await connection.execute(_CLAIM, *place, claim.fingerprint, claim.owner, until_us)
+            values = (claim.fingerprint, claim.owner, now_us + _us(lasts_s), now_us)
+            while not await execute(connection, _CLAIM, *place, *values):
+                row = await fetch_one(connection, _GET, *place)
+                if row is not None:  # it may have been released since
+                    return Entry(*row)
+            await execute(connection, _SWEEP, now_us)
         return None
 
     async def spend(self, place: Place, spent: Entry, *, lasts_s: float) -> None:
         """Keep a result; see ``Ledger.spend``."""
         async with self._table() as connection:
             until_us = _now_us(self._clock) + _us(lasts_s)
-            await connection.execute(_SPEND, until_us, spent.outcome, spent.problem, *place, spent.owner)
+            await execute(connection, _SPEND, until_us, spent.outcome, spent.problem, *place, spent.owner)
 
     async def release(self, place: Place, owner: str) -> None:
         """Free a key; see ``Ledger.release``."""
         async with self._table() as connection:
-            await connection.execute(_RELEASE, *place, owner)
+            await execute(connection, _RELEASE, *place, owner)
 
     @asynccontextmanager
     async def _table(self) -> AsyncGenerator[Connection, None]:
