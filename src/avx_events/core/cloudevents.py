@@ -42,7 +42,7 @@ import msgspec
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.codec import decode_data, encode_data, reason_of
 from avx_events.core.errors import DecodeError, EncodeError, EventTooLargeError, InvalidArgumentError
-from avx_events.core.event import UnknownEvent, class_for, schema_of
+from avx_events.core.event import UnknownEvent, class_for, current_type, schema_of
 from avx_events.core.metadata import EPOCH, NO_HEADERS, EventEnvelope, EventMetadata, Headers
 from avx_events.core.topic import check_topic
 
@@ -200,8 +200,9 @@ def decode(
         read = _read_understood(data)
     except _MISFITS as exc:
         raise DecodeError(_UNREAD, reason_of(exc)) from exc
+    event_type = current_type(read.type)
     try:
-        topic = _checked_topic(read)
+        topic = _checked_topic(read, event_type)
         timestamp = clock.time_ns() // 1000 if read.time is None else _timestamp(read.time)
         headers = _headers(read, data)
         payload = _payload(read)
@@ -210,7 +211,7 @@ def decode(
     event = decode_data(read.type, payload, revision=read.revision or 1, keep_unknown=keep_unknown)
     metadata = EventMetadata(
         read.id,
-        read.type,
+        event_type,
         _aggregate_id(read),
         timestamp,
         read.id if read.correlationid is None else read.correlationid,
@@ -347,13 +348,12 @@ def _header_attributes(headers: Mapping[str, str]) -> dict[str, str]:
     return attributes
 
 
-def _checked_topic(read: _Read) -> str:
+def _checked_topic(read: _Read, event_type: str) -> str:
     if not (read.id and read.source and read.type):
         problem = "id, source and type must not be empty"
         raise ValueError(problem)
-    if read.topic is None and class_for(read.type) is not None:
-        return read.type  # the type of a class is a topic
-    return check_topic(read.type if read.topic is None else read.topic)
+    topic = event_type if read.topic in (None, read.type) else read.topic
+    return topic if class_for(topic) is not None else check_topic(topic)  # the type of a class is one
 
 
 def _timestamp(text: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final, cast, get_type_hints
 import msgspec
 
 from avx_events.core.errors import AvxEventsError, DecodeError, EncodeError, NotAnEventError, UnknownEventTypeError
-from avx_events.core.event import EventSchema, Payload, UnknownEvent, class_for, schema_of
+from avx_events.core.event import EventSchema, Payload, UnknownEvent, class_for, current_type, schema_of
 
 # Characters; a validator may repeat its whole input.
 _LONGEST_REASON: Final = 500
@@ -94,9 +94,9 @@ def decode_data(event_type: str, data: bytes, *, revision: int = 1, keep_unknown
     """Return the message of ``data``, an object in JSON written at ``revision``, upcast to its class as it is now.
 
     Args:
-        event_type: Which class to read into.
+        event_type: The class's event type, or one that it had formerly.
         data: The JSON text.
-        revision: The revision of the data, from 1.
+        revision: The revision of the data, from 1. It is that of the class, whatever its name was then.
         keep_unknown: Give an ``UnknownEvent`` for a type that no class has, instead of an error.
 
     Raises:
@@ -109,12 +109,18 @@ def decode_data(event_type: str, data: bytes, *, revision: int = 1, keep_unknown
             return _unknown(event_type, data, revision, keep=keep_unknown)
         schema = schema_of(message_class)
         if revision != schema.revision:
-            data = _upcast(schema, data, revision)
+            data = _upcast(schema, event_type, data, revision)
         return (schema.payload or _payload_for(schema)).decode(data)
     except (AvxEventsError, MemoryError):
         raise
     except Exception as exc:
-        raise DecodeError(event_type, reason_of(exc)) from exc
+        raise _misfit(event_type, reason_of(exc)) from exc
+
+
+def _misfit(event_type: str, problem: str) -> DecodeError:
+    """Return the error for data recorded as ``event_type``: it names the type of today, too, where that is another."""
+    current = current_type(event_type)
+    return DecodeError(current, problem if current == event_type else f"recorded as {event_type!r}: {problem}")
 
 
 def _payload_for(schema: EventSchema) -> Payload:
@@ -142,16 +148,16 @@ def _unknown(event_type: str, data: bytes, revision: int, *, keep: bool) -> Unkn
     return UnknownEvent(event_type, msgspec.json.decode(data, type=dict[str, Any]), revision)
 
 
-def _upcast(schema: EventSchema, data: bytes, revision: int) -> bytes:
+def _upcast(schema: EventSchema, event_type: str, data: bytes, revision: int) -> bytes:
     if revision > schema.revision:
         problem = f"revision {revision} is newer than {schema.revision}, this process's own; deploy the newer code here"
-        raise DecodeError(schema.event_type, problem)
+        raise _misfit(event_type, problem)
     fields: Mapping[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
     for step in range(revision, schema.revision):
         upcaster = schema.upcasters.get(step)
         if upcaster is None:
             problem = f"no upcaster from revision {step}; write one with @{schema.message_class.__name__}.upcast"
-            raise DecodeError(schema.event_type, problem)
+            raise _misfit(event_type, problem)
         fields = upcaster(dict(fields))
     return msgspec.json.encode(fields)
 

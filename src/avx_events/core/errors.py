@@ -94,13 +94,13 @@ class ProjectionDefinitionError(UsageError, TypeError):
 
 
 class DuplicateEventTypeError(UsageError):
-    """Two classes claim one event type, so what is stored under it could not be read back."""
+    """Two classes claim one event type, as theirs or a former one: what is stored under it could not be read back."""
 
     def __init__(self, event_type: str, existing: str, new: str) -> None:
         """Name the type and both classes by module and qualified name."""
         super().__init__(
             f"event type {event_type!r} belongs to {existing} and {new} claims it too; "
-            f"give one of them another event_type="
+            f"give one of them another event_type=, or take it out of formerly="
         )
         self.event_type, self.existing, self.new = event_type, existing, new
 

@@ -3,7 +3,7 @@
 import gc
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import lru_cache, partial
 from keyword import iskeyword
@@ -55,6 +55,7 @@ class EventSchema:
 
     Attributes:
         event_type: The name on the wire and in the store.
+        names: All names that it has or had there, the current one first.
         message_class: The class.
         aggregate_field: The field that holds the aggregate id, or None.
         key_of: Returns the raw aggregate id of a message, or None where the class has none at all.
@@ -70,6 +71,7 @@ class EventSchema:
         "key_of",
         "keys_of",
         "message_class",
+        "names",
         "payload",
         "revision",
         "upcasters",
@@ -80,6 +82,7 @@ class EventSchema:
         message_class: type,
         event_type: str,
         *,
+        formerly: tuple[str, ...],
         aggregate_field: str | None,
         key_of: Callable[[Any], object] | None,
         revision: int,
@@ -87,6 +90,7 @@ class EventSchema:
         """Describe ``message_class``; ``schema_for`` checks the values first."""
         self.message_class = message_class
         self.event_type = event_type
+        self.names = (event_type, *formerly)
         self.aggregate_field = aggregate_field
         self.key_of = key_of
         self.keys_of: Callable[[Sequence[Any]], list[Any]] | None = None
@@ -123,7 +127,8 @@ def text_of(key: object) -> str:
     return "" if key is None else str(key)
 
 
-# Classes by event type. Weak, so that a class made inside a test or a reload goes with its last user.
+# Classes by event type, and by those that they had. Weak, so that a class made inside a test or a reload goes with its
+# last user.
 _classes: "weakref.WeakValueDictionary[str, type]" = weakref.WeakValueDictionary()
 
 
@@ -141,8 +146,41 @@ def schema_of(message: object) -> EventSchema:
 
 
 def class_for(event_type: str) -> type | None:
-    """Return the message class of ``event_type``, or None where this process has none."""
+    """Return the message class that has ``event_type``, or had it formerly; None where this process has none."""
     return _classes.get(event_type)
+
+
+def current_type(event_type: str) -> str:
+    """Return the event type that the class of ``event_type`` has today; ``event_type`` itself where there is no class.
+
+    What was recorded under a former name is in every respect an event of the current one: whoever asks for a type, by
+    class, by filter or by topic, need not know what it was called when.
+    """
+    message_class = _classes.get(event_type)
+    return event_type if message_class is None else schema_of(message_class).event_type
+
+
+def recorded_types(event_class: type) -> tuple[str, ...]:
+    """Return all event types under which events of ``event_class`` may be recorded, so that a store can look for them.
+
+    Its own come first, the current one before the former ones in the order in which the class names them; then those of
+    the classes derived from it. For ``Event`` they are those of all event classes, decorated ones too. Types that no
+    class has are not among them, nor those of classes whose modules are not imported yet.
+
+    Raises:
+        NotAnEventError: It is no event class.
+    """
+    found = _every_event() if event_class is Event else _family(event_class)
+    return tuple(dict.fromkeys(name for schema in found for name in schema.names))
+
+
+def types_alike(event_type: str) -> tuple[str, ...]:
+    """Return all event types of the class that has ``event_type``, or had it: the current one first.
+
+    Only ``event_type`` itself where there is no class.
+    """
+    message_class = _classes.get(event_type)
+    return (event_type,) if message_class is None else schema_of(message_class).names
 
 
 def event_type_from(class_name: str) -> str:
@@ -151,8 +189,30 @@ def event_type_from(class_name: str) -> str:
     return ".".join(word for word in words.split(".") if word)
 
 
+def _family(event_class: type) -> Iterator[EventSchema]:
+    yield schema_of(event_class)
+    derived: type
+    for derived in event_class.__subclasses__():
+        schema = derived.__dict__.get("__avx_schema__")
+        # One that was made again, as by a reload, is still there for a while.
+        if schema is not None and _classes.get(schema.event_type) is derived:
+            yield from _family(derived)
+
+
+def _every_event() -> Iterator[EventSchema]:
+    for message_class in [*_classes.values()]:
+        if not issubclass(message_class, ANSWERED_BY_ONE):
+            yield schema_of(message_class)
+
+
 def _register(schema: EventSchema) -> None:
-    event_type, new = schema.event_type, schema.message_class
+    new = schema.message_class
+    for name in schema.names:
+        _refuse_another(name, new)
+    _classes.update(dict.fromkeys(schema.names, new))
+
+
+def _refuse_another(event_type: str, new: type) -> None:
     existing = _classes.get(event_type)
     if existing is not None and _place(existing) != _place(new):
         del existing
@@ -160,7 +220,6 @@ def _register(schema: EventSchema) -> None:
         existing = _classes.get(event_type)
         if existing is not None and _place(existing) != _place(new):
             raise DuplicateEventTypeError(event_type, _place(existing), _place(new))
-    _classes[event_type] = new
 
 
 def _place(message_class: type) -> str:
@@ -181,6 +240,19 @@ def _check_event_type(class_name: str, event_type: object) -> str:
     except InvalidTopicError as exc:
         problem = f"event_type must be text in segments split by dots, as 'order.placed': {exc}"
         raise EventDefinitionError(class_name, problem) from exc
+
+
+def _check_formerly(class_name: str, event_type: str, formerly: object) -> tuple[str, ...]:
+    if not isinstance(formerly, tuple | list):
+        problem = f"formerly must be a tuple of event types, as ('order.created',), not {formerly!r}"
+        raise EventDefinitionError(class_name, problem)
+    names = tuple(_check_event_type(class_name, name) for name in cast("Sequence[object]", formerly))
+    for name in names:
+        if name == event_type:
+            raise EventDefinitionError(class_name, f"formerly has {name!r}, which is its event type today")
+        if names.count(name) > 1:
+            raise EventDefinitionError(class_name, f"formerly has {name!r} twice")
+    return names
 
 
 def _check_revision(class_name: str, revision: int) -> int:
@@ -207,6 +279,7 @@ class EventMeta(msgspec.StructMeta):
         namespace: dict[str, Any],
         *,
         event_type: str | None = None,
+        formerly: tuple[str, ...] = (),
         aggregate_id: str | None = None,
         revision: int = 1,
         **struct_options: Any,
@@ -215,9 +288,10 @@ class EventMeta(msgspec.StructMeta):
 
         Raises:
             EventDefinitionError: A keyword or a field is not acceptable.
-            DuplicateEventTypeError: Another class has the event type.
+            DuplicateEventTypeError: Another class has the event type, or a former one, or had it.
         """
         event_type = _check_event_type(name, _chosen_type(name, event_type, namespace.get("event_type")))
+        formerly = _check_formerly(name, event_type, formerly)
         namespace["event_type"] = event_type
         if aggregate_id is not None:
             if "aggregate_id" in namespace:
@@ -236,6 +310,7 @@ class EventMeta(msgspec.StructMeta):
             made.__avx_schema__ = EventSchema(
                 made,
                 event_type,
+                formerly=formerly,
                 aggregate_field=aggregate_field,
                 key_of=_key_of(made, aggregate_field),
                 revision=revision,
@@ -316,12 +391,16 @@ class Event(Message, frozen=True, gc=False, metaclass=EventMeta):
 
     Class keywords:
         event_type: The name on the wire; made from the class name if not given: ``UserCreated`` is ``user.created``.
+        formerly: The names that it had there before, as a tuple, the newest first. What was recorded or sent under one
+            of them is read as an event of this class, in every respect as one of today: its metadata and its topic
+            have the current type. Only this class has them: classes derived from it say their own.
         aggregate_id: The field whose value keys the event: what order is kept by. Inherited.
-        revision: The revision of the data, from 1; raise it when fields change and add an ``upcast`` function.
+        revision: The revision of the data, from 1; raise it when fields change and add an ``upcast`` function. A new
+            name is no new revision: those recorded under a former name count on.
 
     Raises:
         EventDefinitionError: When the class is made: a keyword or a field is not acceptable.
-        DuplicateEventTypeError: When the class is made: another class has the event type.
+        DuplicateEventTypeError: When the class is made: another class has one of the names, or had it.
     """
 
 
@@ -355,18 +434,21 @@ ANSWERED_BY_ONE: Final[tuple[type, ...]] = (Request, Command, Query)
 """The messages that one handler answers. They are no events: they are not published, recorded or stored."""
 
 
-def event(event_type: str, *, aggregate_id: str | None = None, revision: int = 1) -> Callable[[ClassT], ClassT]:
+def event(
+    event_type: str, *, formerly: tuple[str, ...] = (), aggregate_id: str | None = None, revision: int = 1
+) -> Callable[[ClassT], ClassT]:
     """Make a dataclass, an attrs class or a pydantic model an event.
 
     Args:
         event_type: The name on the wire, as ``"order.placed"``.
+        formerly: The names that it had there before, the newest first; see ``Event``.
         aggregate_id: The field whose value keys the event, if it has a key.
         revision: The revision of the data, from 1.
 
     Raises:
         EventDefinitionError: It is not called before it decorates; or, when it does: the class has no such field, or is
             none of these kinds.
-        DuplicateEventTypeError: When it decorates: another class has the event type.
+        DuplicateEventTypeError: When it decorates: another class has one of the names, or had it.
     """
     given: object = event_type
     if isinstance(given, type):
@@ -377,9 +459,11 @@ def event(event_type: str, *, aggregate_id: str | None = None, revision: int = 1
         _check_fields(name, _fields_of(message_class), aggregate_id)
         _adorn(message_class, aggregate_id)
         method = cast("Callable[[Any], object]", message_class.aggregate_id)  # type: ignore[attr-defined]
+        checked_type = _check_event_type(name, event_type)
         schema = EventSchema(
             message_class,
-            _check_event_type(name, event_type),
+            checked_type,
+            formerly=_check_formerly(name, checked_type, formerly),
             aggregate_field=aggregate_id,
             key_of=attrgetter(aggregate_id) if aggregate_id else None if method is Message.aggregate_id else method,
             revision=_check_revision(name, revision),

@@ -45,7 +45,9 @@ class EventMetadata(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         event_id: UUIDv7 text, unique, sortable by time.
-        event_type: The type's name on the wire.
+        event_type: The type's name on the wire. What was recorded or sent under a name that its class had formerly has
+            the name of today here: code that looks at it would otherwise have to know both, for as long as there are
+            old records.
         aggregate_id: What the message is about and what order is kept by; empty where it has no key.
         timestamp: When it was made, in Unix microseconds.
         correlation_id: The event id of the first message of the chain; the first is its own.

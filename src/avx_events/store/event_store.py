@@ -146,12 +146,11 @@ class EventStore:
         check_stream(stream)
         if expected_version is not None:
             _whole("expected_version", expected_version, least=0)
-        several = _several(events)
-        records = self._records_of(several)
+        records = self._records_of(_several(events))
         try:
             return await self._engine.append(stream, records, expected_version=expected_version)
         except AppendUnknownError as error:
-            error.stream, error.envelopes = stream, envelopes_of(several, records)
+            error.stream, error.envelopes = stream, envelopes_of(records)
             raise
 
     async def get_events(

@@ -2,14 +2,15 @@
 
 A snapshot must never change what a load returns. It is taken when an aggregate is loaded, of a state that comes from
 the events alone, and only if that state comes back from its encoding as it is. It is used only if nothing that it
-depends on has changed: the class (by its fingerprint), and the revision of each event type that was folded into it. An
-upcaster that is changed while the revisions stay is not noticed; raise ``revision=`` on the aggregate then. A type that
-this process has no class for rules a snapshot out: what a load makes of it is for each store to say.
+depends on has changed: the class (by its fingerprint), and for each event type that was folded into it the type and the
+revision of the class that reads it. An upcaster that is changed while the revisions stay is not noticed; raise
+``revision=`` on the aggregate then. A type that this process has no class for rules a snapshot out: what a load makes
+of it is for each store to say.
 """
 
 import logging
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -21,10 +22,14 @@ from avx_events.store.ports import SnapshotRecord, StoreEngine
 log = logging.getLogger("avx_events")
 
 
-class _Content(msgspec.Struct, array_like=True, frozen=True):
-    """What a snapshot record holds: the state, and the revision of each event type that was applied on the way."""
+_Reading: TypeAlias = dict[str, tuple[str, int]]
+"""By each event type as it is recorded: the type of its class, and the revision of that."""
 
-    revisions: dict[str, int]
+
+class _Content(msgspec.Struct, array_like=True, frozen=True):
+    """What a snapshot record holds: the state, and how each event type that was applied on the way was read."""
+
+    reading: _Reading
     state: bytes
 
 
@@ -38,7 +43,7 @@ class Restored(msgspec.Struct):
     Attributes:
         aggregate: At ``version``.
         version: 0 where no snapshot serves.
-        event_types: Those that are in its state.
+        event_types: Those that are in its state, as they are recorded.
     """
 
     aggregate: Any
@@ -79,15 +84,15 @@ class Snapshots:
         """
         if self._every is None or version - restored.version < self._every:
             return
-        revisions = _revisions(restored.event_types)
-        if revisions is None:
+        reading = _reading_of(restored.event_types)
+        if reading is None:
             return
         fingerprint = schema.fingerprint()
         state = None if fingerprint is None else schema.state_of(restored.aggregate)
         if fingerprint is None or state is None:
             self._report_unfit(schema.kind)
             return
-        content = _encode(_Content(revisions, state))
+        content = _encode(_Content(reading, state))
         record = SnapshotRecord(restored.aggregate.id, schema.kind, fingerprint, version, recorded_us, content)
         try:
             await self._engine.put_snapshot(record)
@@ -122,17 +127,18 @@ def _restored(schema: AggregateSchema, record: SnapshotRecord) -> Restored | Non
         content = _decode(record.state)
     except msgspec.MsgspecError:  # of another version of this package
         return None
-    if content.revisions != _revisions(content.revisions):
+    if content.reading != _reading_of(content.reading):
         return None
     aggregate = schema.restore(record.stream, state=content.state, version=record.version)
-    return None if aggregate is None else Restored(aggregate, record.version, set(content.revisions))
+    return None if aggregate is None else Restored(aggregate, record.version, set(content.reading))
 
 
-def _revisions(event_types: Iterable[str]) -> dict[str, int] | None:
-    revisions: dict[str, int] = {}
+def _reading_of(event_types: Iterable[str]) -> _Reading | None:
+    reading: _Reading = {}
     for event_type in event_types:
         message_class = class_for(event_type)
         if message_class is None:
             return None
-        revisions[event_type] = schema_of(message_class).revision
-    return revisions
+        schema = schema_of(message_class)
+        reading[event_type] = (schema.event_type, schema.revision)
+    return reading

@@ -38,8 +38,8 @@ LONGEST_STREAM_NAME: Final = 1024
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 
-# The revision that a class reads as it is, and how.
-_Reader: TypeAlias = tuple[int, Callable[[bytes], Any]]
+# The revision that a class reads as it is, how, and its event type today.
+_Reader: TypeAlias = tuple[int, Callable[[bytes], Any], str]
 _Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -76,6 +76,10 @@ _decode_metadata = msgspec.json.Decoder(_Metadata).decode
 
 class StoredEvent(EventEnvelope[EventT_co], frozen=True, gc=False):
     """An envelope that is in the store; it can be published as it is.
+
+    What was recorded under a name that its class had formerly has the event type of today in its metadata, and as its
+    topic where it was given no other: handlers, filters and topics then treat it as any other event of its class, and
+    whoever publishes it again sends what those who have the class can read. The record itself keeps the old name.
 
     Attributes:
         stream: The stream it is in.
@@ -198,14 +202,13 @@ def _record_of_envelope(envelope: EventEnvelope[Any]) -> NewRecordTuple:
     return event_id, event_type, _packed(event_type, fields), data
 
 
-def envelopes_of(messages: Iterable[object], records: Iterable[NewRecordTuple]) -> list[EventEnvelope[Any]]:
-    """Return the messages that ``records`` were made of, each in an envelope with the metadata it was given."""
-    envelopes: list[EventEnvelope[Any]] = []
-    for message, (event_id, event_type, packed, _) in zip(messages, records, strict=True):
-        kept = _decode_metadata(packed)
-        event = message.event if is_envelope(message) else message
-        envelopes.append(EventEnvelope(event, _metadata(kept, event_id, event_type), kept.topic or event_type))
-    return envelopes
+def envelopes_of(records: Iterable[NewRecordTuple]) -> list[EventEnvelope[Any]]:
+    """Return what was to be appended as ``records``, with the metadata it was given."""
+    placed = [(0, "", 0, 0, *record) for record in records]
+    return [
+        EventEnvelope(stored.event, stored.metadata, stored.topic)
+        for stored in stored_events(placed, keep_unknown=True)
+    ]
 
 
 def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iterator[StoredEvent[Any]]:
@@ -221,45 +224,44 @@ def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iter
     """
     readers: dict[str, _Reader] = {}
     for record in records:
-        position, stream, version, recorded_us, event_id, event_type, packed, data = record
-        reader = readers.get(event_type)
+        position, stream, version, recorded_us, event_id, recorded_type, packed, data = record
+        reader = readers.get(recorded_type)
         try:
             kept = _decode_metadata(packed)
             if reader is None or reader[0] != kept.revision:
-                event = decode_data(event_type, data, revision=kept.revision, keep_unknown=keep_unknown)
-                _remember(readers, event_type)
+                event = decode_data(recorded_type, data, revision=kept.revision, keep_unknown=keep_unknown)
+                event_type = _remember(readers, recorded_type)
             else:
-                event = reader[1](data)
+                event, event_type = reader[1](data), reader[2]
         except MemoryError:
             raise
         except Exception as exc:  # what validators and upcasters raise cannot be listed
             raise _unreadable(record, exc) from exc
-        topic = event_type if kept.topic is None else kept.topic
-        yield StoredEvent(event, _metadata(kept, event_id, event_type), topic, stream, version, position, recorded_us)
+        headers = kept.headers
+        metadata = EventMetadata(
+            event_id,
+            event_type,
+            kept.aggregate_id,
+            kept.timestamp,
+            event_id if kept.correlation_id is None else kept.correlation_id,
+            kept.causation_id,
+            kept.user_id,
+            NO_HEADERS if headers is None else Headers(headers),
+        )
+        topic = event_type if kept.topic in (None, recorded_type) else kept.topic
+        yield StoredEvent(event, metadata, topic, stream, version, position, recorded_us)
 
 
-def _metadata(kept: _Metadata, event_id: str, event_type: str) -> EventMetadata:
-    headers = kept.headers
-    return EventMetadata(
-        event_id,
-        event_type,
-        kept.aggregate_id,
-        kept.timestamp,
-        event_id if kept.correlation_id is None else kept.correlation_id,
-        kept.causation_id,
-        kept.user_id,
-        NO_HEADERS if headers is None else Headers(headers),
-    )
-
-
-def _remember(readers: dict[str, _Reader], event_type: str) -> None:
+def _remember(readers: dict[str, _Reader], recorded_type: str) -> str:
+    """Return the event type of today, and have the next record of this type read faster."""
     # decode_data looks the class up and checks the revision each time; within a page once is enough.
-    message_class = class_for(event_type)
+    message_class = class_for(recorded_type)
     if message_class is None:
-        return
+        return recorded_type
     schema = schema_of(message_class)
     if schema.payload is not None:
-        readers[event_type] = (schema.revision, schema.payload.decode)
+        readers[recorded_type] = (schema.revision, schema.payload.decode, schema.event_type)
+    return schema.event_type
 
 
 def _unreadable(record: RecordTuple, exc: Exception) -> AvxEventsError:

@@ -34,6 +34,7 @@ from avx_events.store.ports import PAGE_EVENTS, STRETCH_EVENTS, AppendResult
 from avx_events.store.stored_event import StoredEvent
 from avx_events.store.subscription import StoreSubscription
 from avx_events.testing.own_loop import interrupted, on_its_own_loop
+from avx_events.testing.renamed import NEW_TYPE, guest_arrived, guest_came
 
 
 class Deposited(Event, event_type="avx.contract.deposited", aggregate_id="account_id"):
@@ -401,6 +402,25 @@ class StoreContract:
             [stored] = await store.get_events("a")
 
             assert stored.event == newer("Ada", "Lovelace")
+
+    @on_its_own_loop
+    async def test_events_of_an_old_name_and_revision_are_those_of_their_class_today(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store, EventStore() as other:
+            old = guest_came()
+            await store.append("a", [old("7", "Ada Lovelace"), stamp(old("7", ""), clock=SYSTEM_CLOCK, topic="a.b")])
+            new = guest_arrived()
+            await store.append("a", new("8", "Alan", "Turing"))
+
+            log = [stored async for stored in store.read_all()]
+
+            events = [new("7", "Ada", "Lovelace"), new("7", "", ""), new("8", "Alan", "Turing")]
+            assert [stored.event for stored in log] == events
+            assert [stored.metadata.event_type for stored in log] == [NEW_TYPE] * 3
+            assert [stored.topic for stored in log] == [NEW_TYPE, "a.b", NEW_TYPE]
+            assert await store.get_events("a") == await take(store.subscribe(), 3) == log
+            assert (await store.append("a", log[:2])).version == 2  # it has them, whatever they were called
+            await other.append("b", log)
+            assert [stored.event for stored in await other.get_events("b")] == events
 
     @on_its_own_loop
     async def test_data_that_no_longer_fits_is_an_error_that_says_where(self, tmp_path: Path) -> None:

@@ -43,6 +43,17 @@ def _name(data: dict[str, Any]) -> dict[str, Any]:
     return {"name": data["title"]}
 
 
+class Renamed(Event, event_type="ce.renamed", formerly=("ce.named",), revision=2):
+    """An event that had another name."""
+
+    name: str
+
+
+@Renamed.upcast(from_revision=1)
+def _title(data: dict[str, Any]) -> dict[str, Any]:
+    return {"name": data["title"]}
+
+
 class StoppedClock(SystemClock):
     """A clock that stands at 2026-11-24T00:00:00.000007Z."""
 
@@ -153,6 +164,29 @@ def test_the_revision_travels_and_older_data_is_brought_up() -> None:
     assert written(envelope_of(Grown("n")))["revision"] == 2
     assert decode(document_of(type="ce.grown", revision=1, data={"title": "n"})).event == Grown("n")
     assert decode(document_of(type="ce.grown", data={"title": "n"})).event == Grown("n")
+
+
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [({}, "ce.renamed"), ({"topic": "ce.named"}, "ce.renamed"), ({"topic": "orders.eu"}, "orders.eu")],
+)
+def test_a_former_type_is_read_as_the_current_one_and_so_is_the_topic_that_says_no_more(
+    topic: dict[str, str], expected: str
+) -> None:
+    envelope = decode(document_of(type="ce.named", data={"title": "n"}, **topic))
+
+    assert envelope.event == Renamed("n")
+    assert (envelope.metadata.event_type, envelope.topic) == ("ce.renamed", expected)
+    assert decode(encode(envelope, source="/shop")) == envelope
+
+
+def test_a_former_type_is_read_from_binary_form_too() -> None:
+    attributes = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "ce.named", "revision": "1"}
+    document = structured([(name, text.encode()) for name, text in attributes.items()], b'{"title":"n"}')
+
+    envelope = decode(document)
+
+    assert (envelope.event, envelope.metadata.event_type) == (Renamed("n"), "ce.renamed")
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,37 @@ def test_whatever_an_upcaster_raises_is_a_decode_error(data: bytes, revision: in
         decode_data("codec.evolved", data, revision=revision)
 
 
+class Renamed(Event, event_type="codec.renamed", formerly=("codec.named",), revision=2):
+    """An event that had another name."""
+
+    name: str
+
+
+@Renamed.upcast(from_revision=1)
+def _name(data: dict[str, Any]) -> Mapping[str, Any]:
+    return {"name": data["title"]}
+
+
+def test_the_revisions_under_a_former_name_are_those_of_the_class() -> None:
+    assert decode_data("codec.named", b'{"title": "n"}', revision=1) == Renamed("n")
+    assert decode_data("codec.named", b'{"name": "n"}', revision=2) == Renamed("n")
+
+
+@pytest.mark.parametrize(
+    ("data", "revision", "problem"),
+    [
+        (b'{"name": 7}', 2, "Expected `str`"),
+        (b'{"name": 7}', 1, "KeyError: 'title'"),
+        (b"{}", 3, "revision 3 is newer"),
+    ],
+)
+def test_what_is_wrong_under_a_former_name_is_said_with_both(data: bytes, revision: int, problem: str) -> None:
+    with pytest.raises(DecodeError, match=f"'codec.renamed' .*: recorded as 'codec.named': {problem}") as caught:
+        decode_data("codec.named", data, revision=revision)
+
+    assert caught.value.event_type == "codec.renamed"
+
+
 def test_a_missing_upcaster_is_named() -> None:
     class Unfinished(Event, event_type="codec.unfinished", revision=2):
         pass

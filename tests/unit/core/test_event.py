@@ -29,9 +29,12 @@ from avx_events.core.event import (
     Request,
     UnknownEvent,
     class_for,
+    current_type,
     event,
     event_type_from,
+    recorded_types,
     schema_of,
+    types_alike,
     upcast,
 )
 from avx_events.core.topic import MAX_TOPIC_CHARACTERS, check_topic
@@ -187,6 +190,116 @@ def test_a_refused_class_leaves_no_trace() -> None:
         made("Traceless")(event_type="event.traceless", aggregate_id="missing")
 
     assert class_for("event.traceless") is None
+
+
+# Former names
+
+
+def test_a_class_is_found_by_its_former_names_and_its_type_is_the_current_one() -> None:
+    class Placed(Event, event_type="event.order.placed", formerly=("event.order.made", "event.order.created")):
+        pass
+
+    assert class_for("event.order.created") is class_for("event.order.made") is Placed
+    assert current_type("event.order.created") == current_type("event.order.placed") == Placed.event_type
+    assert current_type("event.order.never") == "event.order.never"
+    assert types_alike("event.order.made") == ("event.order.placed", "event.order.made", "event.order.created")
+    assert types_alike("event.order.never") == ("event.order.never",)
+
+
+def test_a_decorated_class_has_former_names_too() -> None:
+    @event("event.decorated.now", formerly=("event.decorated.then",))
+    @dataclass
+    class Decorated:
+        pass
+
+    assert class_for("event.decorated.then") is Decorated
+    assert recorded_types(Decorated) == ("event.decorated.now", "event.decorated.then")
+
+
+def test_former_names_are_not_inherited() -> None:
+    class Family(Event, event_type="event.family", formerly=("event.clan",)):
+        pass
+
+    class Child(Family, event_type="event.family.child"):
+        pass
+
+    assert recorded_types(Child) == ("event.family.child",)
+    assert class_for("event.clan") is Family
+
+
+def test_a_family_is_recorded_under_the_names_of_all_its_classes() -> None:
+    class Base(Event, event_type="event.base", formerly=("event.root",)):
+        pass
+
+    class Middle(Base, event_type="event.middle"):
+        pass
+
+    leaf = made("Leaf", Middle)(event_type="event.leaf", formerly=("event.twig",))
+    before = made("Again", Base)(event_type="event.again.before")
+    again = made("Again", Base)(event_type="event.again.before")
+
+    assert recorded_types(Base) == (
+        "event.base",
+        "event.root",
+        "event.middle",
+        "event.leaf",
+        "event.twig",
+        "event.again.before",
+    )
+    assert {*recorded_types(Base)} < {*recorded_types(Event)}
+    assert "event.user.created" in recorded_types(Event)
+    assert "event.get" not in recorded_types(Event)
+    assert before is not again
+    assert recorded_types(Middle) == ("event.middle", *recorded_types(leaf))
+    with pytest.raises(NotAnEventError):
+        recorded_types(int)
+
+
+class Get(Request[int], event_type="event.get"):
+    """A message that is no event."""
+
+
+def test_a_former_name_that_another_class_has_or_had_is_refused_with_both() -> None:
+    class Holder(Event, event_type="event.held", formerly=("event.was.held",)):
+        pass
+
+    for taken in ("event.held", "event.was.held"):
+        with pytest.raises(DuplicateEventTypeError, match=f"'{taken}'.*Holder.*Thief.*formerly="):
+            made("Thief")(event_type="event.thief", formerly=("event.thief.before", taken))
+        with pytest.raises(DuplicateEventTypeError, match="Decorated"):
+            event("event.decorated", formerly=(taken,))(dataclass(type("Decorated", (), {})))
+    with pytest.raises(DuplicateEventTypeError, match=r"'event\.was\.held'.*Holder.*Heir"):
+        made("Heir")(event_type="event.was.held")
+
+    assert class_for("event.thief") is class_for("event.thief.before") is None  # nothing of it was registered
+    assert class_for("event.was.held") is Holder
+
+
+def test_a_renamed_class_that_is_made_again_takes_its_own_former_names() -> None:
+    before = made("Renamed")(event_type="event.renamed.before")
+    after = made("Renamed")(event_type="event.renamed.after", formerly=("event.renamed.before",))
+
+    assert class_for("event.renamed.before") is class_for("event.renamed.after") is after
+    assert schema_of(before).names == ("event.renamed.before",)
+
+
+@pytest.mark.parametrize(
+    ("formerly", "problem"),
+    [
+        ("odd.before", "must be a tuple of event types"),
+        (None, "must be a tuple of event types"),
+        ({"odd.before"}, "must be a tuple of event types"),
+        (("odd.now",), "its event type today"),
+        (("odd.before", "odd.before"), "'odd.before' twice"),
+        (("a b",), "event_type must be text in segments"),
+        ((7,), "event_type must be text in segments"),
+    ],
+)
+def test_former_names_that_cannot_be_are_refused(formerly: Any, problem: str) -> None:
+    with pytest.raises(EventDefinitionError, match=f"Odd: .*{problem}"):
+        made("Odd")(event_type="odd.now", formerly=formerly)
+    with pytest.raises(EventDefinitionError, match=f"Odd: .*{problem}"):
+        event("odd.now", formerly=formerly)(dataclass(type("Odd", (), {})))
 
 
 # Fields and keywords
