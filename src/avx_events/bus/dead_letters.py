@@ -12,6 +12,7 @@ import msgspec
 from avx_events.core.arguments import text, whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, DeadLetterNotFoundError, InvalidArgumentError, WrongLoopError
+from avx_events.core.event import current_type, types_alike
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.schemes import serving
 
@@ -61,10 +62,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def event_type(self) -> str | None:
-        """The event's type, also where only that much of ``raw`` can be read; None where not even that can."""
+        """The event's type, also where only that much of ``raw`` can be read; None where not even that can.
+
+        It is that of today, where the class of the event had another one when it was published.
+        """
         if self.envelope is not None:
             return self.envelope.metadata.event_type
-        return None if self.raw is None else _type_in(self.raw)
+        found = None if self.raw is None else _type_in(self.raw)
+        return None if found is None else current_type(found)
 
 
 class LetterFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,7 +350,7 @@ class DeadLetterQueue:
 
         Args:
             handler: Of this handler.
-            event_type: With an event of this type.
+            event_type: With an event of this type, also where its class had another one then or has another one today.
             error_type: Whose last error was of this class name.
             since: Dead at this instant or later; aware.
             until: Dead at this instant or earlier; aware.
@@ -360,9 +365,12 @@ class DeadLetterQueue:
         wanted = LetterFilter(handler=handler, event_type=event_type, error_type=error_type, since=since, until=until)
         if limit is not None:
             whole("limit", limit, least=1)
-        return await self._open("list dead letters").select(
-            wanted, after=None if after is None else id_of(after), limit=limit
-        )
+        store, last_id = self._open("list dead letters"), None if after is None else id_of(after)
+        found: dict[str, DeadLetter] = {}
+        filters = _one_for_each_name(wanted)
+        for letter_filter in filters:
+            found |= {letter.id: letter for letter in await store.select(letter_filter, after=last_id, limit=limit)}
+        return [*found.values()] if len(filters) == 1 else sorted(found.values(), key=_id)[:limit]
 
     async def get(self, letter_id: str) -> DeadLetter:
         """Return one letter as it is now.
@@ -401,7 +409,8 @@ class DeadLetterQueue:
             InvalidArgumentError: A name is no text, or an instant has no time zone.
         """
         wanted = LetterFilter(handler=handler, event_type=event_type, error_type=error_type, since=since, until=until)
-        return await self._open("remove dead letters").purge(wanted)
+        store = self._open("remove dead letters")
+        return sum([await store.purge(letter_filter) for letter_filter in _one_for_each_name(wanted)])
 
     async def count(self) -> int:
         """Return how many letters there are."""
@@ -438,6 +447,16 @@ class DeadLetterQueue:
         if self._is_closed:
             raise ClosedError("the dead letter queue", action)
         return self._store
+
+
+def _one_for_each_name(wanted: LetterFilter) -> list[LetterFilter]:
+    """Return what to ask a store for: it knows an event by the name that its class had when the letter was written.
+
+    The name of today is the last one: a letter that is written again while the store is asked changes to it.
+    """
+    if wanted.event_type is None:
+        return [wanted]
+    return [msgspec.structs.replace(wanted, event_type=name) for name in reversed(types_alike(wanted.event_type))]
 
 
 def id_of(letter: object) -> str:

@@ -342,7 +342,7 @@ class RequestReplyBus:
             route.remove(listener)
             self._life.remove(listener)
             if self._remote is not None and not route.answering:
-                ending = self._remote.answer_no_more(route.event_type)
+                ending = self._remote.answer_no_more(request_class)
                 self._life.errands.spawn(_logged(ending), name=f"avx-events {self._life.name}: answer no more")
 
         listener: Listener[RequestT, Any] = Listener(name, life=self._life, counts=self._counts, on_close=forget)
@@ -484,7 +484,7 @@ class RequestReplyBus:
         while self._unannounced:
             request_class = next(iter(self._unannounced))
             route = self._route(request_class)
-            await self._remote.answer(request_class, route.event_type, route.ask)
+            await self._remote.answer(request_class, route.ask)
             self._unannounced.pop(request_class, None)
 
     def _take_reply(self, document: bytes) -> None:
@@ -494,8 +494,8 @@ class RequestReplyBus:
     def _refuse(self) -> None:
         self._look_again()
         if self._remote is not None and self._life.loop is not None:
-            for route in self._routes.values():
-                ending = self._remote.answer_no_more(route.event_type)
+            for request_class in self._routes:
+                ending = self._remote.answer_no_more(request_class)
                 self._life.leave(_logged(ending), what="answer no more")
 
     async def _disconnect(self) -> None:

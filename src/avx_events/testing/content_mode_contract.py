@@ -10,6 +10,7 @@ from avx_events.core.errors import EventTooLargeError, InvalidArgumentError
 from avx_events.core.metadata import EventEnvelope, context
 from avx_events.testing.bus_contract import BusContract, Collected, Other, Sent, new_namespace
 from avx_events.testing.own_loop import on_its_own_loop
+from avx_events.testing.renamed import NEW_TYPE, guest_arrived, guest_came
 from avx_events.testing.transport_contract import PAYLOADS
 
 _HEADERS: Final = {"trace": "1", "Case-Kept": " a b ", "percent": "100%25", "unicode": "日本語 🎉", "quotes": '"\\"'}
@@ -62,6 +63,23 @@ class ContentModeContract(BusContract):
                     break
 
         assert received.values == list(range(100))
+
+    @pytest.mark.parametrize("mode", _MODES)
+    @on_its_own_loop
+    async def test_an_event_of_an_old_name_and_revision_is_one_of_its_class_today(self, mode: str) -> None:
+        namespace = new_namespace()
+        old, new = guest_came(), guest_arrived()
+        async with await self.connect(namespace, content_mode=mode) as bus:
+            subscriber = await bus.subscribe(new)
+            await bus.publish_many([Other(1), old("7", "Ada Lovelace"), new("8", "Alan", "Turing")])
+            envelopes = [await subscriber.recv_envelope() for _ in range(2)]
+
+        assert [envelope and envelope.event for envelope in envelopes] == [
+            new("7", "Ada", "Lovelace"),
+            new("8", "Alan", "Turing"),
+        ]
+        assert [envelope and envelope.metadata.event_type for envelope in envelopes] == [NEW_TYPE, NEW_TYPE]
+        assert [envelope and envelope.topic for envelope in envelopes] == [NEW_TYPE, NEW_TYPE]
 
     @pytest.mark.parametrize("mode", _MODES)
     @on_its_own_loop

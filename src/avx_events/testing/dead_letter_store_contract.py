@@ -21,6 +21,7 @@ from avx_events.core.event import Event, UnknownEvent
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context, stamp
 from avx_events.testing.clock import ManualClock
 from avx_events.testing.own_loop import interrupted, on_its_own_loop
+from avx_events.testing.renamed import NEW_TYPE, OLD_TYPE, guest_arrived, guest_came
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -402,6 +403,31 @@ class DurableDeadLetterStoreContract(DeadLetterStoreContract):
         async with await self.connect(tmp_path) as queue:
             assert await queue.list() == letters[1:]
             assert await queue.count() == 4
+
+    @on_its_own_loop
+    async def test_letters_of_an_old_name_and_revision_are_found_and_read_as_those_of_today(
+        self, tmp_path: Path
+    ) -> None:
+        old, new = guest_came(), guest_arrived()
+        events = [old("7", "Ada Lovelace"), new("8", "Alan", "Turing"), old("9", "Grace Hopper")]
+        async with await self.connect(tmp_path) as queue:
+            for number, event in enumerate(events):
+                await queue.add(a_letter(number, envelope=stamp(event, clock=SYSTEM_CLOCK)))
+            await queue.add(a_letter(3))
+        async with await self.connect(tmp_path) as queue:
+            letters = await queue.list(event_type=NEW_TYPE)
+
+            assert [letter.event for letter in letters] == [
+                new("7", "Ada", "Lovelace"),
+                new("8", "Alan", "Turing"),
+                new("9", "Grace", "Hopper"),
+            ]
+            assert {letter.event_type for letter in letters} == {NEW_TYPE}
+            assert await queue.list(event_type=OLD_TYPE) == letters
+            assert await queue.list(event_type=NEW_TYPE, limit=2) == letters[:2]
+            assert await queue.list(event_type=NEW_TYPE, after=letters[0], limit=1) == letters[1:2]
+            assert await queue.purge(event_type=NEW_TYPE) == 3
+            assert await ids(queue) == ["letter-0003"]
 
     @on_its_own_loop
     async def test_two_queues_see_what_the_other_does(self, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from avx_events.core.event import Request
 from avx_events.core.metadata import EventEnvelope, EventMetadata, context
 from avx_events.testing.bus_contract import Collected, Sent, new_namespace, until
 from avx_events.testing.own_loop import interrupted, on_its_own_loop
+from avx_events.testing.renamed import find_guest, seek_guest
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -409,6 +410,27 @@ class SharedRequestContract(RequestReplyContract):
             async with bus:
                 with pytest.raises(RemoteError, match="surrogate"):
                     await requester.request(AskText(""))
+
+    @on_its_own_loop
+    async def test_a_request_under_an_old_name_is_answered_as_one_of_today(self) -> None:
+        namespace = new_namespace()
+        old, new = find_guest(), seek_guest()
+        async with await self.connect_requests(namespace) as requester:
+            bus = await self.connect_requests(namespace)
+            seen: Collected[Any] = Collected()
+
+            @bus.respond(new)
+            async def find(request: Any) -> int:
+                seen.add(request)
+                return 7
+
+            async with bus:
+                replies = [await requester.request(message("Ada")) for message in (old, new)]
+            with pytest.raises(NoResponderError):
+                await requester.request(old("Ada"))
+
+        assert replies == [7, 7]
+        assert seen.values == [new("Ada"), new("Ada")]
 
     @on_its_own_loop
     async def test_context_and_headers_reach_the_responder(self) -> None:

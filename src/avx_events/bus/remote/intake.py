@@ -25,7 +25,7 @@ from avx_events.bus.subscription import AnyEnvelope
 from avx_events.bus.work import Work
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, HandlerKilledError, RetryableError
-from avx_events.core.event import UnknownEvent
+from avx_events.core.event import UnknownEvent, current_type
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EventEnvelope, EventMetadata
 from avx_events.core.tasks import Changes, TaskScope
@@ -283,11 +283,15 @@ class Intake:
             to[0].push([envelope])
 
     def _read(self, incoming: Incoming) -> AnyEnvelope | None:
-        event_type = incoming.event_type
-        if event_type is not None and not self._wants(event_type, incoming.topic or event_type):
-            return None
+        event_type, topic = incoming.event_type, incoming.topic
+        if event_type is not None:
+            today = current_type(event_type)
+            topic = today if topic in (None, event_type) else topic
+            event_type = today
+            if not self._wants(event_type, topic):
+                return None
         envelope = self._decode(incoming.document)
-        if (event_type, incoming.topic) != (envelope.metadata.event_type, envelope.topic):
+        if (event_type, topic) != (envelope.metadata.event_type, envelope.topic):
             # The document says what it is; what the entry says beside it is a way to skip it unread.
             return envelope if self._wants(envelope.metadata.event_type, envelope.topic) else None
         return envelope

@@ -34,7 +34,7 @@ from avx_events.core.errors import (
     RemoteError,
     StoppedError,
 )
-from avx_events.core.event import Request
+from avx_events.core.event import Request, schema_of
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.results import ResultType
 
@@ -132,19 +132,21 @@ class RemoteRequests:
 
     # Answering
 
-    async def answer(self, request_class: type, event_type: str, ask: Ask) -> None:
-        """Have requests of ``request_class`` given to ``ask``, from now on.
+    async def answer(self, request_class: type, ask: Ask) -> None:
+        """Have requests of ``request_class`` given to ``ask``, from now on, those under its former names too.
 
         Raises:
             HandlerDefinitionError: What it is answered with cannot be written as JSON.
             TransportUnavailableError: The broker is away.
         """
         self._type_of(request_class)
-        await self._transport.respond(event_type, partial(self._take_question, ask))
+        for event_type in schema_of(request_class).names:
+            await self._transport.respond(event_type, partial(self._take_question, ask))
 
-    async def answer_no_more(self, event_type: str) -> None:
-        """Have no requests of ``event_type`` come here."""
-        await self._transport.respond(event_type, None)
+    async def answer_no_more(self, request_class: type) -> None:
+        """Have no requests of ``request_class`` come here."""
+        for event_type in schema_of(request_class).names:
+            await self._transport.respond(event_type, None)
 
     async def finish(self) -> None:
         """Wait until all that was answered is sent."""

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
-from avx_events import Discard, Event, Reject, Retry
+from avx_events import Discard, Event, Reject, Retry, TopicBus
+from avx_events.bus.remote.link import LinkOptions
 from avx_events.core.errors import StoreUnavailableError
 from avx_events.testing import ManualClock
 from tests.unit.bus.remote.broker import AWAY, FakeBroker, FakeSource, bus_on
@@ -47,6 +49,54 @@ def source_of(broker: FakeBroker) -> FakeSource:
 
 def document_of(broker: FakeBroker, number: int = 0) -> bytes:
     return broker.submitted[number][0].document
+
+
+# Former names
+
+
+class Renamed(Event, event_type="intake.renamed", formerly=("intake.named",), revision=2):
+    title: str
+
+
+@Renamed.upcast(from_revision=1)
+def name_to_title(data: dict[str, Any]) -> dict[str, Any]:
+    return {"title": data["name"]}
+
+
+OLD_DOCUMENT = b'{"specversion":"1.0","id":"1","source":"/shop","type":"intake.named","revision":1,"data":{"name":"n"}}'
+
+
+@pytest.mark.parametrize("beside", [{}, {"event_type": "intake.named", "topic": "intake.named"}, {"topic": "other"}])
+async def test_an_event_under_a_former_name_comes_to_those_of_its_class(
+    broker: FakeBroker, beside: dict[str, str]
+) -> None:
+    bus = bus_on(broker, group=None)
+    subscriber = await bus.subscribe(Renamed, name="handler")
+    source_of(broker).put(OLD_DOCUMENT, **beside)
+
+    envelope = await subscriber.recv_envelope()
+
+    assert envelope is not None
+    assert (envelope.event, envelope.metadata.event_type) == (Renamed("n"), "intake.renamed")
+    await bus.close()
+
+
+@pytest.mark.parametrize("beside", [{}, {"event_type": "intake.named"}, {"event_type": "intake.named", "topic": ""}])
+@pytest.mark.parametrize("pattern", ["intake.renamed", "*.renamed"])
+async def test_an_event_under_a_former_name_comes_to_the_topic_that_its_class_has_today(
+    broker: FakeBroker, beside: dict[str, str], pattern: str
+) -> None:
+    bus = TopicBus(remote=(broker, LinkOptions(group=None)))
+    subscriber, others = await bus.subscribe(pattern, name="handler"), await bus.subscribe("intake.named")
+    for source in broker.sources.values():
+        source.put(OLD_DOCUMENT, **beside | ({"topic": "intake.named"} if "topic" in beside else {}))
+
+    envelope = await subscriber.recv_envelope()
+
+    assert envelope is not None
+    assert (envelope.event, envelope.topic) == (Renamed("n"), "intake.renamed")
+    assert others.statistics().queued == 0
+    await bus.close()
 
 
 # Acknowledging
