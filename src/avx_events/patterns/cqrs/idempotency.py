@@ -19,7 +19,7 @@ from avx_events.core.errors import (
     InvalidArgumentError,
     ResultNotKeptError,
 )
-from avx_events.core.event import Command
+from avx_events.core.event import Command, schema_of
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.results import ResultType
@@ -99,7 +99,7 @@ def idempotency_key(
         text = key(envelope) if isinstance(envelope.event, Command) else None
         if text is None:
             return await call_next(envelope)
-        return await desk.serve((envelope.metadata.event_type, _checked(text)), envelope, call_next)
+        return await desk.serve((_first_name(envelope), _checked(text)), envelope, call_next)
 
     return once_for_each_key
 
@@ -128,7 +128,7 @@ class _Desk:
         if spent.outcome is None:
             raise ResultNotKeptError(*place, f"{spent.problem}")
         try:
-            return result_type.decode(spent.outcome)
+            return result_type.kept(spent.outcome)
         except DecodeError as exc:  # the command class said something else when it was kept
             problem = f"what was kept cannot be read as what the command class says it is: {exc.problem}"
             raise ResultNotKeptError(*place, problem) from exc
@@ -258,9 +258,15 @@ class _Turn:
 def _spent(claim: Entry, result_type: ResultType, result: object) -> Entry:
     """Return the entry that keeps ``result``, or says why it does not."""
     try:
-        return Entry(claim.fingerprint, claim.owner, outcome=result_type.encode(result))
+        return Entry(claim.fingerprint, claim.owner, outcome=result_type.keep(result))
     except EncodeError as exc:
         return Entry(claim.fingerprint, claim.owner, problem=exc.problem)
+
+
+def _first_name(envelope: EventEnvelope[Any]) -> str:
+    """Return the event type that the command's class had first: a key that was used then is no new one today."""
+    command: object = envelope.event
+    return schema_of(command).names[-1]
 
 
 def _fingerprint(command: object) -> bytes:

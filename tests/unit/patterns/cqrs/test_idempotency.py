@@ -21,7 +21,7 @@ from avx_events.core.errors import (
     TransactionError,
     ValidationError,
 )
-from avx_events.core.event import Command, Query
+from avx_events.core.event import Command, Event, Query
 from avx_events.patterns.cqrs import CommandBus, QueryBus, idempotency_key
 from avx_events.patterns.cqrs.ledgers import MOST_IN_MEMORY
 from avx_events.store.event_store import EventStore
@@ -696,3 +696,98 @@ async def test_a_table_of_a_newer_version_is_refused(tmp_path: Path) -> None:
             await commands.dispatch(Order("tea"), headers=KEY)
 
     assert shop.carried_out == []
+
+
+# Messages that were renamed
+
+
+def carrying_out(command_class: Any, work: Callable[[Any], Any], middleware: Any) -> CommandBus:
+    """Return a bus on which ``work`` carries out the commands of a class that a function made."""
+
+    async def carry_out(command: Any) -> Any:
+        return work(command)
+
+    carry_out.__annotations__["command"] = command_class
+    commands = CommandBus(middleware=[middleware])
+    commands.handler(carry_out)
+    return commands
+
+
+def pay_class(event_type: str, *formerly: str) -> Any:
+    """Return the class of one command under a name, which takes the place of the one made before."""
+
+    class Pay(Command[int], event_type=event_type, formerly=formerly):
+        __qualname__ = "Pay"
+        amount: int
+
+    return Pay
+
+
+async def test_a_key_that_was_used_under_a_former_name_of_the_command_is_used(store: EventStore | None) -> None:
+    once, paid = idempotency_key(store), list[int]()
+
+    def pay(command: Any) -> int:
+        paid.append(command.amount)
+        return len(paid)
+
+    for names in (("shop.pay",), ("shop.settle", "shop.pay"), ("shop.clear", "shop.settle", "shop.pay")):
+        command_class = pay_class(*names)
+        assert await carrying_out(command_class, pay, once).dispatch(command_class(7), headers=KEY) == 1
+
+    assert paid == [7]
+
+
+def packed_class() -> Any:
+    """Return the class of an event as it was."""
+
+    class Packed(Event, event_type="shop.packed"):
+        __qualname__ = "Packed"
+        what: str
+
+    return Packed
+
+
+def parcelled_class() -> Any:
+    """Return the class of that event as it is, which takes the place of the one made before."""
+
+    class Packed(Event, event_type="shop.parcelled", formerly=("shop.packed",), revision=2):
+        __qualname__ = "Packed"
+        items: list[str]
+
+    @Packed.upcast(from_revision=1)
+    def listed(data: dict[str, Any]) -> dict[str, Any]:
+        return {"items": [data["what"]]}
+
+    return Packed
+
+
+def pack_class(result: Any) -> Any:
+    """Return the class of a command that gives the event."""
+
+    class Pack(Command[result], event_type="shop.pack"):
+        __qualname__ = "Pack"
+        what: str
+
+    return Pack
+
+
+async def test_a_result_that_is_an_event_is_read_back_as_its_class_is_today(store: EventStore | None) -> None:
+    old = packed_class()
+    middleware = idempotency_key(store)
+    was = pack_class(old)
+    commands = carrying_out(was, lambda command: old(command.what), middleware)
+    assert await commands.dispatch(was("tea"), headers=KEY) == old("tea")
+
+    new = parcelled_class()
+    now = pack_class(new)
+    commands = carrying_out(now, lambda _: pytest.fail("it was carried out"), middleware)
+
+    assert await commands.dispatch(now("tea"), headers=KEY) == new(["tea"])
+
+
+async def test_a_result_that_is_another_event_than_the_command_gives_is_not_kept() -> None:
+    command_class = pack_class(packed_class())
+    commands = carrying_out(command_class, lambda _: 7, idempotency_key())
+
+    with pytest.raises(ResultNotKeptError, match="Expected `Packed`, got `int`"):
+        await commands.dispatch(command_class("tea"), headers=KEY)
