@@ -12,6 +12,7 @@ from avx_events.core.event import Event
 from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
 from avx_events.store.engines import engine_factory
+from avx_events.store.instants import instant_us, position_at
 from avx_events.store.log_filter import WantedTypes, log_filter
 from avx_events.store.memory import MemoryEngine
 from avx_events.store.ports import AppendResult, Connection, NewRecordTuple, StoreEngine
@@ -23,7 +24,6 @@ from avx_events.store.stored_event import (
     check_stream,
     envelopes_of,
     is_envelope,
-    microseconds_of,
     stored_events,
 )
 from avx_events.store.subscription import StoreSubscription
@@ -154,48 +154,22 @@ class EventStore:
             raise
 
     async def get_events(
-        self, stream: str, after_version: int = 0, *, unknown: Unknown | None = None
+        self,
+        stream: str,
+        after_version: int = 0,
+        *,
+        at_version: int | None = None,
+        as_of: datetime | None = None,
+        unknown: Unknown | None = None,
     ) -> list[StoredEvent[Any]]:
         """Return the events of ``stream`` after ``after_version``, version ascending; none for a stream not there.
 
         Args:
             stream: Which stream.
             after_version: The version already seen; 0 starts at the beginning.
-            unknown: What an unknown event type gives; None is the store's own choice.
-
-        Raises:
-            InvalidArgumentError: The stream name or the version is not acceptable.
-            UnknownEventTypeError: No class has the type of an event.
-            DecodeError: An event does not fit its class.
-            StoreUnavailableError: It cannot be read now.
-            StoreSchemaError: The database is damaged.
-            ClosedError: The store is closed.
-            WrongLoopError: The store belongs to another loop.
-        """
-        check_stream(stream)
-        seen = _whole("after_version", after_version, least=0)
-        keep_unknown = self._keeps(unknown)
-        events: list[StoredEvent[Any]] = []
-        async for page in self._engine.stream_pages(stream, after=seen):
-            events += stored_events(page, keep_unknown=keep_unknown)
-        return events
-
-    async def read_stream(
-        self,
-        stream: str,
-        *,
-        after: int = 0,
-        until_version: int | None = None,
-        as_of: datetime | None = None,
-        unknown: Unknown | None = None,
-    ) -> AsyncGenerator[StoredEvent[Any], None]:
-        """Give the events of ``stream`` one by one, version ascending, read in pages; none for a stream not there.
-
-        Args:
-            stream: Which stream.
-            after: The version already seen; 0 starts at the beginning.
-            until_version: The last version wanted; None for the newest.
-            as_of: The last ``recorded_at`` wanted, inclusive, with a time zone; None for the newest.
+            at_version: Read the stream as it was at this version: the last one wanted; None for the newest.
+            as_of: Read it as it was at this instant: the last ``recorded_at`` wanted, inclusive, with a time zone;
+                None for the newest.
             unknown: What an unknown event type gives; None is the store's own choice.
 
         Raises:
@@ -208,11 +182,52 @@ class EventStore:
             WrongLoopError: The store belongs to another loop.
         """
         check_stream(stream)
-        seen = _whole("after", after, least=0)
-        _whole_or_none("until_version", until_version, least=0)
-        until_us = _instant(as_of)
+        seen = _whole("after_version", after_version, least=0)
+        _whole_or_none("at_version", at_version, least=0)
+        until_us = instant_us("as_of", as_of)
         keep_unknown = self._keeps(unknown)
-        async for page in self._engine.stream_pages(stream, after=seen, until_version=until_version, until_us=until_us):
+        events: list[StoredEvent[Any]] = []
+        pages = self._engine.stream_pages(stream, after=seen, until_version=at_version, until_us=until_us)
+        async for page in pages:
+            events += stored_events(page, keep_unknown=keep_unknown)
+        return events
+
+    async def read_stream(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        at_version: int | None = None,
+        until_version: int | None = None,
+        as_of: datetime | None = None,
+        unknown: Unknown | None = None,
+    ) -> AsyncGenerator[StoredEvent[Any], None]:
+        """Give the events of ``stream`` one by one, version ascending, read in pages; none for a stream not there.
+
+        Args:
+            stream: Which stream.
+            after: The version already seen; 0 starts at the beginning.
+            at_version: Read the stream as it was at this version: the last one wanted; None for the newest.
+            until_version: The older name of ``at_version``.
+            as_of: Read it as it was at this instant: the last ``recorded_at`` wanted, inclusive, with a time zone;
+                None for the newest.
+            unknown: What an unknown event type gives; None is the store's own choice.
+
+        Raises:
+            InvalidArgumentError: A value is not acceptable, or ``at_version`` is given by both of its names.
+            UnknownEventTypeError: No class has the type of an event.
+            DecodeError: An event does not fit its class.
+            StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
+        """
+        check_stream(stream)
+        seen = _whole("after", after, least=0)
+        last = _last_version(at_version, until_version)
+        until_us = instant_us("as_of", as_of)
+        keep_unknown = self._keeps(unknown)
+        async for page in self._engine.stream_pages(stream, after=seen, until_version=last, until_us=until_us):
             for stored in stored_events(page, keep_unknown=keep_unknown):
                 yield stored
 
@@ -231,7 +246,8 @@ class EventStore:
         Args:
             after: The position already seen; 0 starts at the beginning.
             until: The last position wanted; None for the newest.
-            as_of: The last ``recorded_at`` wanted, inclusive, with a time zone; None for the newest.
+            as_of: Read the log as it was at this instant: the last ``recorded_at`` wanted, inclusive, with a time
+                zone; None for the newest.
             types: The event classes wanted, each with those derived from it, and event types by name; None for all.
                 The engine sends no others, and what is not wanted need not be known.
             stream_prefix: What the names of their streams begin with, as ``"user-"``.
@@ -248,7 +264,7 @@ class EventStore:
         """
         seen = _whole("after", after, least=0)
         _whole_or_none("until", until, least=0)
-        until_us = _instant(as_of)
+        until_us = instant_us("as_of", as_of)
         keep_unknown = self._keeps(unknown)
         wanted = log_filter(types, stream_prefix)
         async for page in self._engine.log_pages(after=seen, until=until, wanted=wanted):
@@ -290,13 +306,26 @@ class EventStore:
             raise StreamNotFoundError(aggregate_id)
         return found
 
-    async def load_or_new(self, aggregate: type[AggregateT], aggregate_id: str) -> AggregateT:
-        """Return the aggregate as ``load`` does, or a new one at version 0 where there are no events.
+    async def load_or_new(
+        self,
+        aggregate: type[AggregateT],
+        aggregate_id: str,
+        *,
+        at_version: int | None = None,
+        as_of: datetime | None = None,
+    ) -> AggregateT:
+        """Return the aggregate as ``load`` does, or a new one at version 0 where there are no events, or none so early.
+
+        Args:
+            aggregate: As for ``load``.
+            aggregate_id: As for ``load``.
+            at_version: As for ``load``.
+            as_of: As for ``load``.
 
         Raises:
             AvxEventsError: As ``load``, but for StreamNotFoundError.
         """
-        return await self._load(aggregate, aggregate_id, until_version=None, as_of=None)
+        return await self._load(aggregate, aggregate_id, until_version=at_version, as_of=as_of)
 
     async def save(self, aggregate: Aggregate) -> AppendResult:
         """Append what ``aggregate`` recorded, if its stream is still at the version that it was loaded at.
@@ -366,16 +395,24 @@ class EventStore:
             raise ClosedError("the event store", "subscribe")
         return StoreSubscription(self._engine, after=seen, keep_unknown=keep_unknown, wanted=wanted)
 
-    async def last_position(self) -> int:
+    async def last_position(self, *, as_of: datetime | None = None) -> int:
         """Return the position of the newest event, 0 where there is none.
 
+        Args:
+            as_of: That of the newest event at this instant, by ``recorded_at``, inclusive, with a time zone; it is
+                found in a few dozen short reads, however long the log is. None is now.
+
         Raises:
+            InvalidArgumentError: The instant is none, or has no time zone.
             StoreUnavailableError: It cannot be read now.
             StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
             WrongLoopError: The store belongs to another loop.
         """
-        return await self._engine.last_position()
+        until_us = instant_us("as_of", as_of)
+        if until_us is None:
+            return await self._engine.last_position()
+        return await position_at(self._engine, until_us)
 
     async def version_of(self, stream: str) -> int:
         """Return the version that ``stream`` is at, 0 where it is not there.
@@ -468,7 +505,7 @@ class EventStore:
         schema = schema_of_class(aggregate)
         check_stream(stream)
         _whole_or_none("at_version", until_version, least=0)
-        until_us = _instant(as_of)
+        until_us = instant_us("as_of", as_of)
         restored = await self._snapshots.restore(schema, stream, until_version=until_version, until_us=until_us)
         version, recorded_us = restored.version, 0
         pages = self._engine.stream_pages(stream, after=version, until_version=until_version, until_us=until_us)
@@ -524,9 +561,10 @@ def _whole_or_none(name: str, number: object, *, least: int) -> int | None:
     return None if number is None else _whole(name, number, least=least)
 
 
-def _instant(as_of: object) -> int | None:
-    if as_of is None:
-        return None
-    if not isinstance(as_of, datetime) or as_of.tzinfo is None or as_of.utcoffset() is None:
-        raise InvalidArgumentError("as_of", as_of, expected="a datetime with a time zone, as datetime.now(UTC)")
-    return microseconds_of(as_of)
+def _last_version(at_version: int | None, until_version: int | None) -> int | None:
+    _whole_or_none("at_version", at_version, least=0)
+    _whole_or_none("until_version", until_version, least=0)
+    if at_version is not None and until_version is not None:
+        expected = "left out where at_version= is given: it is the older name of that"
+        raise InvalidArgumentError("until_version", until_version, expected=expected)
+    return until_version if at_version is None else at_version

@@ -344,17 +344,42 @@ class StoreContract:
             log = await store.get_events("a")
 
             for stored in log:
+                at_version = [one async for one in store.read_stream("a", at_version=stored.version)]
                 until_version = [one async for one in store.read_stream("a", until_version=stored.version)]
                 as_of = [one async for one in store.read_stream("a", as_of=stored.recorded_at)]
                 before = [one async for one in store.read_stream("a", as_of=stored.recorded_at - timedelta.resolution)]
 
-                assert until_version == log[: stored.version]
+                assert at_version == until_version == log[: stored.version]
+                assert await store.get_events("a", at_version=stored.version) == at_version
+                assert await store.get_events("a", as_of=stored.recorded_at) == as_of
+                assert await store.get_events("a", 1, at_version=stored.version) == at_version[1:]
                 assert as_of == [one for one in log if one.recorded_us <= stored.recorded_us]
                 assert before == [one for one in log if one.recorded_us < stored.recorded_us]
-            assert [one async for one in store.read_stream("a", until_version=0)] == []
-            assert [one async for one in store.read_stream("a", until_version=99)] == log
+            assert [one async for one in store.read_stream("a", at_version=0)] == []
+            assert [one async for one in store.read_stream("a", at_version=99)] == log
+            with pytest.raises(InvalidArgumentError, match="the older name"):
+                await anext(store.read_stream("a", at_version=1, until_version=1))
             assert [one async for one in store.read_stream("a", as_of=datetime.min.replace(tzinfo=UTC))] == []
             assert [one async for one in store.read_stream("a", as_of=datetime.max.replace(tzinfo=UTC))] == log
+
+    @on_its_own_loop
+    async def test_the_position_at_an_instant_is_that_of_the_newest_event_by_then(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            assert await store.last_position(as_of=datetime.now(UTC)) == 0
+            for number in range(1, 8):
+                await store.append(f"s-{number % 3}", [Deposited("a", number)] * number)
+            log = [stored async for stored in store.read_all()]
+
+            for stored in log:
+                then = await store.last_position(as_of=stored.recorded_at)
+                before = await store.last_position(as_of=stored.recorded_at - timedelta.resolution)
+
+                assert then == max(one.position for one in log if one.recorded_us <= stored.recorded_us)
+                assert before == max((one.position for one in log if one.recorded_us < stored.recorded_us), default=0)
+                assert [one async for one in store.read_all(as_of=stored.recorded_at)] == log[:then]
+            assert await store.last_position(as_of=datetime.max.replace(tzinfo=UTC)) == len(log)
+            with pytest.raises(InvalidArgumentError, match="time zone"):
+                await store.last_position(as_of=datetime(2024, 1, 1))  # noqa: DTZ001 - that is what is refused
 
     @on_its_own_loop
     async def test_each_append_is_recorded_later_than_the_one_before(self, tmp_path: Path) -> None:
@@ -656,6 +681,10 @@ class StoreContract:
             with pytest.raises(StreamNotFoundError):
                 await store.load(Account, "a", as_of=stored.recorded_at - timedelta.resolution)
             assert await store.load_or_new(Account, "a") == account
+            assert await store.load_or_new(Account, "a", at_version=1) == account
+            assert await store.load_or_new(Account, "a", at_version=0) == Account("a")
+            before = stored.recorded_at - timedelta.resolution
+            assert await store.load_or_new(Account, "a", as_of=before) == Account("a")
 
     @on_its_own_loop
     async def test_of_two_that_save_one_aggregate_the_second_keeps_its_events(self, tmp_path: Path) -> None:
@@ -801,6 +830,8 @@ class StoreContract:
                     lambda wrong: store.append("a", Deposited("a", 2), expected_version=wrong),
                     lambda wrong: store.get_events("a", wrong),
                     lambda wrong: anext(store.read_stream("a", after=wrong)),
+                    lambda wrong: store.get_events("a", at_version=wrong),
+                    lambda wrong: anext(store.read_stream("a", at_version=wrong)),
                     lambda wrong: anext(store.read_stream("a", until_version=wrong)),
                     lambda wrong: anext(store.read_all(after=wrong)),
                 ]
