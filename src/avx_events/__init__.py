@@ -90,7 +90,9 @@ if TYPE_CHECKING:
         validate,
     )
     from avx_events.patterns.projection import Projection, Projector, handles
+    from avx_events.store.causal_tree import CausalTree, CorrelatedEvent
     from avx_events.store.event_store import EventStore
+    from avx_events.store.history import Change, HistoryEntry
     from avx_events.store.ports import AppendResult, Connection
     from avx_events.store.stored_event import StoredEvent
 
@@ -100,6 +102,8 @@ __all__ = [
     "AppendResult",
     "AvxEventsError",
     "BusStatistics",
+    "CausalTree",
+    "Change",
     "Clock",
     "ClosedError",
     "Command",
@@ -107,6 +111,7 @@ __all__ = [
     "CommandHandler",
     "ConcurrencyError",
     "Connection",
+    "CorrelatedEvent",
     "DeadLetter",
     "DeadLetterNotFoundError",
     "DeadLetterQueue",
@@ -131,6 +136,7 @@ __all__ = [
     "HandlerKilledError",
     "HandlerTimeoutError",
     "HandlerWaitError",
+    "HistoryEntry",
     "IdempotencyKeyReusedError",
     "InvalidArgumentError",
     "InvalidTopicError",
@@ -204,15 +210,19 @@ _PLACES: Final = {
     "AggregateRoot": "avx_events.patterns.aggregate",
     "AppendResult": "avx_events.store.ports",
     "BusStatistics": "avx_events.bus.statistics",
+    "CausalTree": "avx_events.store.causal_tree",
+    "Change": "avx_events.store.history",
     "CommandBus": "avx_events.patterns.cqrs",
     "CommandHandler": "avx_events.patterns.cqrs",
     "Connection": "avx_events.store.ports",
+    "CorrelatedEvent": "avx_events.store.causal_tree",
     "DeadLetter": "avx_events.bus.dead_letters",
     "DeadLetterQueue": "avx_events.bus.dead_letters",
     "DeadLetterStore": "avx_events.bus.dead_letters",
     "Delivery": "avx_events.bus.deliveries",
     "EventBus": "avx_events.bus.event_bus",
     "EventStore": "avx_events.store.event_store",
+    "HistoryEntry": "avx_events.store.history",
     "LetterFilter": "avx_events.bus.dead_letters",
     "Listener": "avx_events.bus.responders",
     "Projection": "avx_events.patterns.projection",

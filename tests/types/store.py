@@ -11,6 +11,7 @@ from avx_events.core.metadata import EventEnvelope
 from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.storage.sqlite.engine import SqliteEngine, connect
 from avx_events.store.event_store import EventStore
+from avx_events.store.history import Change, HistoryEntry
 from avx_events.store.memory import MemoryEngine
 from avx_events.store.ports import AppendResult, Connection, EngineFactory, StoreEngine
 from avx_events.store.stored_event import StoredEvent
@@ -66,6 +67,19 @@ async def aggregates(store: EventStore) -> None:
     User()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await store.load(dict, "user-1")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     await store.save("user-1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def audits(store: EventStore) -> None:
+    """An entry of a history has the class of aggregate that is asked for as its state."""
+    async for entry in store.history("user-1", since=datetime.now(UTC), user_id="ada"):
+        assert_type(entry, HistoryEntry[None])
+        assert_type(entry.user_id, str | None)
+    async for with_state in store.history("user-1", aggregate=User):
+        assert_type(with_state.state, User)
+        assert_type(with_state.changes["email"], Change)
+    for event in await store.correlated("request-7"):
+        assert_type(event.cause, StoredEvent[Any] | None)
+    store.history("user-1", aggregate=dict)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 async def transactions(store: EventStore) -> None:

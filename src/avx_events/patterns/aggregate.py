@@ -3,7 +3,7 @@
 import copy
 import functools
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import msgspec
@@ -82,6 +82,10 @@ class _Schema:
         for event in events:
             apply(event)
         aggregate.__avx_history__.version = version
+
+    def fields_of(self, aggregate: "AggregateRoot") -> Mapping[str, Any]:
+        """Return its state by the names of its fields."""
+        return _state(aggregate)
 
     def uncommitted(self, aggregate: "AggregateRoot") -> Sequence[Any]:
         """Return what was recorded and not saved."""
@@ -249,6 +253,10 @@ def _fields(aggregate: Any) -> tuple[str, ...]:
     return fields
 
 
+def _state(aggregate: Any) -> dict[str, Any]:
+    return {field: getattr(aggregate, field) for field in _fields(aggregate)}
+
+
 def _event_in(message: Any) -> Any:
     return message.event if is_envelope(message) else message
 
@@ -264,5 +272,4 @@ def _rebuild(
 
 
 def _whole(aggregate: AggregateRoot, uncommitted: Sequence[Any]) -> tuple[Any, ...]:
-    state = {field: getattr(aggregate, field) for field in _fields(aggregate)}
-    return type(aggregate), aggregate.id, aggregate.version, [*uncommitted], state
+    return type(aggregate), aggregate.id, aggregate.version, [*uncommitted], _state(aggregate)

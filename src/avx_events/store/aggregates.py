@@ -1,6 +1,6 @@
 """What the store needs to know of an aggregate, an object made of a stream's events, to load and save it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from avx_events.core.errors import InvalidArgumentError
@@ -35,6 +35,10 @@ class AggregateSchema(Protocol):
 
     def replay(self, aggregate: Any, events: Iterable[Any], *, version: int) -> None:
         """Apply ``events``, which bring the instance to ``version``."""
+        ...
+
+    def fields_of(self, aggregate: Any) -> Mapping[str, Any]:
+        """Return its state by the names of its fields; the values are the aggregate's own."""
         ...
 
     def uncommitted(self, aggregate: Any) -> Sequence[Any]:

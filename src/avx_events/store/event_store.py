@@ -3,15 +3,17 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self, cast, overload
 
-from avx_events.core.arguments import whole
+from avx_events.core.arguments import text, whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import AppendUnknownError, ClosedError, InvalidArgumentError, StreamNotFoundError
 from avx_events.core.event import Event
 from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
+from avx_events.store.causal_tree import CausalTree, correlated_records, tree_of
 from avx_events.store.engines import engine_factory
+from avx_events.store.history import Bounds, HistoryEntry, history_of
 from avx_events.store.instants import instant_us, position_at
 from avx_events.store.log_filter import WantedTypes, log_filter
 from avx_events.store.memory import MemoryEngine
@@ -274,6 +276,133 @@ class EventStore:
                 yield stored
             if is_past:  # instants rise with positions
                 return
+
+    @overload
+    def history(
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        at_version: int | None = None,
+        since: datetime | None = None,
+        as_of: datetime | None = None,
+        user_id: str | None = None,
+        unknown: Unknown | None = None,
+    ) -> AsyncGenerator[HistoryEntry[None], None]: ...
+
+    @overload
+    def history(
+        self,
+        stream: str,
+        *,
+        aggregate: type[AggregateT],
+        after: int = 0,
+        at_version: int | None = None,
+        since: datetime | None = None,
+        as_of: datetime | None = None,
+        user_id: str | None = None,
+        unknown: Unknown | None = None,
+    ) -> AsyncGenerator[HistoryEntry[AggregateT], None]: ...
+
+    def history(
+        self,
+        stream: str,
+        *,
+        aggregate: type[Aggregate] | None = None,
+        after: int = 0,
+        at_version: int | None = None,
+        since: datetime | None = None,
+        as_of: datetime | None = None,
+        user_id: str | None = None,
+        unknown: Unknown | None = None,
+    ) -> AsyncGenerator[HistoryEntry[Any], None]:
+        """Give the history of ``stream`` one by one, version ascending: who did what, when and why.
+
+        ``print(entry)`` shows an entry in one line. With an aggregate, each also has the state that its event led to
+        and what it changed in it, field by field; the stream is read from its beginning then, and each state is a copy.
+
+        Args:
+            stream: Which stream; one that is not there has no history.
+            aggregate: The class whose state the events make; None for the events alone.
+            after: The version already seen; 0 starts at the beginning.
+            at_version: The last version wanted; None for the newest.
+            since: The first ``recorded_at`` wanted, inclusive, with a time zone; None for the oldest.
+            as_of: The last ``recorded_at`` wanted, inclusive, with a time zone; None for the newest.
+            user_id: Only what this user did; None for everybody.
+            unknown: What an unknown event type gives; None is the store's own choice.
+
+        Raises:
+            InvalidArgumentError: The class is no aggregate, or another value is not acceptable.
+            UnknownEventTypeError: While reading: no class has the type of an event.
+            DecodeError: While reading: an event does not fit its class.
+            StoreUnavailableError: While reading: it cannot be read now.
+            StoreSchemaError: While reading: the database is damaged.
+            ClosedError: While reading: the store is closed.
+            WrongLoopError: While reading: the store belongs to another loop.
+        """
+        check_stream(stream)
+        bounds = Bounds(
+            after=_whole("after", after, least=0),
+            until_version=_whole_or_none("at_version", at_version, least=0),
+            since_us=instant_us("since", since),
+            until_us=instant_us("as_of", as_of),
+        )
+        return history_of(
+            self._engine,
+            stream,
+            bounds,
+            user_id=None if user_id is None else text("user_id", user_id),
+            schema=None if aggregate is None else schema_of_class(aggregate),
+            keep_unknown=self._keeps(unknown),
+        )
+
+    async def correlated(
+        self,
+        correlation_id: str,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        since: datetime | None = None,
+        as_of: datetime | None = None,
+        unknown: Unknown | None = None,
+    ) -> CausalTree:
+        """Return all events of one correlation id, over all streams, and which of them caused which.
+
+        There is no index of correlation ids: it looks at every event of the log between the bounds, though it decodes
+        no other than those it returns. Give it bounds where the log is long.
+
+        Args:
+            correlation_id: As ``entry.correlation_id`` says, or the event id of the first of the chain.
+            after: The position to begin after; 0 is the beginning.
+            until: The last position to look at; None for the newest.
+            since: The first ``recorded_at`` to look at, inclusive, with a time zone; None for the oldest.
+            as_of: The last ``recorded_at`` to look at, inclusive, with a time zone; None for the newest.
+            unknown: What an unknown event type of the chain gives; None is the store's own choice.
+
+        Returns:
+            The events in the order of the log; none where no event has that id. ``print(tree)`` draws them.
+
+        Raises:
+            InvalidArgumentError: A value is not acceptable.
+            UnknownEventTypeError: No class has the type of an event of the chain.
+            DecodeError: An event of the chain does not fit its class.
+            StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
+        """
+        text("correlation_id", correlation_id)
+        seen = _whole("after", after, least=0)
+        last = _whole_or_none("until", until, least=0)
+        since_us, until_us = instant_us("since", since), instant_us("as_of", as_of)
+        keep_unknown = self._keeps(unknown)
+        if since_us is not None:
+            seen = max(seen, await position_at(self._engine, since_us - 1))
+        if until_us is not None:
+            reached = await position_at(self._engine, until_us)
+            last = reached if last is None else min(last, reached)
+        records = await correlated_records(self._engine, correlation_id, after=seen, until=last)
+        return tree_of(correlation_id, [*stored_events(records, keep_unknown=keep_unknown)])
 
     async def load(
         self,

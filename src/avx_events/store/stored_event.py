@@ -252,6 +252,33 @@ def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iter
         yield StoredEvent(event, metadata, topic, stream, version, position, recorded_us)
 
 
+def has_correlation_id(correlation_id: str) -> Callable[[RecordTuple], bool]:
+    """Return what tells whether a record is of ``correlation_id``, without a look at its data.
+
+    It raises ``DecodeError`` where the metadata of a record that may be is damaged.
+
+    Raises:
+        InvalidArgumentError: It cannot be the id of anything.
+    """
+    try:
+        written = _encode_metadata(correlation_id)
+    except UnicodeEncodeError as exc:
+        expected = "text without lone surrogates"
+        raise InvalidArgumentError("correlation_id", correlation_id, expected=expected) from exc
+
+    def is_of_it(record: RecordTuple) -> bool:
+        is_its_own = record[4] == correlation_id
+        if not is_its_own and written not in record[6]:  # which is said of most without decoding them
+            return False
+        try:
+            kept = _decode_metadata(record[6]).correlation_id
+        except msgspec.MsgspecError as exc:
+            raise _unreadable(record, exc) from exc
+        return kept == (None if is_its_own else correlation_id)
+
+    return is_of_it
+
+
 def _remember(readers: dict[str, _Reader], recorded_type: str) -> str:
     """Return the event type of today, and have the next record of this type read faster."""
     # decode_data looks the class up and checks the revision each time; within a page once is enough.

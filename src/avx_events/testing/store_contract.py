@@ -763,6 +763,51 @@ class StoreContract:
             statistics = store.statistics()
             assert (statistics["snapshots_taken"], statistics["snapshots_used"]) == (3, 6)
 
+    # Audit
+
+    @on_its_own_loop
+    async def test_a_history_is_what_the_stream_says(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            for number in range(1, 6):
+                with context(user_id=f"user-{number % 2}"):
+                    await store.append("a", [Deposited("a", number), Withdrawn("a", 1)])
+                    await store.append("b", Deposited("b", number))
+            log = await store.get_events("a")
+
+            entries = [entry async for entry in store.history("a", aggregate=Account)]
+
+            assert [entry.stored for entry in entries] == log
+            assert [entry.state for entry in entries] == [
+                await store.load(Account, "a", at_version=stored.version) for stored in log
+            ]
+            assert entries[-1].changes["amounts"].after == [*entries[-1].changes["amounts"].before, -1]
+            mine = [entry.version async for entry in store.history("a", user_id="user-1")]
+            assert mine == [1, 2, 5, 6, 9, 10]
+            for stored in log:
+                since = [entry.stored async for entry in store.history("a", since=stored.recorded_at)]
+                as_of = [entry.stored async for entry in store.history("a", as_of=stored.recorded_at)]
+                assert since == [one for one in log if one.recorded_us >= stored.recorded_us]
+                assert as_of == [one for one in log if one.recorded_us <= stored.recorded_us]
+
+    @on_its_own_loop
+    async def test_a_chain_of_causes_is_found_over_all_streams(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            await store.append("a", Deposited("a", 1))
+            [cause] = await store.get_events("a")
+            for number in range(2, 5):
+                await store.append("noise", [Deposited("noise", 0)] * PAGE_EVENTS)
+                inherited = cause.metadata
+                with context(correlation_id=inherited.correlation_id, causation_id=inherited.event_id):
+                    await store.append(f"a-{number}", Deposited("a", number))
+                [cause] = await store.get_events(f"a-{number}")
+
+            tree = await store.correlated(cause.metadata.correlation_id)
+            part = await store.correlated(cause.metadata.correlation_id, since=tree.events[2].recorded_at)
+
+            assert [(event.event.amount, event.depth) for event in tree] == [(1, 0), (2, 1), (3, 2), (4, 3)]
+            assert [event.cause for event in tree] == [None, *(event.stored for event in tree.events[:-1])]
+            assert [event.event.amount for event in part] == [3, 4]
+
     # Life cycle
 
     @on_its_own_loop
@@ -782,6 +827,8 @@ class StoreContract:
             store.last_position(),
             anext(store.read_stream("a")),
             anext(store.read_all()),
+            anext(store.history("a")),
+            store.correlated("a"),
         ]
         for use in uses:
             with pytest.raises(ClosedError, match="event store is closed"):
