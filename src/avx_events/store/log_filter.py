@@ -4,13 +4,13 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias, cast
 
 from avx_events.core.errors import InvalidArgumentError, InvalidTopicError
-from avx_events.core.event import ANSWERED_BY_ONE, Event, schema_of
+from avx_events.core.event import ANSWERED_BY_ONE, Event, recorded_types, types_alike
 from avx_events.core.topic import check_topic
 from avx_events.store.ports import LogFilter, RecordTuple, StoreEngine
 from avx_events.store.stored_event import check_stream
 
 WantedTypes: TypeAlias = Iterable[type | str] | type | str
-"""Event classes, each with all that are derived from it, and event types by name."""
+"""Event classes, each with all that are derived from it, and event types by name; former names are the same types."""
 
 _EXPECTED: Final = "event classes, or event types as text, at least one"
 
@@ -59,20 +59,12 @@ def _names_of(types: object) -> tuple[str, ...] | None:
 def _names_of_one(wanted: object) -> Iterator[str]:
     if isinstance(wanted, str):
         try:
-            yield check_topic(wanted)
+            yield from types_alike(check_topic(wanted))
         except InvalidTopicError as exc:
             raise InvalidArgumentError("types", wanted, expected=_EXPECTED) from exc
     elif wanted is Event:
         return
     elif isinstance(wanted, type) and "__avx_schema__" in wanted.__dict__ and not issubclass(wanted, ANSWERED_BY_ONE):
-        yield from _names_of_family(wanted)
+        yield from recorded_types(wanted)
     else:
         raise InvalidArgumentError("types", wanted, expected=_EXPECTED)
-
-
-def _names_of_family(event_class: type) -> Iterator[str]:
-    yield schema_of(event_class).event_type
-    derived: type
-    for derived in event_class.__subclasses__():
-        if "__avx_schema__" in derived.__dict__:
-            yield from _names_of_family(derived)
