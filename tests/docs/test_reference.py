@@ -45,6 +45,13 @@ PLACES: Final = {
         "patterns.cqrs.idempotency",
     ),
     "Read models": ("patterns.projection.projection", "patterns.projection.projector"),
+    "From a database to a bus": (
+        "patterns.outbox.outbox",
+        "patterns.outbox.outbox_relay",
+        "patterns.outbox.relay",
+        "patterns.outbox.inbox",
+        "patterns.outbox.tables",
+    ),
     "Time": ("core.clock",),
 }
 BRANCHES: Final = (avx_events.UsageError, avx_events.RetryableError, avx_events.PermanentError)

@@ -337,6 +337,17 @@ class ProjectionLagError(RetryableError, TimeoutError):
         self.projection, self.wanted, self.reached, self.timeout_s = projection, wanted, reached, timeout_s
 
 
+class RelayLagError(RetryableError, TimeoutError):
+    """A relay did not publish what was there within the time."""
+
+    def __init__(self, relay: str, *, timeout_s: float) -> None:
+        """Name the relay and the limit in seconds."""
+        super().__init__(
+            f"{relay} has not published everything after {timeout_s:g} s; wait again, or look at its log and its bus"
+        )
+        self.relay, self.timeout_s = relay, timeout_s
+
+
 class ConcurrencyError(RetryableError):
     """Another writer appended first. Reload the stream, decide again, append again."""
 
@@ -496,6 +507,15 @@ class ProjectionFailedError(PermanentError):
         """Name the projection, and where it stopped and why."""
         super().__init__(f"projection {projection!r} stopped {problem}; mend it and start its projector again")
         self.projection, self.problem = projection, problem
+
+
+class RelayFailedError(PermanentError):
+    """A relay stopped at an event that it cannot publish; ``__cause__`` is what the bus raised."""
+
+    def __init__(self, relay: str, *, problem: str) -> None:
+        """Name the relay, and where it stopped and why."""
+        super().__init__(f"{relay} stopped {problem}; mend it and start the relay again")
+        self.relay, self.problem = relay, problem
 
 
 class TransportRefusedError(PermanentError):
