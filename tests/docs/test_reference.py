@@ -52,6 +52,11 @@ PLACES: Final = {
         "patterns.outbox.inbox",
         "patterns.outbox.tables",
     ),
+    "Processes": (
+        "patterns.process.process_manager",
+        "patterns.process.definition",
+        "patterns.process.runner",
+    ),
     "Time": ("core.clock",),
 }
 BRANCHES: Final = (avx_events.UsageError, avx_events.RetryableError, avx_events.PermanentError)

@@ -93,6 +93,15 @@ class ProjectionDefinitionError(UsageError, TypeError):
         self.class_name, self.problem = class_name, problem
 
 
+class ProcessDefinitionError(UsageError, TypeError):
+    """A process manager class cannot be made as it is written."""
+
+    def __init__(self, class_name: str, problem: str) -> None:
+        """Name the class and what is wrong with it."""
+        super().__init__(f"{class_name}: {problem}")
+        self.class_name, self.problem = class_name, problem
+
+
 class DuplicateEventTypeError(UsageError):
     """Two classes claim one event type, as theirs or a former one: what is stored under it could not be read back."""
 
@@ -348,6 +357,15 @@ class RelayLagError(RetryableError, TimeoutError):
         self.relay, self.timeout_s = relay, timeout_s
 
 
+class ProcessLagError(RetryableError, TimeoutError):
+    """A process manager has not done in time what there was to do."""
+
+    def __init__(self, manager: str, *, timeout_s: float, problem: str) -> None:
+        """Name the manager, the time it had, and what is left."""
+        super().__init__(f"process manager {manager!r} was not done within {timeout_s:g} s: {problem}")
+        self.manager, self.timeout_s, self.problem = manager, timeout_s, problem
+
+
 class ConcurrencyError(RetryableError):
     """Another writer appended first. Reload the stream, decide again, append again."""
 
@@ -516,6 +534,15 @@ class RelayFailedError(PermanentError):
         """Name the relay, and where it stopped and why."""
         super().__init__(f"{relay} stopped {problem}; mend it and start the relay again")
         self.relay, self.problem = relay, problem
+
+
+class ProcessFailedError(PermanentError):
+    """A process manager has stopped at an event."""
+
+    def __init__(self, manager: str, *, problem: str) -> None:
+        """Name the manager, and what it stopped of."""
+        super().__init__(f"process manager {manager!r} has stopped: {problem}")
+        self.manager, self.problem = manager, problem
 
 
 class TransportRefusedError(PermanentError):

@@ -1,6 +1,5 @@
 """Aggregates: objects whose state is what their events make of it."""
 
-import copy
 import functools
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +11,9 @@ from avx_events.core.errors import AggregateDefinitionError, NotAnEventError
 from avx_events.core.event import ANSWERED_BY_ONE, schema_of
 from avx_events.core.metadata import EventEnvelope
 from avx_events.patterns.aggregate_state import encode_state, fingerprint_of, is_same
+from avx_events.patterns.own_defaults import with_own_defaults
 from avx_events.store.stored_event import check_stream, is_envelope
 
-# Defaults that instances may share, and those that msgspec knows how to make. Others are copied for each instance.
-_FIELD: Final[object] = msgspec.field()
-_AS_THEY_ARE: Final[tuple[type, ...]] = (str, bytes, int, float, bool, type(None), type(_FIELD))
 # Classes are no events, and the store refuses the rest.
 _NOT_RECORDED: Final = (type, *ANSWERED_BY_ONE)
 _RESERVED: Final = ("id", "version", "uncommitted", "record", "__init__")
@@ -114,7 +111,7 @@ class _AggregateMeta(msgspec.StructMeta):
         if not isinstance(revision, int) or isinstance(revision, bool) or revision < 1:
             raise AggregateDefinitionError(name, f"revision must be a whole number, 1 or more, not {revision!r}")
         try:
-            made: Any = super().__new__(mcs, name, bases, _with_own_defaults(namespace))
+            made: Any = super().__new__(mcs, name, bases, with_own_defaults(namespace))
         except (TypeError, ValueError) as exc:
             raise AggregateDefinitionError(name, f"{exc}") from exc
         _check_made(name, made)
@@ -134,15 +131,6 @@ def _check_body(name: str, namespace: dict[str, Any], options: dict[str, Any]) -
     for reserved in _RESERVED:
         if reserved in namespace or reserved in namespace.get("__annotations__", ()):
             raise AggregateDefinitionError(name, f"{reserved!r} is given by AggregateRoot; choose another name")
-
-
-def _with_own_defaults(namespace: dict[str, Any]) -> dict[str, Any]:
-    changed = dict(namespace)
-    for field, annotation in namespace.get("__annotations__", {}).items():
-        default = namespace.get(field)
-        if not isinstance(default, _AS_THEY_ARE) and "ClassVar" not in str(annotation):
-            changed[field] = msgspec.field(default_factory=functools.partial(copy.deepcopy, default))
-    return changed
 
 
 def _check_made(name: str, made: Any) -> None:

@@ -1,0 +1,355 @@
+"""The tables of process managers: their checkpoints, processes, commands that wait, deadlines, and events set aside.
+
+Everything here runs in a transaction of its caller.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from avx_events.core.errors import DecodeError
+from avx_events.patterns.process.process_manager import ProcessManager
+from avx_events.patterns.tables import execute, fetch, fetch_one, prepare
+from avx_events.store.ports import Connection
+
+Status: TypeAlias = Literal["running", "ended", "failed"]
+
+_MIGRATIONS: Final[Sequence[Sequence[str]]] = (
+    (
+        "CREATE TABLE avx_process_managers (name TEXT NOT NULL PRIMARY KEY, position INTEGER NOT NULL)",
+        """
+        CREATE TABLE avx_processes (
+            manager TEXT NOT NULL,
+            id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            state BLOB NOT NULL,
+            correlation_id TEXT NOT NULL,
+            user_id TEXT,
+            sent INTEGER NOT NULL,
+            started_us INTEGER NOT NULL,
+            changed_us INTEGER NOT NULL,
+            problem TEXT NOT NULL,
+            PRIMARY KEY (manager, id)
+        )
+        """,
+        "CREATE INDEX avx_processes_status ON avx_processes (manager, status, changed_us)",
+        """
+        CREATE TABLE avx_process_commands (
+            command_id TEXT NOT NULL PRIMARY KEY,
+            manager TEXT NOT NULL,
+            process TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            document BLOB NOT NULL,
+            attempts INTEGER NOT NULL,
+            due_us INTEGER NOT NULL,
+            problem TEXT NOT NULL
+        )
+        """,
+        "CREATE UNIQUE INDEX avx_process_commands_order ON avx_process_commands (manager, process, number)",
+        """
+        CREATE TABLE avx_process_deadlines (
+            manager TEXT NOT NULL,
+            process TEXT NOT NULL,
+            name TEXT NOT NULL,
+            due_us INTEGER NOT NULL,
+            cause TEXT NOT NULL,
+            PRIMARY KEY (manager, process, name)
+        )
+        """,
+        "CREATE INDEX avx_process_deadlines_due ON avx_process_deadlines (manager, due_us)",
+        """
+        CREATE TABLE avx_process_parked (
+            manager TEXT NOT NULL,
+            process TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            PRIMARY KEY (manager, process, position)
+        )
+        """,
+    ),
+)
+_ENTER: Final = "INSERT INTO avx_process_managers (name, position) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
+_POSITION: Final = "SELECT position FROM avx_process_managers WHERE name = ? FOR UPDATE"
+_MOVE: Final = "UPDATE avx_process_managers SET position = ? WHERE name = ?"
+_COLUMNS: Final = "id, status, state, correlation_id, user_id, sent, started_us, changed_us, problem"
+_SEVERAL: Final = f"SELECT {_COLUMNS} FROM avx_processes WHERE manager = ? AND id IN ({{marks}}) ORDER BY id FOR UPDATE"  # noqa: S608
+_OF_STATUS: Final = f"SELECT {_COLUMNS} FROM avx_processes WHERE manager = ? AND status = ? ORDER BY changed_us LIMIT ?"  # noqa: S608
+_WRITE: Final = (
+    "INSERT INTO avx_processes (manager, id, status, state, correlation_id, user_id, sent, started_us, changed_us,"
+    " problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (manager, id) DO UPDATE SET"
+    " status = excluded.status, state = excluded.state, sent = excluded.sent, changed_us = excluded.changed_us,"
+    " problem = excluded.problem"
+)
+_ADD_COMMAND: Final = (
+    "INSERT INTO avx_process_commands (command_id, manager, process, number, document, attempts, due_us, problem)"
+    " VALUES (?, ?, ?, ?, ?, 0, 0, '')"
+)
+# Of each process the first command that is left: the next is not dispatched before it is done.
+_FIRSTS: Final = (
+    "SELECT command_id, process, document, attempts FROM avx_process_commands c WHERE manager = ? AND due_us <= ?"
+    " AND problem = '' AND NOT EXISTS (SELECT 1 FROM avx_process_commands e WHERE e.manager = c.manager"
+    " AND e.process = c.process AND e.number < c.number) ORDER BY due_us, command_id LIMIT ?"
+)
+_NEXT_COMMAND: Final = "SELECT min(due_us) FROM avx_process_commands WHERE manager = ? AND problem = ''"
+_COUNT_ATTEMPT: Final = "UPDATE avx_process_commands SET attempts = attempts + 1 WHERE command_id IN ({marks})"
+_REMOVE_COMMAND: Final = "DELETE FROM avx_process_commands WHERE command_id = ?"
+_POSTPONE: Final = "UPDATE avx_process_commands SET due_us = ? WHERE command_id = ?"
+_BLOCK: Final = "UPDATE avx_process_commands SET problem = ? WHERE command_id = ?"
+_UNBLOCK: Final = (
+    "UPDATE avx_process_commands SET problem = '', attempts = 0, due_us = 0"
+    " WHERE manager = ? AND process = ? AND problem <> ''"
+)
+_WAITING: Final = (
+    "SELECT command_id, document, attempts, due_us, problem FROM avx_process_commands"
+    " WHERE manager = ? AND process = ? ORDER BY number LIMIT ?"
+)
+_COUNT_WAITING: Final = "SELECT count(*) FROM avx_process_commands WHERE manager = ? AND problem = ''"
+_SET_DEADLINE: Final = (
+    "INSERT INTO avx_process_deadlines (manager, process, name, due_us, cause) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (manager, process, name) DO UPDATE SET due_us = excluded.due_us, cause = excluded.cause"
+)
+_CANCEL_DEADLINE: Final = "DELETE FROM avx_process_deadlines WHERE manager = ? AND process = ? AND name = ?"
+_CANCEL_ALL: Final = "DELETE FROM avx_process_deadlines WHERE manager = ? AND process = ?"
+_OF_RUNNING: Final = (
+    " FROM avx_process_deadlines d WHERE manager = ? AND EXISTS (SELECT 1 FROM avx_processes p"
+    " WHERE p.manager = d.manager AND p.id = d.process AND p.status = 'running')"
+)
+_DUE: Final = f"SELECT process, name, due_us, cause{_OF_RUNNING} AND due_us <= ? ORDER BY due_us LIMIT ?"
+_NEXT_DEADLINE: Final = f"SELECT min(due_us){_OF_RUNNING}"
+_TAKE_DEADLINE: Final = (
+    "DELETE FROM avx_process_deadlines WHERE manager = ? AND process = ? AND name = ? AND due_us = ?"
+)
+_DEADLINES: Final = "SELECT name, due_us FROM avx_process_deadlines WHERE manager = ? AND process = ? ORDER BY due_us"
+_PARK: Final = (
+    "INSERT INTO avx_process_parked (manager, process, position) VALUES (?, ?, ?)"
+    " ON CONFLICT (manager, process, position) DO NOTHING"
+)
+_PARKED: Final = "SELECT position FROM avx_process_parked WHERE manager = ? AND process = ? ORDER BY position"
+_UNPARK: Final = "DELETE FROM avx_process_parked WHERE manager = ? AND process = ?"
+_FORGET: Final = "DELETE FROM avx_processes WHERE manager = ? AND status = 'ended' AND changed_us < ?"
+
+_encode_state: Final = msgspec.msgpack.Encoder().encode
+
+
+class Row(msgspec.Struct):
+    """A process as it is kept.
+
+    Attributes:
+        id: Which.
+        status: ``running``; ``ended``; or ``failed``, where it waits for somebody to mend it.
+        state: Its fields, encoded.
+        correlation_id: That of the event that started it.
+        user_id: Likewise.
+        sent: How many commands it has sent.
+        started_us: When it was started, in Unix microseconds.
+        changed_us: When it was changed last.
+        problem: What it failed of.
+    """
+
+    id: str
+    status: Status
+    state: bytes
+    correlation_id: str
+    user_id: str | None
+    sent: int
+    started_us: int
+    changed_us: int
+    problem: str = ""
+
+
+class WaitingCommand(msgspec.Struct, frozen=True):
+    """A command that waits to be dispatched."""
+
+    command_id: str
+    process: str
+    document: bytes
+    attempts: int
+
+
+class DueDeadline(msgspec.Struct, frozen=True):
+    """A deadline whose time has come; ``cause`` is the id of the event or command that led to it."""
+
+    process: str
+    name: str
+    due_us: int
+    cause: str
+
+
+class Rows:
+    """The rows of one process manager."""
+
+    def __init__(self, name: str, process_class: type[ProcessManager]) -> None:
+        """Keep processes of ``process_class`` under ``name``."""
+        self._name: Final = name
+        self._class: Final = process_class
+        self._decode: Final = msgspec.msgpack.Decoder(process_class).decode
+
+    async def enter(self, connection: Connection, *, position: int) -> None:
+        """Make the tables, and the checkpoint at ``position`` where it is not there."""
+        await prepare(connection, "processes", _MIGRATIONS)
+        await execute(connection, _ENTER, self._name, position)
+
+    async def position(self, connection: Connection) -> int:
+        """Return the checkpoint, locked."""
+        row = await fetch_one(connection, _POSITION, self._name)
+        return 0 if row is None else int(row[0])
+
+    async def move(self, connection: Connection, position: int) -> None:
+        """Set the checkpoint."""
+        await execute(connection, _MOVE, position, self._name)
+
+    async def several(self, connection: Connection, ids: Sequence[str]) -> dict[str, Row]:
+        """Return those processes that are there, locked; whoever locks several does so in one order."""
+        if not ids:
+            return {}
+        sql = _SEVERAL.format(marks=",".join("?" * len(ids)))
+        rows = await fetch(connection, sql, self._name, *ids)
+        return {row[0]: Row(*row) for row in rows}
+
+    async def of_status(self, connection: Connection, status: Status, limit: int) -> list[Row]:
+        """Return processes of ``status``, those first that were not changed for longest."""
+        return [Row(*row) for row in await fetch(connection, _OF_STATUS, self._name, status, limit)]
+
+    async def write(self, connection: Connection, row: Row) -> None:
+        """Keep a process."""
+        await execute(
+            connection,
+            _WRITE,
+            self._name,
+            row.id,
+            row.status,
+            row.state,
+            row.correlation_id,
+            row.user_id,
+            row.sent,
+            row.started_us,
+            row.changed_us,
+            row.problem,
+        )
+
+    def process_of(self, row: Row) -> ProcessManager:
+        """Return the process that a row keeps.
+
+        Raises:
+            DecodeError: Its state does not fit the class.
+        """
+        try:
+            process: ProcessManager = self._decode(row.state)
+        except (msgspec.MsgspecError, TypeError, ValueError) as exc:
+            problem = f"the state of process {row.id!r} does not fit the class: {exc}"
+            raise DecodeError(f"process {self._name}", problem) from exc
+        identified: ProcessManager = self._class(row.id)
+        process.__avx_course__ = identified.__avx_course__
+        process.__avx_course__.is_ended = row.status == "ended"
+        return process
+
+    def state_of(self, process: ProcessManager) -> bytes:
+        """Return the state of a process encoded.
+
+        Raises:
+            TypeError: A field holds what cannot be encoded, or would not come back.
+            ValueError: Likewise.
+        """
+        state = _encode_state(process)
+        self._decode(state)
+        return state
+
+    # Commands
+
+    async def add_command(self, connection: Connection, process: str, number: int, command_id: str, doc: bytes) -> None:
+        """Have a command wait."""
+        await execute(connection, _ADD_COMMAND, command_id, self._name, process, number, doc)
+
+    async def first_commands(self, connection: Connection, now_us: int, limit: int) -> list[WaitingCommand]:
+        """Return the commands that may be dispatched now, one of each process."""
+        return [WaitingCommand(*row) for row in await fetch(connection, _FIRSTS, self._name, now_us, limit)]
+
+    async def count_attempts(self, connection: Connection, command_ids: Sequence[str]) -> None:
+        """Say that an attempt begins."""
+        if command_ids:
+            sql = _COUNT_ATTEMPT.format(marks=",".join("?" * len(command_ids)))
+            await execute(connection, sql, *command_ids)
+
+    async def remove_command(self, connection: Connection, command_id: str) -> bool:
+        """Forget a command that is done; False where that was done before."""
+        return await execute(connection, _REMOVE_COMMAND, command_id) == 1
+
+    async def postpone(self, connection: Connection, command_id: str, due_us: int) -> None:
+        """Have a command wait until then."""
+        await execute(connection, _POSTPONE, due_us, command_id)
+
+    async def block(self, connection: Connection, command_id: str, problem: str) -> None:
+        """Have a command, and those behind it, wait until somebody mends its process."""
+        await execute(connection, _BLOCK, problem, command_id)
+
+    async def unblock(self, connection: Connection, process: str) -> None:
+        """Have the commands of a process tried again."""
+        await execute(connection, _UNBLOCK, self._name, process)
+
+    async def waiting(self, connection: Connection, process: str, limit: int) -> list[tuple[str, bytes, int, int, str]]:
+        """Return id, document, attempts, due instant and problem of each command of a process that waits."""
+        found = await fetch(connection, _WAITING, self._name, process, limit)
+        return [(command_id, doc, attempts, due_us, problem) for command_id, doc, attempts, due_us, problem in found]
+
+    async def count_waiting(self, connection: Connection) -> int:
+        """Count the commands that wait and are not blocked."""
+        row = await fetch_one(connection, _COUNT_WAITING, self._name)
+        return 0 if row is None else int(row[0])
+
+    # Deadlines
+
+    async def set_deadline(self, connection: Connection, process: str, name: str, due_us: int, cause: str) -> None:
+        """Set a deadline, or move it."""
+        await execute(connection, _SET_DEADLINE, self._name, process, name, due_us, cause)
+
+    async def cancel_deadline(self, connection: Connection, process: str, name: str) -> None:
+        """Forget a deadline."""
+        await execute(connection, _CANCEL_DEADLINE, self._name, process, name)
+
+    async def cancel_deadlines(self, connection: Connection, process: str) -> None:
+        """Forget all deadlines of a process."""
+        await execute(connection, _CANCEL_ALL, self._name, process)
+
+    async def due_deadlines(self, connection: Connection, now_us: int, limit: int) -> list[DueDeadline]:
+        """Return the deadlines of running processes whose time has come, the earliest first."""
+        return [DueDeadline(*row) for row in await fetch(connection, _DUE, self._name, now_us, limit)]
+
+    async def take_deadline(self, connection: Connection, due: DueDeadline) -> bool:
+        """Forget a deadline that is reacted to now; False where it was moved, cancelled or reacted to meanwhile."""
+        return await execute(connection, _TAKE_DEADLINE, self._name, due.process, due.name, due.due_us) == 1
+
+    async def deadlines(self, connection: Connection, process: str) -> dict[str, int]:
+        """Return the deadlines of a process that are to come: the instants by name."""
+        return dict(await fetch(connection, _DEADLINES, self._name, process))
+
+    async def next_us(self, connection: Connection) -> int | None:
+        """Return when the next command or deadline is due, None where there is none."""
+        found: list[int] = []
+        for sql in (_NEXT_COMMAND, _NEXT_DEADLINE):
+            row = await fetch_one(connection, sql, self._name)
+            if row is not None and row[0] is not None:
+                found.append(int(row[0]))
+        return min(found, default=None)
+
+    # Events set aside
+
+    async def park(self, connection: Connection, process: str, position: int) -> None:
+        """Set the event at ``position`` aside for a process that has failed."""
+        await execute(connection, _PARK, self._name, process, position)
+
+    async def parked(self, connection: Connection, process: str) -> list[int]:
+        """Return the positions of the events that are set aside, ascending."""
+        return [int(row[0]) for row in await fetch(connection, _PARKED, self._name, process)]
+
+    async def unpark(self, connection: Connection, process: str) -> None:
+        """Forget what was set aside."""
+        await execute(connection, _UNPARK, self._name, process)
+
+    async def forget_ended(self, connection: Connection, before_us: int) -> int:
+        """Forget processes that ended before an instant, and return how many they were."""
+        return await execute(connection, _FORGET, self._name, before_us)
+
+
+def ids_in_order(ids: Iterable[str]) -> list[str]:
+    """Return each id once, in the order in which rows are locked."""
+    return sorted(set(ids))
