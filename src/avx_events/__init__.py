@@ -51,6 +51,7 @@ from avx_events.core.errors import (
     RelayFailedError,
     RelayLagError,
     RemoteError,
+    ReplayedMessageError,
     ReplySentError,
     RequestTimeoutError,
     ResultNotKeptError,
@@ -100,6 +101,8 @@ if TYPE_CHECKING:
     from avx_events.patterns.outbox import Inbox, Outbox, OutboxRelay, Relay, inbox_ddl, outbox_ddl
     from avx_events.patterns.process import ProcessManager, ProcessRunner, on_deadline, on_failure, reacts, starts
     from avx_events.patterns.projection import Projection, Projector, handles
+    from avx_events.patterns.replay import ReplayReport, replay, replayed
+    from avx_events.patterns.replay_players import is_replaying
     from avx_events.store.causal_tree import CausalTree, CorrelatedEvent
     from avx_events.store.event_store import EventStore
     from avx_events.store.history import Change, HistoryEntry
@@ -187,6 +190,8 @@ __all__ = [
     "RelayFailedError",
     "RelayLagError",
     "RemoteError",
+    "ReplayReport",
+    "ReplayedMessageError",
     "Reply",
     "ReplySentError",
     "Request",
@@ -229,6 +234,10 @@ __all__ = [
     "on_failure",
     "outbox_ddl",
     "reacts",
+    "is_replaying",
+    "log_dispatch",
+    "replay",
+    "replayed",
     "retry_on_conflict",
     "starts",
     "time_dispatch",
@@ -265,6 +274,7 @@ _PLACES: Final = {
     "QueryBus": "avx_events.patterns.cqrs",
     "QueryHandler": "avx_events.patterns.cqrs",
     "Relay": "avx_events.patterns.outbox",
+    "ReplayReport": "avx_events.patterns.replay",
     "Reply": "avx_events.bus.responders",
     "RequestReplyBus": "avx_events.bus.request_reply",
     "RequestStatistics": "avx_events.bus.request_reply",
@@ -280,6 +290,10 @@ _PLACES: Final = {
     "on_failure": "avx_events.patterns.process",
     "outbox_ddl": "avx_events.patterns.outbox",
     "reacts": "avx_events.patterns.process",
+    "is_replaying": "avx_events.patterns.replay_players",
+    "log_dispatch": "avx_events.patterns.cqrs",
+    "replay": "avx_events.patterns.replay",
+    "replayed": "avx_events.patterns.replay",
     "retry_on_conflict": "avx_events.patterns.cqrs",
     "starts": "avx_events.patterns.process",
     "time_dispatch": "avx_events.patterns.cqrs",

@@ -57,6 +57,7 @@ PLACES: Final = {
         "patterns.process.definition",
         "patterns.process.runner",
     ),
+    "Replay": ("patterns.replay", "patterns.replay_players"),
     "Time": ("core.clock",),
 }
 BRANCHES: Final = (avx_events.UsageError, avx_events.RetryableError, avx_events.PermanentError)

@@ -11,7 +11,7 @@ from avx_events.bus.handling import Handling, current_handling
 from avx_events.bus.statistics import SubscriptionStatistics
 from avx_events.bus.work import Work
 from avx_events.core.errors import DeliveryError
-from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContext, current_message
+from avx_events.core.metadata import EventEnvelope, Handled, current_message
 
 if TYPE_CHECKING:
     from contextvars import Context, Token
@@ -194,7 +194,7 @@ class Delivery(Generic[EventT]):
         self._deliveries = deliveries
         self._is_used = False
         self._attempt = 0
-        self._tokens: tuple[Token[MessageContext | EventMetadata | None], Token[Handling | None]] | None = None
+        self._tokens: tuple[Token[Handled], Token[Handling | None]] | None = None
         self.task: asyncio.Task[Any] | None = None
         self.outer: Handling | None = None
 

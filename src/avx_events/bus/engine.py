@@ -34,6 +34,7 @@ from avx_events.core.errors import (
     NoHandlerError,
     NotStartedError,
 )
+from avx_events.core.metadata import refuse_in_replay
 from avx_events.core.policy import ONE_ATTEMPT, Overflow, Retry
 
 if TYPE_CHECKING:
@@ -324,8 +325,10 @@ class Engine:
             InvalidArgumentError: It is neither, or its bytes could not be decoded: there is no event to handle.
             NotStartedError: Nobody runs the handlers.
             ClosedError: The bus is closed.
+            ReplayedMessageError: A message of the past is being replayed.
         """
         self.life.check_takes("redrive")
+        refuse_in_replay()
         if self.dead_letters is None:
             raise NoDeadLetterQueueError(self.life.name)
         current = await self.dead_letters.get(id_of(letter))

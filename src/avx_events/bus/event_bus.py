@@ -24,6 +24,7 @@ from avx_events.core.metadata import (
     checked_headers,
     current_message,
     readdressed,
+    refuse_in_replay,
     stamp,
     stamp_run,
 )
@@ -497,6 +498,7 @@ class EventBus(DeliveringBus):
         runs: list[Run] = []
         for same in _runs_of_one_class(events):
             if isinstance(same[0], EventEnvelope):
+                refuse_in_replay()
                 envelopes = [readdressed(envelope, headers=headers, topic=None) for envelope in same]
                 runs += [(self._subscriptions_of(one), [one.metadata], [one]) for one in envelopes]
             else:

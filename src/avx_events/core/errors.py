@@ -190,6 +190,17 @@ class ProjectionReplacedError(UsageError):
         self.projection, self.version = projection, version
 
 
+class ReplayedMessageError(UsageError):
+    """Code that was given a message of the past would publish, append or dispatch, which is done already."""
+
+    def __init__(self) -> None:
+        """Say so; what it would have done was not done."""
+        super().__init__(
+            "a message of the past is being replayed: nothing is published, appended, dispatched or requested because "
+            "of it a second time; leave that out where is_replaying(), or replay with allow_side_effects=True"
+        )
+
+
 class WrongLoopError(UsageError):
     """A call from a thread or an event loop that the object does not belong to."""
 

@@ -6,12 +6,12 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from operator import countOf
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from avx_events.core.clock import Clock
-from avx_events.core.errors import InvalidArgumentError, NotAnEventError
+from avx_events.core.errors import InvalidArgumentError, NotAnEventError, ReplayedMessageError
 from avx_events.core.event import schema_of, text_of
 from avx_events.core.ids import IdBlock, new_id
 
@@ -87,8 +87,47 @@ class MessageContext(msgspec.Struct, frozen=True, gc=False):
     user_id: str | None = None
 
 
+class ReplayedMessage:
+    """Stands for a message of the past while it is replayed: it can be looked at, and nothing inherits from it.
+
+    Whoever makes a message reads these three fields, as those of the message that is being handled, and is refused by
+    that. So nobody has to ask on every publish and append whether there is a replay.
+
+    Attributes:
+        ids: What a message made here would inherit if it could be made.
+    """
+
+    __slots__ = ("ids",)
+
+    def __init__(self, ids: MessageContext) -> None:
+        """Stand for the message with these ``ids``."""
+        self.ids = ids
+
+    @property
+    def correlation_id(self) -> str | None:
+        """Nobody's.
+
+        Raises:
+            ReplayedMessageError: Always.
+        """
+        raise ReplayedMessageError
+
+    event_id = user_id = correlation_id
+
+
 # While a message is handled this holds its metadata, which has the three fields of a MessageContext and more.
-current_message: ContextVar[MessageContext | EventMetadata | None] = ContextVar("avx_current_message", default=None)
+Handled: TypeAlias = MessageContext | EventMetadata | ReplayedMessage | None
+current_message: ContextVar[Handled] = ContextVar("avx_current_message", default=None)
+
+
+def refuse_in_replay() -> None:
+    """Raise where a message of the past is being replayed; for what makes an effect without making a message.
+
+    Raises:
+        ReplayedMessageError: One is.
+    """
+    if isinstance(current_message.get(), ReplayedMessage):
+        raise ReplayedMessageError
 
 
 @contextmanager
@@ -102,13 +141,14 @@ def context(
         user_id: On whose behalf they are made.
         causation_id: The id of what caused them.
     """
-    outer = current_message.get() or MessageContext()
+    outer = current_context()
     inner = MessageContext(
         correlation_id if correlation_id is not None else outer.correlation_id,
         causation_id if causation_id is not None else outer.event_id,
         user_id if user_id is not None else outer.user_id,
     )
-    token = current_message.set(inner)
+    is_replayed = isinstance(current_message.get(), ReplayedMessage)
+    token = current_message.set(ReplayedMessage(inner) if is_replayed else inner)
     try:
         yield
     finally:
@@ -120,6 +160,8 @@ def current_context() -> MessageContext:
     outer = current_message.get()
     if outer is None:
         return MessageContext()
+    if isinstance(outer, ReplayedMessage):
+        return outer.ids
     return MessageContext(outer.correlation_id, outer.event_id, outer.user_id)
 
 
@@ -156,8 +198,10 @@ def stamp(
     Raises:
         NotAnEventError: The message's class is no message class, or the class is given instead of an instance.
         InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
+        ReplayedMessageError: A message of the past is being replayed.
     """
     if isinstance(message, EventEnvelope):
+        refuse_in_replay()
         return readdressed(message, headers=headers, topic=topic)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(message, type):
         raise NotAnEventError(message)

@@ -9,7 +9,7 @@ from avx_events.core.arguments import text, whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import AppendUnknownError, ClosedError, InvalidArgumentError, StreamNotFoundError
 from avx_events.core.event import Event
-from avx_events.core.metadata import EventEnvelope, stamp
+from avx_events.core.metadata import EventEnvelope, refuse_in_replay, stamp
 from avx_events.store.aggregates import Aggregate, AggregateT, schema_of_class, schema_of_instance
 from avx_events.store.causal_tree import CausalTree, correlated_records, tree_of
 from avx_events.store.engines import engine_factory
@@ -144,6 +144,7 @@ class EventStore:
             ClosedError: The store is closed.
             WrongLoopError: The store belongs to another loop.
             TransactionError: It is called inside of ``async with store.transaction()``, which it would wait for.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         check_stream(stream)
         if expected_version is not None:
@@ -475,6 +476,7 @@ class EventStore:
             ClosedError: The store is closed.
             WrongLoopError: The store belongs to another loop.
             TransactionError: It is called inside of ``async with store.transaction()``, which it would wait for.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         schema = schema_of_instance(aggregate)
         waiting = schema.uncommitted(aggregate)
@@ -564,11 +566,13 @@ class EventStore:
 
         Raises:
             TransactionError: The store is in memory, or the caller has a transaction open.
+            ReplayedMessageError: It is called by what is being replayed.
             StoreUnavailableError: On entering or leaving: nothing was written.
             StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
             WrongLoopError: The store belongs to another loop.
         """
+        refuse_in_replay()
         return self._engine.transaction()
 
     async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:

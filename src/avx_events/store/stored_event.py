@@ -26,7 +26,16 @@ from avx_events.core.event import (
     text_of,
 )
 from avx_events.core.ids import IdBlock
-from avx_events.core.metadata import EPOCH, NO_HEADERS, EventEnvelope, EventMetadata, Headers, current_message, stamp
+from avx_events.core.metadata import (
+    EPOCH,
+    NO_HEADERS,
+    EventEnvelope,
+    EventMetadata,
+    Headers,
+    current_message,
+    refuse_in_replay,
+    stamp,
+)
 from avx_events.store.ports import NewRecordTuple, RecordTuple
 
 EventT_co = TypeVar("EventT_co", covariant=True)
@@ -146,6 +155,7 @@ class Recorder:
             NotAnEventError: It is neither, or a request, command or query.
             EncodeError: A value does not fit its field's type, or JSON cannot carry it.
             EventTooLargeError: Its data and metadata take more than ``max_bytes``.
+            ReplayedMessageError: A message of the past is being replayed.
         """
         if isinstance(message, Event):
             record = self._record_of_event(message)
@@ -302,6 +312,7 @@ def _envelope_of(message: object, clock: Clock) -> EventEnvelope[Any]:
     if is_envelope(message):
         event = message.event
         if isinstance(event, UnknownEvent):  # an event may be moved by a process that has no class for it
+            refuse_in_replay()
             return message
     if isinstance(event, ANSWERED_BY_ONE):
         raise NotAnEventError(event)
