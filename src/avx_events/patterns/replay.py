@@ -71,7 +71,8 @@ async def replay(
     at its live tables or its checkpoint.
 
     An error of the code ends the replay and is raised, with a note that says at which event; there are no retries. What
-    a projection made of the events before is kept. ``Discard`` passes the handler or method over for that event.
+    a projection made of the events before is kept: a transaction in which one fails is undone, and done again event by
+    event. ``Discard`` passes the handler or method over for that event.
 
     Args:
         store: Whose log.

@@ -9,7 +9,6 @@ from avx_events.bus.endpoints import Threads, endpoint_for
 from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.metadata import MessageContext, ReplayedMessage, current_message
 from avx_events.core.policy import Discard
-from avx_events.core.tasks import is_interrupted
 from avx_events.patterns.projection import Projection
 from avx_events.patterns.projection.projection import Effect
 from avx_events.store.event_store import EventStore
@@ -154,9 +153,7 @@ class _ProjectionPlayer:
             return
         try:
             await self._transact(items)
-        except BaseException as exc:
-            if is_interrupted(exc):
-                raise
+        except Exception:  # noqa: BLE001 - it comes again, alone, unless it was a Discard
             for stored, effects in items:
                 await self._play_alone(stored, effects)
         else:

@@ -283,6 +283,7 @@ class EventStore:
         self,
         stream: str,
         *,
+        aggregate: None = None,
         after: int = 0,
         at_version: int | None = None,
         since: datetime | None = None,

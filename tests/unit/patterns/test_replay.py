@@ -582,6 +582,38 @@ async def test_a_projection_that_fails_ends_the_replay_and_keeps_what_was_before
     assert caught.value.__notes__ == ["while the event in stream 'b-1' at version 1, position 4 was replayed"]
 
 
+async def test_what_fails_once_in_a_transaction_is_not_lost(store: EventStore) -> None:
+    failures = [ZeroDivisionError()]
+
+    def fail_once(event: Counted) -> None:
+        if failures:
+            raise failures.pop()
+
+    async with await EventStore.connect("sqlite://") as scratch:
+        report = await replay(store, Counts(fail_once), into=scratch)
+
+        assert (report.events, await totals(scratch)) == (4, {"one": 5, "two": 7})
+
+
+async def test_a_replay_that_is_interrupted_handles_nothing_more(store: EventStore) -> None:
+    seen: list[Counted] = []
+    is_waiting = asyncio.Event()
+
+    async def wait(event: Counted) -> None:
+        seen.append(event)
+        is_waiting.set()
+        await asyncio.Event().wait()
+
+    async with await EventStore.connect("sqlite://") as scratch, asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(replay(store, Counts(wait), into=scratch))
+        await is_waiting.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+        assert (seen, await totals(scratch)) == ([Counted("one", 1)], {})
+
+
 async def test_a_statement_that_fails_ends_the_replay(store: EventStore) -> None:
     class Careless(Projection, name="replay-careless"):
         @handles(Counted)
