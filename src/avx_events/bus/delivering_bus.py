@@ -220,6 +220,7 @@ class DeliveringBus:
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: The bus belongs to another event loop.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         return await self._engine.redrive(letter)
 

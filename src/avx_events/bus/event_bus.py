@@ -301,6 +301,7 @@ class EventBus(DeliveringBus):
             TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
             PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop; see ``publish_threadsafe``.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         try:
             route = self._routes[type(event)]
@@ -382,6 +383,7 @@ class EventBus(DeliveringBus):
             TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
             PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         # Routes are there only while everything may be published.
         if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
@@ -417,6 +419,7 @@ class EventBus(DeliveringBus):
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or outside of the event loop.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
@@ -438,6 +441,7 @@ class EventBus(DeliveringBus):
             InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
             NotStartedError: The bus was not used on an event loop yet.
             ClosedError: The bus is closed, or its event loop is.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
         refuse_other_messages(envelope)

@@ -379,6 +379,7 @@ class RequestReplyBus:
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or event loop.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         if self._remote is not None:
             return await self._ask_elsewhere(self._remote, request, timeout_s, headers)

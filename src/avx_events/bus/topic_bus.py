@@ -188,6 +188,7 @@ class TopicBus(DeliveringBus):
             TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
             PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop; see ``publish_threadsafe``.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         self._trie.match(topic)  # before the event is stamped, and None is no topic here
         envelope = self._stamped(topic, event, headers)
@@ -214,6 +215,7 @@ class TopicBus(DeliveringBus):
             TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
             PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         envelope = self._stamped(None, event, headers)
         await self._deliver(envelope)
@@ -245,6 +247,7 @@ class TopicBus(DeliveringBus):
             TransportUnavailableError: The broker of a connected bus is away; nothing was sent.
             PublishUnknownError: The broker of a connected bus did not confirm; ``envelope`` can be published again.
             WrongLoopError: It is called from another thread or event loop.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         try:
             listed = list(events)
@@ -277,6 +280,7 @@ class TopicBus(DeliveringBus):
             ClosedError: The bus is closed.
             EngineFailedError: The bus failed, and does nothing any more.
             WrongLoopError: It is called from another thread or outside of the event loop.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         envelope = self._stamped(topic, event, headers)
         self._engine.deliver_now(self._trie.match(envelope.topic), [envelope])
@@ -298,6 +302,7 @@ class TopicBus(DeliveringBus):
             InvalidArgumentError: The headers are no mapping of text to text, or an envelope is given headers.
             NotStartedError: The bus was not used on an event loop yet.
             ClosedError: The bus is closed, or its event loop is.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         if topic is not None:
             check_topic(topic)

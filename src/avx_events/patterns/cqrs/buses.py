@@ -90,6 +90,7 @@ class CommandBus:
             NoHandlerError: Nothing is registered for exactly this class.
             InvalidArgumentError: It is no command, or the headers are no mapping of text to text.
             NotAnEventError: It is a command class instead of an instance.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         result: ResultT = await self._routes.run(command, headers=headers)
         return result
@@ -158,6 +159,7 @@ class QueryBus:
             NoHandlerError: Nothing is registered for exactly this class.
             InvalidArgumentError: It is no query, or the headers are no mapping of text to text.
             NotAnEventError: It is a query class instead of an instance.
+            ReplayedMessageError: It is called by what is being replayed.
         """
         result: ResultT = await self._routes.run(query, headers=headers)
         return result
