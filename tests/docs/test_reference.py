@@ -75,6 +75,7 @@ MADE_BY_US: Final = (
 )
 # Public for other modules of the package, not for its users.
 OURS: Final = {
+    "DeadLetterQueue.add",
     "DeadLetterQueue.claim",
     "DeadLetterQueue.release",
     "Listener.ask",
@@ -87,7 +88,6 @@ OURS: Final = {
     "Listener.start",
     "Listener.waiting",
     "Projection.effects_of",
-    "add",
     "dispatcher",
     "handles_nothing",
     "is_waited_for",
