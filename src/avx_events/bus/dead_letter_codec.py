@@ -18,8 +18,9 @@ its letter without an envelope: ``raw`` is a JSON object then with the event's `
 
 Every letter that was written can be read. An event type that no class has here gives an ``UnknownEvent``; an event that
 does not fit its class any more leaves the letter without an envelope, and ``raw`` is its CloudEvents document. Once the
-class fits again, or has an upcaster, the same bytes give the envelope. A ``StoredEvent`` comes back as a plain
-envelope: its place in the log is not written.
+class fits again, or has an upcaster, the same bytes give the envelope. So do the bytes of an event that could not be
+decoded when it came, as one of a revision that the code of that day did not know; ``raw`` stays beside it. A
+``StoredEvent`` comes back as a plain envelope: its place in the log is not written.
 """
 
 import sys
@@ -206,8 +207,15 @@ def _checked(document: _Document) -> bytes:
 def _event_of(found: _Document) -> tuple[EventEnvelope[Any] | None, bytes | None]:
     document = bytes(found.envelope)
     if document == b"null":
-        return None, found.raw
+        return None if found.raw is None else _decoded_today(found.raw), found.raw
     try:
         return cloudevents.decode(document, keep_unknown=True, max_bytes=_NO_LIMIT), found.raw
     except AvxEventsError:
         return None, document
+
+
+def _decoded_today(raw: bytes) -> EventEnvelope[Any] | None:
+    try:
+        return cloudevents.decode(raw, max_bytes=_NO_LIMIT)
+    except AvxEventsError:
+        return None

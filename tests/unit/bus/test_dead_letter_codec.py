@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from avx_events import DeadLetter, Event, EventEnvelope, UnknownEvent
+from avx_events import DeadLetter, DeadLetterQueue, Event, EventBus, EventEnvelope, UnknownEvent
 from avx_events.bus import dead_letter_codec
 from avx_events.core import cloudevents
 from avx_events.core.clock import SYSTEM_CLOCK
@@ -23,7 +23,7 @@ class Weighed(Event, event_type="letter_codec.weighed", aggregate_id="parcel"):
     note: Any = None
 
 
-class Moved(Event, event_type="letter_codec.moved", revision=2):
+class Moved(Event, event_type="letter_codec.moved", formerly=("letter_codec.left",), revision=2):
     street: str
     town: str
 
@@ -143,6 +143,51 @@ def test_a_letter_whose_event_cannot_be_read_keeps_its_document_and_its_error(ch
     assert json.loads(found.raw) == document
     assert found == msgspec.structs.replace(letter, envelope=None, raw=found.raw)
     assert found.event_type == "letter_codec.weighed"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, Moved("High Street", "Oxford")),
+        ({"type": "letter_codec.left", "revision": 1, "data": {"address": "Mill, Bath"}}, Moved("Mill", "Bath")),
+        ({"revision": 3}, None),
+        ({"type": "letter_codec.gone"}, None),
+        ({"data": {}}, None),
+    ],
+)
+def test_an_event_that_could_not_be_decoded_when_it_came_is_there_once_it_can(
+    change: dict[str, Any], expected: object
+) -> None:
+    envelope = stamp(Moved("High Street", "Oxford"), clock=SYSTEM_CLOCK)
+    document = cloudevents.encode(envelope, source="/s")
+    raw = json.dumps(json.loads(document) | change).encode()
+    letter = a_letter(envelope=None, raw=raw, reason="undecodable", attempts=0)
+
+    found = reread(letter)
+
+    assert found.event == expected
+    assert msgspec.structs.replace(found, envelope=None) == letter
+    assert reread(found).event == expected
+
+
+async def test_an_event_that_came_too_early_is_given_to_its_handler_later() -> None:
+    handled: list[Moved] = []
+    async with await DeadLetterQueue.connect("sqlite://") as letters:
+        envelope = stamp(Moved("High Street", "Oxford"), clock=SYSTEM_CLOCK)
+        raw = cloudevents.encode(envelope, source="/s")
+        await letters.add(a_letter(envelope=None, raw=raw, reason="undecodable", attempts=0))
+        bus = EventBus(dead_letter_queue=letters)
+
+        @bus.on(Moved, name="scales")
+        async def handle(event: Moved) -> None:
+            handled.append(event)
+
+        async with bus:
+            assert await bus.republish("0190")
+            await bus.settled()
+
+        assert handled == [Moved("High Street", "Oxford")]
+        assert await letters.count() == 0
 
 
 # What is no letter
