@@ -24,9 +24,11 @@ _MARKERS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of the configuration file."""
+    """Add the options of the configuration file and of the command line."""
     text = "whether all tests are as if marked with allow_dead_letters"
     parser.addini("avx_events_allow_dead_letters", text, type="bool", default=False)
+    text = "have evolution_test() record the events that it finds to be not recorded yet"
+    parser.getgroup("avx-events").addoption("--avx-record-events", action="store_true", help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:

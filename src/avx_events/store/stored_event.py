@@ -289,6 +289,14 @@ def has_correlation_id(correlation_id: str) -> Callable[[RecordTuple], bool]:
     return is_of_it
 
 
+def revision_of(packed: bytes) -> int | None:
+    """Return the revision that the metadata of a record says; None where it cannot be read."""
+    try:
+        return _decode_metadata(packed).revision
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
 def _remember(readers: dict[str, _Reader], recorded_type: str) -> str:
     """Return the event type of today, and have the next record of this type read faster."""
     # decode_data looks the class up and checks the revision each time; within a page once is enough.

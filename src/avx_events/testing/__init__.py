@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from avx_events.testing.clock import ManualClock
     from avx_events.testing.content_mode_contract import ContentModeContract
     from avx_events.testing.dead_letter_store_contract import DeadLetterStoreContract, DurableDeadLetterStoreContract
+    from avx_events.testing.evolution import EventsReport, Finding, check_events, evolution_test, record_events
     from avx_events.testing.faults import Faults
     from avx_events.testing.group_contract import GroupContract, HostileBytesContract, InFlightContract
     from avx_events.testing.handler_contracts import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from avx_events.testing.mock_store import MockEventStore
     from avx_events.testing.request_contract import RequestReplyContract, SharedRequestContract
     from avx_events.testing.scenarios import command_scenario, projection_scenario, read_back, scenario
+    from avx_events.testing.store_check import StoreReport, UnreadableEvents, check_store
     from avx_events.testing.store_contract import DurableStoreContract, StoreContract
     from avx_events.testing.topic_contract import TopicContract
     from avx_events.testing.transport_contract import TransportContract
@@ -35,7 +37,9 @@ __all__ = [
     "DeadLetterStoreContract",
     "DurableDeadLetterStoreContract",
     "DurableStoreContract",
+    "EventsReport",
     "Faults",
+    "Finding",
     "GracefulStopContract",
     "GroupContract",
     "HostileBytesContract",
@@ -49,11 +53,17 @@ __all__ = [
     "RequestReplyContract",
     "SharedRequestContract",
     "StoreContract",
+    "StoreReport",
     "TopicContract",
     "TransportContract",
+    "UnreadableEvents",
+    "check_events",
+    "check_store",
     "command_scenario",
+    "evolution_test",
     "projection_scenario",
     "read_back",
+    "record_events",
     "scenario",
 ]
 
@@ -64,7 +74,9 @@ _MODULES: Final = {
     "DeadLetterStoreContract": "dead_letter_store_contract",
     "DurableDeadLetterStoreContract": "dead_letter_store_contract",
     "DurableStoreContract": "store_contract",
+    "EventsReport": "evolution",
     "Faults": "faults",
+    "Finding": "evolution",
     "GracefulStopContract": "handler_contracts",
     "GroupContract": "group_contract",
     "HostileBytesContract": "group_contract",
@@ -78,11 +90,17 @@ _MODULES: Final = {
     "RequestReplyContract": "request_contract",
     "SharedRequestContract": "request_contract",
     "StoreContract": "store_contract",
+    "StoreReport": "store_check",
     "TopicContract": "topic_contract",
     "TransportContract": "transport_contract",
+    "UnreadableEvents": "store_check",
+    "check_events": "evolution",
+    "check_store": "store_check",
     "command_scenario": "scenarios",
+    "evolution_test": "evolution",
     "projection_scenario": "scenarios",
     "read_back": "scenarios",
+    "record_events": "evolution",
     "scenario": "scenarios",
 }
 
