@@ -131,6 +131,9 @@ def text_of(key: object) -> str:
 # last user.
 _classes: "weakref.WeakValueDictionary[str, type]" = weakref.WeakValueDictionary()
 
+# All names that a class had formerly: of any other it is known at once that it is the current one.
+_former_names: set[str] = set()
+
 
 def schema_of(message: object) -> EventSchema:
     """Return the schema of a message class, or of a message's class.
@@ -156,6 +159,8 @@ def current_type(event_type: str) -> str:
     What was recorded under a former name is in every respect an event of the current one: whoever asks for a type, by
     class, by filter or by topic, need not know what it was called when.
     """
+    if event_type not in _former_names:
+        return event_type
     message_class = _classes.get(event_type)
     return event_type if message_class is None else schema_of(message_class).event_type
 
@@ -210,6 +215,7 @@ def _register(schema: EventSchema) -> None:
     for name in schema.names:
         _refuse_another(name, new)
     _classes.update(dict.fromkeys(schema.names, new))
+    _former_names.update(schema.names[1:])
 
 
 def _refuse_another(event_type: str, new: type) -> None:

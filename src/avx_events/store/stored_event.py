@@ -242,7 +242,8 @@ def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iter
                 event = decode_data(recorded_type, data, revision=kept.revision, keep_unknown=keep_unknown)
                 event_type = _remember(readers, recorded_type)
             else:
-                event, event_type = reader[1](data), reader[2]
+                event = reader[1](data)
+                event_type = reader[2]
         except MemoryError:
             raise
         except Exception as exc:  # what validators and upcasters raise cannot be listed
@@ -258,7 +259,9 @@ def stored_events(records: Sequence[RecordTuple], *, keep_unknown: bool) -> Iter
             kept.user_id,
             NO_HEADERS if headers is None else Headers(headers),
         )
-        topic = event_type if kept.topic in (None, recorded_type) else kept.topic
+        topic = kept.topic
+        if topic is None or topic == recorded_type:
+            topic = event_type
         yield StoredEvent(event, metadata, topic, stream, version, position, recorded_us)
 
 
