@@ -85,9 +85,11 @@ class Tenure:
         self._letter_trouble: Final = Trouble(f"{route.name}: the dead letter queue", clock=route.clock)
         self._over: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self._error: BaseException | None = None
-        self._unsettled = 0
+        self._unsettled: set[int] = set()
         self._unkept = 0
         self._on_their_way = 0
+        self._refused = 0
+        self._newest_begun = 0
 
     @property
     def on_their_way(self) -> int:
@@ -130,7 +132,7 @@ class Tenure:
             async with aclosing(self._feed.parcels()) as parcels:
                 async for parcel in parcels:
                     self._unkept += 1
-                    self._unsettled += 1
+                    self._unsettled.add(parcel.place)
                     self._lines.put(parcel)
                     while self._unkept >= self._route.in_flight:
                         await self._changes.wait()
@@ -147,7 +149,7 @@ class Tenure:
         """Publish ``parcel`` until it is settled; never returns once nothing is to be published any more."""
         attempt = 1
         while True:
-            await self._check_may_send()
+            await self._check_may_send(parcel)
             error = await self._publish(parcel)
             if error is None:
                 self._bus_trouble.end()
@@ -163,18 +165,25 @@ class Tenure:
                 continue
             attempt += 1
             self._counts.repeated += 1
+            self._refused += 1
             await self._bus_trouble.wait(error, attempt)
+            self._refused -= 1
 
-    async def _check_may_send(self) -> None:
+    async def _check_may_send(self, parcel: Parcel) -> None:
         if not self._over.done() and not self._lease.is_held:
             self._end(LeaseLostError())
-        if self._over.done():
+        if self._over.done() and not (self._is_gap(parcel.place) and self._lease.is_held):
             await asyncio.get_running_loop().create_future()  # until it is cancelled
+
+    def _is_gap(self, place: int) -> bool:
+        """Tell whether later ones were published already, which a log's position cannot say without this one."""
+        return self._error is None and place < self._newest_begun
 
     async def _publish(self, parcel: Parcel) -> BaseException | None:
         if parcel.envelope is None:
             return parcel.error
         self._on_their_way += 1
+        self._newest_begun = max(self._newest_begun, parcel.place)
         try:
             await self._route.bus.publish(parcel.envelope)
         except BaseException as exc:  # whatever a bus raises is judged
@@ -200,7 +209,7 @@ class Tenure:
                 break
             except UsageError as exc:  # it is closed
                 self._fail(parcel, exc)
-                await self._check_may_send()
+                await self._check_may_send(parcel)
             except AvxEventsError as exc:
                 attempt += 1
                 await self._letter_trouble.wait(exc, attempt)
@@ -224,7 +233,7 @@ class Tenure:
             type(error).__name__,
             error,
         )
-        self._unsettled -= 1 + len(others)
+        self._unsettled.difference_update(each.place for each in (parcel, *others))
         self._unkept -= 1 + len(others)
         self._changes.tell()
 
@@ -238,8 +247,8 @@ class Tenure:
     def _settle(self, parcel: Parcel) -> None:
         parcel.is_settled = True
         self._feed.settle(parcel)
-        self._unsettled -= 1
-        if self._is_worth_keeping():
+        self._unsettled.discard(parcel.place)
+        if self._over.done() or self._is_worth_keeping():
             self._changes.tell()
 
     def _where(self, parcel: Parcel) -> str:
@@ -302,7 +311,7 @@ class Tenure:
     async def _drain(self) -> None:
         try:
             async with asyncio.timeout(self._route.drain_timeout_s):
-                while self._on_their_way:
+                while self._on_their_way or (not self._refused and any(map(self._is_gap, self._unsettled))):
                     await self._changes.wait()
         except TimeoutError:
             log.warning("%s: %d events were not confirmed in time", self._route.name, self._on_their_way)

@@ -549,6 +549,31 @@ async def test_what_is_on_its_way_is_waited_for_when_it_is_left(store: EventStor
     assert running.statistics().state == "stopped"
 
 
+async def test_what_lies_before_something_that_was_published_is_published_before_it_is_left(
+    store: EventStore, bus: OwnedBus
+) -> None:
+    bus.hold()
+    await store.append("s", [*noted("a", 1, 2), *noted("b", 3), *noted("a", 4)])
+    running = relay(store, bus)
+    async with asyncio.TaskGroup() as tasks, running:
+        await until(lambda: [envelope.event.number for envelope in bus.begun] == [1, 3])
+        tasks.create_task(_release_when_left(running, bus))
+
+    assert sorted(bus.numbers) == [1, 2, 3]
+    assert await kept_position(store) == 3
+
+
+async def test_a_relay_that_is_left_while_its_bus_refuses_does_not_wait_for_it(
+    store: EventStore, bus: OwnedBus
+) -> None:
+    bus.refuses = lambda event: AWAY if event.key == "a" else None
+    await store.append("s", [*noted("a", 1, 2), *noted("b", 3)])
+    async with relay(store, bus, clock=ManualClock(), drain_timeout_s=100) as running:
+        await until(lambda: bus.numbers == [3] and running.statistics().repeated)
+
+    assert await kept_position(store) == 0
+
+
 async def _release_when_left(running: Relay, bus: OwnedBus) -> None:
     await until(lambda: running._is_leaving)
     for _ in range(10):
