@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from avx_events.core.callables import is_async
 from avx_events.core.errors import InvalidArgumentError, TransactionError
-from avx_events.patterns.outbox.sql import in_dialect
+from avx_events.patterns.tables import in_dialect
 from avx_events.store.ports import Connection, Dialect
 
 _EXPECTED: Final = (

@@ -11,7 +11,7 @@ from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import HandlerDefinitionError, TransactionError
 from avx_events.core.metadata import EventEnvelope
 from avx_events.patterns.outbox.connections import writer_now_on, writer_on
-from avx_events.patterns.outbox.tables import inbox_statements
+from avx_events.patterns.outbox.tables import ALONE, INBOX
 from avx_events.patterns.tables import prepare
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection, Dialect
@@ -106,7 +106,7 @@ class Inbox:
                 await _prepare(connection)
             return
         writer = writer_on(place)
-        for statement in inbox_statements(writer.dialect):
+        for statement in (*ALONE[writer.dialect], *INBOX):
             await writer.execute(statement)
 
     @asynccontextmanager
@@ -218,7 +218,7 @@ class Inbox:
 
 
 async def _prepare(connection: Connection) -> None:
-    await prepare(connection, "inbox", [inbox_statements(connection.dialect)])
+    await prepare(connection, "inbox", [INBOX])
 
 
 def _takes_envelope(function: Callable[..., object]) -> bool:

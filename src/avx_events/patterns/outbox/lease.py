@@ -15,7 +15,8 @@ from typing import Final, TypeAlias
 
 from avx_events.core.clock import Clock
 from avx_events.core.ids import new_id
-from avx_events.patterns.outbox.sql import execute, in_dialect, shared_now_us
+from avx_events.patterns.outbox.shared_time import shared_now_us
+from avx_events.patterns.tables import execute, fetch_one
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 
@@ -113,5 +114,5 @@ class Lease:
 
     async def position(self, connection: Connection) -> int:
         """Return the position kept in its row, whoever holds it."""
-        row = await connection.fetch_one(in_dialect(_POSITION, connection.dialect), self.name)
+        row = await fetch_one(connection, _POSITION, self.name)
         return 0 if row is None else int(row[0])

@@ -10,10 +10,9 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import ClosedError, DecodeError, RetryableError
 from avx_events.patterns.outbox.lease import Lease
 from avx_events.patterns.outbox.parcel import Parcel
-from avx_events.patterns.outbox.sql import in_dialect
-from avx_events.patterns.outbox.tables import relay_statements
+from avx_events.patterns.outbox.tables import RELAYS
 from avx_events.patterns.outbox.trouble import Trouble
-from avx_events.patterns.tables import prepare
+from avx_events.patterns.tables import in_dialect, prepare
 from avx_events.store.event_store import EventStore
 from avx_events.store.log_filter import WantedTypes, log_filter
 from avx_events.store.ports import Connection, Dialect
@@ -89,7 +88,7 @@ class LogFeed:
     async def prepare(self, connection: Connection) -> None:
         """Make the table of positions, and a row in it."""
         self._dialect = connection.dialect
-        await prepare(connection, "relays", [relay_statements(self._dialect)])
+        await prepare(connection, "relays", [RELAYS])
         await self._lease.enter(connection, position=self._after)
 
     def begin(self, position: int, /) -> None:

@@ -11,7 +11,7 @@ from avx_events.core.event import ANSWERED_BY_ONE
 from avx_events.core.metadata import EventEnvelope, EventMetadata, stamp
 from avx_events.core.topic import check_topic
 from avx_events.patterns.outbox.connections import writer_now_on, writer_on
-from avx_events.patterns.outbox.tables import outbox_statements
+from avx_events.patterns.outbox.tables import ALONE, OUTBOX
 from avx_events.patterns.tables import prepare
 from avx_events.store.event_store import EventStore
 
@@ -58,10 +58,10 @@ class Outbox:
         """
         if isinstance(place, EventStore):
             async with place.transaction() as connection:
-                await prepare(connection, "outbox", [outbox_statements(connection.dialect)])
+                await prepare(connection, "outbox", [OUTBOX[connection.dialect]])
             return
         writer = writer_on(place)
-        for statement in outbox_statements(writer.dialect):
+        for statement in (*ALONE[writer.dialect], *OUTBOX[writer.dialect]):
             await writer.execute(statement)
 
     async def add(

@@ -11,11 +11,11 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, RetryableError
 from avx_events.patterns.outbox.lease import Lease
 from avx_events.patterns.outbox.parcel import Parcel
-from avx_events.patterns.outbox.sql import in_dialect, shared_now_us
-from avx_events.patterns.outbox.tables import outbox_statements, relay_statements
+from avx_events.patterns.outbox.shared_time import shared_now_us
+from avx_events.patterns.outbox.tables import OUTBOX, RELAYS
 from avx_events.patterns.outbox.trouble import Trouble
 from avx_events.patterns.pause import pause
-from avx_events.patterns.tables import prepare
+from avx_events.patterns.tables import in_dialect, prepare
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection, Dialect
 
@@ -89,8 +89,8 @@ class TableFeed:
     async def prepare(self, connection: Connection) -> None:
         """Make the tables, and a row for the lease."""
         self._dialect = connection.dialect
-        await prepare(connection, "relays", [relay_statements(self._dialect)])
-        await prepare(connection, "outbox", [outbox_statements(self._dialect)])
+        await prepare(connection, "relays", [RELAYS])
+        await prepare(connection, "outbox", [OUTBOX[self._dialect]])
         await self._lease.enter(connection, position=0)
 
     def begin(self, _: int, /) -> None:

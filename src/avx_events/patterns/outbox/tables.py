@@ -1,75 +1,69 @@
 """The tables of outboxes, inboxes and relays, and how a database gets them."""
 
 from collections.abc import Mapping, Sequence
+from inspect import cleandoc
 from typing import Final, TypeAlias
 
 from avx_events.core.errors import InvalidArgumentError
+from avx_events.patterns.tables import in_dialect
 from avx_events.store.ports import Dialect
 
 Statements: TypeAlias = Sequence[str]
 
 # A program may have made the tables before a relay comes, or by hand: so each statement bears to be repeated.
+_OUTBOX: Final = """
+    CREATE TABLE IF NOT EXISTS avx_outbox (
+        id {number},
+        event_id TEXT NOT NULL,
+        event_type TEXT NOT NULL,
+        key TEXT NOT NULL,
+        document BLOB NOT NULL,
+        added_us INTEGER NOT NULL,
+        published_us INTEGER
+    )
+    """
 _OUTBOX_INDEXES: Final = (
     "CREATE INDEX IF NOT EXISTS avx_outbox_waiting ON avx_outbox (id) WHERE published_us IS NULL",
     "CREATE INDEX IF NOT EXISTS avx_outbox_published ON avx_outbox (published_us) WHERE published_us IS NOT NULL",
 )
-_OUTBOX: Final[Mapping[Dialect, Statements]] = {
-    "sqlite": (
-        """
-        CREATE TABLE IF NOT EXISTS avx_outbox (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            event_id TEXT NOT NULL,
-            event_type TEXT NOT NULL,
-            key TEXT NOT NULL,
-            document BLOB NOT NULL,
-            added_us INTEGER NOT NULL,
-            published_us INTEGER
-        )
-        """,
-        *_OUTBOX_INDEXES,
-    ),
-    "postgresql": (
-        """
-        CREATE TABLE IF NOT EXISTS avx_outbox (
-            id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-            event_id TEXT NOT NULL,
-            event_type TEXT NOT NULL,
-            key TEXT NOT NULL,
-            document BYTEA NOT NULL,
-            added_us BIGINT NOT NULL,
-            published_us BIGINT
-        )
-        """,
-        *_OUTBOX_INDEXES,
-    ),
+# A number is never used again, also of a row that was removed.
+OUTBOX: Final[Mapping[Dialect, Statements]] = {
+    "sqlite": (_OUTBOX.format(number="INTEGER PRIMARY KEY AUTOINCREMENT"), *_OUTBOX_INDEXES),
+    "postgresql": (_OUTBOX.format(number="INTEGER GENERATED ALWAYS AS IDENTITY PRIMARY KEY"), *_OUTBOX_INDEXES),
 }
-# No WITHOUT ROWID: both dialects know this text.
-_INBOX: Final = (
+"""What makes ``avx_outbox``."""
+
+INBOX: Final[Statements] = (
     """
     CREATE TABLE IF NOT EXISTS avx_inbox (
         name TEXT NOT NULL,
         event_id TEXT NOT NULL,
-        handled_us BIGINT NOT NULL,
+        handled_us INTEGER NOT NULL,
         PRIMARY KEY (name, event_id)
     )
     """,
     "CREATE INDEX IF NOT EXISTS avx_inbox_handled ON avx_inbox (name, handled_us)",
 )
-_RELAYS: Final = (
+"""What makes ``avx_inbox``."""
+
+RELAYS: Final[Statements] = (
     """
     CREATE TABLE IF NOT EXISTS avx_relays (
         name TEXT NOT NULL PRIMARY KEY,
         owner TEXT NOT NULL,
-        until_us BIGINT NOT NULL,
-        position BIGINT NOT NULL
+        until_us INTEGER NOT NULL,
+        position INTEGER NOT NULL
     )
     """,
 )
-# Two who make one table at once fail on PostgreSQL, whatever IF NOT EXISTS says. The numbers are arbitrary.
-_ALONE: Final[Mapping[Dialect, Statements]] = {
+"""What makes ``avx_relays``."""
+
+ALONE: Final[Mapping[Dialect, Statements]] = {
     "sqlite": (),
-    "postgresql": ("SELECT pg_advisory_xact_lock(4717036302894425)",),
+    "postgresql": (f"SELECT pg_advisory_xact_lock({int.from_bytes(b'avx_tabl', 'big')})",),
 }
+"""What lets one transaction at a time make tables on a connection that is not a store's, as ``prepare`` does there."""
+
 DIALECTS: Final[tuple[Dialect, ...]] = ("sqlite", "postgresql")
 
 
@@ -82,7 +76,7 @@ def outbox_ddl(dialect: Dialect) -> str:
     Raises:
         InvalidArgumentError: It is neither.
     """
-    return _script(_OUTBOX[_checked(dialect)])
+    return _script(OUTBOX[_checked(dialect)], dialect)
 
 
 def inbox_ddl(dialect: Dialect) -> str:
@@ -95,31 +89,11 @@ def inbox_ddl(dialect: Dialect) -> str:
         InvalidArgumentError: It is neither.
     """
     _checked(dialect)
-    return _script(_INBOX)
+    return _script(INBOX, dialect)
 
 
-def outbox_statements(dialect: Dialect) -> Statements:
-    """Return what makes ``avx_outbox`` inside of a transaction."""
-    return (*_ALONE[dialect], *_OUTBOX[dialect])
-
-
-def inbox_statements(dialect: Dialect) -> Statements:
-    """Return what makes ``avx_inbox`` inside of a transaction."""
-    return (*_ALONE[dialect], *_INBOX)
-
-
-def relay_statements(dialect: Dialect) -> Statements:
-    """Return what makes ``avx_relays`` inside of a transaction."""
-    return (*_ALONE[dialect], *_RELAYS)
-
-
-def _script(statements: Statements) -> str:
-    return "".join(f"{_unindented(statement)};\n" for statement in statements)
-
-
-def _unindented(statement: str) -> str:
-    lines = statement.strip().splitlines()
-    return "\n".join(line.removeprefix("        ") if len(lines) > 1 else line for line in lines)
+def _script(statements: Statements, dialect: Dialect) -> str:
+    return "".join(f"{in_dialect(cleandoc(statement), dialect)};\n" for statement in statements)
 
 
 def _checked(dialect: Dialect) -> Dialect:
