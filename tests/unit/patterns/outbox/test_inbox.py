@@ -13,6 +13,7 @@ from avx_events.core.errors import HandlerDefinitionError, InvalidArgumentError,
 from avx_events.core.metadata import EventEnvelope, stamp
 from avx_events.core.policy import Retry
 from avx_events.patterns.outbox import Inbox, inbox_ddl
+from avx_events.patterns.tables import execute
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 from avx_events.testing import ManualClock
@@ -40,7 +41,7 @@ async def bill(inbox: Inbox, event_id: str, number: int) -> bool:
     async with inbox.once(event_id) as connection:
         if connection is None:
             return False
-        await connection.execute("INSERT INTO bills VALUES (?)", number)
+        await execute(connection, "INSERT INTO bills VALUES (?)", number)
     return True
 
 
@@ -151,7 +152,7 @@ async def test_a_handler_is_passed_over_for_an_event_that_comes_again(bills: Eve
     @inbox.handler
     async def bill_order(event: Noted, connection: Connection) -> None:
         """Write a bill."""
-        await connection.execute("INSERT INTO bills VALUES (?)", event.number)
+        await execute(connection, "INSERT INTO bills VALUES (?)", event.number)
 
     envelope = stamp(Noted("a", 1), clock=ManualClock())
     async with bus:
@@ -188,7 +189,7 @@ async def test_a_failed_attempt_of_a_handler_is_made_again_and_leaves_nothing(bi
     @inbox.handler
     async def handle(event: Noted, connection: Connection) -> None:
         attempts.append(event.number)
-        await connection.execute("INSERT INTO bills VALUES (?)", event.number)
+        await execute(connection, "INSERT INTO bills VALUES (?)", event.number)
         if len(attempts) < 3:
             raise ConnectionError
 

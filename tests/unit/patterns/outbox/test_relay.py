@@ -26,6 +26,7 @@ from avx_events.core.errors import (
 )
 from avx_events.core.metadata import context
 from avx_events.patterns.outbox import Relay, RelayLag
+from avx_events.patterns.tables import execute
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import NewRecord
 from avx_events.testing import ManualClock, MockEventBus
@@ -377,7 +378,7 @@ async def test_an_event_that_cannot_be_decoded_is_a_dead_letter_with_its_bytes(
     await store.append("s", [Noted("a", 1), Other("a"), Noted("a", 2), Noted("a", 3)])
     async with store.transaction() as connection:
         broken = b'{"key":"a","number":"two"}'
-        await connection.execute("UPDATE avx_events SET data = ? WHERE position = 3", broken)
+        await execute(connection, "UPDATE avx_events SET data = ? WHERE position = 3", broken)
 
     async with relay(store, bus, types=[Noted], dead_letter_queue=queue) as running:
         await running.caught_up()
@@ -392,7 +393,7 @@ async def test_an_event_that_cannot_be_decoded_is_a_dead_letter_with_its_bytes(
 async def test_an_event_that_cannot_be_decoded_stops_a_relay_without_a_queue(store: EventStore, bus: OwnedBus) -> None:
     await store.append("s", noted("a", 1, 2))
     async with store.transaction() as connection:
-        await connection.execute("UPDATE avx_events SET data = ? WHERE position = 2", b"{")
+        await execute(connection, "UPDATE avx_events SET data = ? WHERE position = 2", b"{")
 
     async with relay(store, bus) as running:
         with pytest.raises(RelayFailedError, match="position 2"):
@@ -440,58 +441,58 @@ async def test_a_letter_is_redriven_by_the_relay_that_wrote_it(store: EventStore
 
 
 async def test_one_of_several_is_active_and_another_takes_over_at_once_when_it_is_left(
-    store: EventStore, bus: OwnedBus
+    sqlite_store: EventStore, bus: OwnedBus
 ) -> None:
     clock = ManualClock()
-    async with relay(store, bus, clock=clock) as second_to_be:
+    async with relay(sqlite_store, bus, clock=clock) as second_to_be:
         await until(lambda: second_to_be.is_active)
-    first, second = relay(store, bus, clock=clock), relay(store, bus, clock=clock)
+    first, second = relay(sqlite_store, bus, clock=clock), relay(sqlite_store, bus, clock=clock)
 
     async with second:
         async with first:
             await until(lambda: second.is_active != first.is_active and clock.pauses_s)
             active, standby = (first, second) if first.is_active else (second, first)
-            await store.append("s", noted("a", 1, 2))
+            await sqlite_store.append("s", noted("a", 1, 2))
             await active.caught_up()
             await standby.caught_up()  # the other one did it
             assert standby.statistics().state == "standby"
         if active is first:
             clock.advance(4)
             await until(lambda: second.is_active)
-        await store.append("s", noted("a", 3))
+        await sqlite_store.append("s", noted("a", 3))
         await second.caught_up()
 
     assert bus.numbers == [1, 2, 3]
 
 
-async def test_a_lease_that_nobody_renews_is_taken_when_it_is_over(store: EventStore, bus: OwnedBus) -> None:
+async def test_a_lease_that_nobody_renews_is_taken_when_it_is_over(sqlite_store: EventStore, bus: OwnedBus) -> None:
     clock, stopped_clock = ManualClock(), ManualClock()
-    stopped = relay(store, bus, clock=stopped_clock)
+    stopped = relay(sqlite_store, bus, clock=stopped_clock)
 
     async with stopped:
         await until(lambda: stopped.is_active)
-        async with relay(store, bus, clock=clock) as standby:
+        async with relay(sqlite_store, bus, clock=clock) as standby:
             await clock.planned()
             clock.advance(9)
             await clock.planned()
             assert standby.statistics().state == "standby"
             clock.advance(4)
             await until(lambda: standby.is_active)
-            await store.append("s", noted("a", 1))
+            await sqlite_store.append("s", noted("a", 1))
             await standby.caught_up()
 
 
 async def test_a_relay_that_lost_its_lease_publishes_nothing_but_what_was_on_its_way(
-    store: EventStore, bus: OwnedBus
+    sqlite_store: EventStore, bus: OwnedBus
 ) -> None:
     clock, stopped_clock = ManualClock(), ManualClock()
     taken = OwnedBus()
     bus.hold()
-    await store.append("s", [*noted("a", 1, 2, 3), *noted("b", 4, 5)])
+    await sqlite_store.append("s", [*noted("a", 1, 2, 3), *noted("b", 4, 5)])
 
-    async with relay(store, bus, clock=stopped_clock) as stopped:
+    async with relay(sqlite_store, bus, clock=stopped_clock) as stopped:
         await until(lambda: len(bus.begun) == 2)
-        async with relay(store, taken, clock=clock) as standby:
+        async with relay(sqlite_store, taken, clock=clock) as standby:
             await clock.planned()
             clock.advance(14)
             await until(lambda: standby.is_active)
@@ -503,7 +504,7 @@ async def test_a_relay_that_lost_its_lease_publishes_nothing_but_what_was_on_its
 
             assert (taken.numbers_of("a"), taken.numbers_of("b")) == ([1, 2, 3], [4, 5])
             assert {envelope.event.number for envelope in bus.begun} == {1, 4}
-            assert await kept_position(store) == 5
+            assert await kept_position(sqlite_store) == 5
 
 
 async def test_a_relay_whose_lease_ran_out_and_was_not_taken_goes_on(store: EventStore, bus: OwnedBus) -> None:
@@ -662,7 +663,7 @@ async def test_a_relay_is_entered_once(store: EventStore, bus: OwnedBus) -> None
     ],
     ids=str,
 )
-async def test_what_is_not_acceptable_is_refused(store: EventStore, bus: OwnedBus, options: dict[str, Any]) -> None:
-    given: dict[str, Any] = {"store": store, "bus": bus, "name": "to-bus"} | options
+async def test_what_is_not_acceptable_is_refused(bus: OwnedBus, options: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"store": EventStore(), "bus": bus, "name": "to-bus"} | options
     with pytest.raises(InvalidArgumentError):
         Relay(given.pop("store"), given.pop("bus"), **given)
