@@ -103,6 +103,13 @@ if TYPE_CHECKING:
     from avx_events.patterns.projection import Projection, Projector, handles
     from avx_events.patterns.replay import ReplayReport, replay, replayed
     from avx_events.patterns.replay_players import is_replaying
+    from avx_events.patterns.projection import (
+        Projection,
+        ProjectionStatistics,
+        ProjectionStatus,
+        Projector,
+        handles,
+    )
     from avx_events.store.causal_tree import CausalTree, CorrelatedEvent
     from avx_events.store.event_store import EventStore
     from avx_events.store.history import Change, HistoryEntry
@@ -180,6 +187,8 @@ __all__ = [
     "ProjectionFailedError",
     "ProjectionLagError",
     "ProjectionReplacedError",
+    "ProjectionStatistics",
+    "ProjectionStatus",
     "Projector",
     "PublishUnknownError",
     "Query",
@@ -269,6 +278,8 @@ _PLACES: Final = {
     "ProcessManager": "avx_events.patterns.process",
     "ProcessRunner": "avx_events.patterns.process",
     "Projection": "avx_events.patterns.projection",
+    "ProjectionStatistics": "avx_events.patterns.projection",
+    "ProjectionStatus": "avx_events.patterns.projection",
     "Projector": "avx_events.patterns.projection",
     "QueryBus": "avx_events.patterns.cqrs",
     "QueryHandler": "avx_events.patterns.cqrs",

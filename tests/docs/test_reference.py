@@ -44,7 +44,7 @@ PLACES: Final = {
         "patterns.cqrs.middleware",
         "patterns.cqrs.idempotency",
     ),
-    "Read models": ("patterns.projection.projection", "patterns.projection.projector"),
+    "Read models": ("patterns.projection.projection", "patterns.projection.projector", "patterns.projection.status"),
     "From a database to a bus": (
         "patterns.outbox.outbox",
         "patterns.outbox.outbox_relay",
@@ -87,6 +87,8 @@ OURS: Final = {
     "Listener.needs_start",
     "Listener.start",
     "Listener.waiting",
+    "Projection.attach",
+    "Projection.detach",
     "Projection.effects_of",
     "dispatcher",
     "handles_nothing",
@@ -95,6 +97,7 @@ OURS: Final = {
     "open_deliveries",
     "owner",
     "resolve",
+    "wanted_types",
 }
 
 

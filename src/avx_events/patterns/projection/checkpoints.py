@@ -1,14 +1,28 @@
-"""How far each projection is, in the table ``avx_projections``: always read and moved in the caller's transaction."""
+"""How far each version of each projection is, in the table ``avx_projections``: moved in the caller's transaction.
 
-from collections.abc import Sequence
-from typing import Final
+| stage | what it says of a version |
+|---|---|
+| ``building`` | it has not come to the end of the log yet, and there is no other to read |
+| ``beside`` | likewise, while an older one is read: its tables have names of their own |
+| ``live`` | it has once come to the end of the log, and is what is read |
+
+A row is locked by whoever reads it in a transaction, so that of two processes one finds what the other has done.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
 
 from avx_events.core.errors import ProjectionReplacedError
+from avx_events.patterns.projection.naming import name_beside, quoted
 from avx_events.patterns.projection.projection import Projection
-from avx_events.patterns.tables import prepare
+from avx_events.patterns.tables import execute, fetch
 from avx_events.store.ports import Connection
 
-_MIGRATIONS: Final[Sequence[Sequence[str]]] = (
+Stage: TypeAlias = Literal["building", "beside", "live"]
+
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (
     (
         """
         CREATE TABLE avx_projections (
@@ -19,46 +33,147 @@ _MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        "ALTER TABLE avx_projections ADD COLUMN stage TEXT NOT NULL DEFAULT 'building'",
+        "ALTER TABLE avx_projections ADD COLUMN goal INTEGER",
+        "ALTER TABLE avx_projections ADD COLUMN tables TEXT NOT NULL DEFAULT '[]'",
+        """
+        CREATE TABLE avx_projection_letters (
+            name TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            letter_id TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            PRIMARY KEY (name, version, letter_id)
+        ) WITHOUT ROWID
+        """,
+    ),
 )
-_VERSIONS: Final = "SELECT version, position FROM avx_projections WHERE name = ? ORDER BY version"
-_POSITION: Final = "SELECT position FROM avx_projections WHERE name = ? AND version = ?"
-_FORGET: Final = "DELETE FROM avx_projections WHERE name = ?"
-_BEGIN: Final = "INSERT INTO avx_projections (name, version, position) VALUES (?, ?, 0)"
+
+_COLUMNS: Final = "SELECT version, position, stage, goal, tables FROM avx_projections"
+_ALL: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version FOR UPDATE"
+_ONE: Final = f"{_COLUMNS} WHERE name = ? AND version = ? FOR UPDATE"
+SEEN: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version"
+"""Of a name, outside of any transaction: nothing is locked."""
+
+_BEGIN: Final = "INSERT INTO avx_projections (name, version, position, stage, goal, tables) VALUES (?, ?, 0, ?, ?, ?)"
+_ADOPT: Final = "UPDATE avx_projections SET goal = ?, tables = ? WHERE name = ? AND version = ?"
 _MOVE: Final = "UPDATE avx_projections SET position = ? WHERE name = ? AND version = ?"
+_GO_LIVE: Final = "UPDATE avx_projections SET stage = 'live' WHERE name = ? AND version = ?"
+_FORGET: Final = "DELETE FROM avx_projections WHERE name = ? AND version = ?"
+_FORGET_LETTERS: Final = "DELETE FROM avx_projection_letters WHERE name = ? AND version = ?"
+_LEAVE_OUT: Final = "INSERT INTO avx_projection_letters (name, version, letter_id, position) VALUES (?, ?, ?, ?)"
+_MAKE_UP: Final = "DELETE FROM avx_projection_letters WHERE name = ? AND version = ? AND letter_id = ?"
+LETTER: Final = "SELECT version, position FROM avx_projection_letters WHERE name = ? AND letter_id = ?"
+"""Of a dead letter, outside of any transaction: no row where its event has had its effect, or was built anew."""
+
+_encode: Final = msgspec.json.encode
+_decode: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
-async def begin(connection: Connection, projection: Projection) -> int:
-    """Return the position that ``projection`` is at; a version that is new is set up, and takes the older one's place.
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A row: how far one version is.
+
+    Attributes:
+        version: The projection's version.
+        position: Up to there its tables have everything.
+        stage: See the table above.
+        goal: The end of the log when it was begun: what lies before is history to it. None where an older package,
+            which did not say, has begun it.
+        tables: The tables that it said are its own.
+    """
+
+    version: int
+    position: int
+    stage: Stage
+    goal: int | None
+    tables: tuple[str, ...]
+
+    @property
+    def replays_until(self) -> int:
+        """Up to which position events are history."""
+        return 0 if self.stage == "live" else self.goal or 0
+
+
+async def versions_of(connection: Connection, projection: Projection) -> list[Checkpoint]:
+    """Return the rows of all versions of ``projection``, oldest first, locked."""
+    return [checkpoint(row) for row in await fetch(connection, _ALL, projection.name)]
+
+
+async def current(connection: Connection, projection: Projection, *, with_older: bool = False) -> list[Checkpoint]:
+    """Return the row of ``projection``, locked; after those of older versions where they are asked for.
+
+    Whoever locks several rows locks the oldest first, so that no two wait for each other.
 
     Raises:
-        ProjectionReplacedError: A newer version is there.
-        StoreSchemaError: The table is of a newer version of this package.
+        ProjectionReplacedError: It has none any more.
     """
-    await prepare(connection, "projections", _MIGRATIONS)
-    versions: dict[int, int] = dict(await connection.fetch(_VERSIONS, projection.name))
-    if any(version > projection.version for version in versions):
-        raise ProjectionReplacedError(projection.name, version=projection.version)
-    if projection.version in versions:
-        return versions[projection.version]
-    await connection.execute(_FORGET, projection.name)
-    await projection.setup(connection)
-    await connection.execute(_BEGIN, projection.name, projection.version)
-    return 0
+    name, version = projection.name, projection.version
+    if with_older:
+        found = [each for each in await versions_of(connection, projection) if each.version <= version]
+    else:
+        found = [checkpoint(row) for row in await fetch(connection, _ONE, name, version)]
+    if not found or found[-1].version != version:
+        raise ProjectionReplacedError(name, version=version)
+    return found
 
 
-async def position_of(connection: Connection, projection: Projection) -> int:
-    """Return the position that ``projection`` is at.
+def checkpoint(row: tuple[Any, ...]) -> Checkpoint:
+    """Return the checkpoint that a row of ``SEEN`` is."""
+    version, position, stage, goal, tables = row
+    return Checkpoint(version, position, stage, goal, _decode(tables))
 
-    Raises:
-        ProjectionReplacedError: It has no checkpoint any more.
-    """
-    row = await connection.fetch_one(_POSITION, projection.name, projection.version)
-    if row is None:
-        raise ProjectionReplacedError(projection.name, version=projection.version)
-    position: int = row[0]
-    return position
+
+async def add(connection: Connection, projection: Projection, *, stage: Stage, goal: int) -> None:
+    """Make the row of ``projection``, at the beginning of the log."""
+    tables = _encode(projection.tables).decode()
+    await execute(connection, _BEGIN, projection.name, projection.version, stage, goal, tables)
+
+
+async def adopt(connection: Connection, projection: Projection, *, goal: int) -> None:
+    """Add to the row of ``projection`` what was not known when it was made."""
+    await execute(connection, _ADOPT, goal, _encode(projection.tables).decode(), projection.name, projection.version)
 
 
 async def move(connection: Connection, projection: Projection, position: int) -> None:
     """Say that ``projection`` is at ``position``."""
-    await connection.execute(_MOVE, position, projection.name, projection.version)
+    await execute(connection, _MOVE, position, projection.name, projection.version)
+
+
+async def go_live(connection: Connection, projection: Projection) -> None:
+    """Say that ``projection`` is what is read."""
+    await execute(connection, _GO_LIVE, projection.name, projection.version)
+
+
+async def forget(connection: Connection, projection: Projection, version: int) -> None:
+    """Remove the row of a version, and what is kept with it; its tables stay."""
+    await execute(connection, _FORGET, projection.name, version)
+    await execute(connection, _FORGET_LETTERS, projection.name, version)
+
+
+async def leave_out(connection: Connection, projection: Projection, position: int, letter_id: str) -> None:
+    """Say that the event at ``position`` has had no effect, and that the dead letter ``letter_id`` is about it."""
+    await execute(connection, _LEAVE_OUT, projection.name, projection.version, letter_id, position)
+
+
+async def make_up(connection: Connection, projection: Projection, letter_id: str) -> bool:
+    """Say that the event of the dead letter has its effect now; False where it has had it, or was built anew."""
+    return bool(await execute(connection, _MAKE_UP, projection.name, projection.version, letter_id))
+
+
+async def drop_tables(connection: Connection, names: Iterable[str]) -> None:
+    """Drop those of the tables that are there."""
+    wanted = [quoted(name) for name in names]
+    if not wanted:
+        return
+    if connection.dialect == "postgresql":  # together, as some may refer to others
+        await connection.execute(f"DROP TABLE IF EXISTS {', '.join(wanted)}")
+        return
+    for name in wanted:
+        await connection.execute(f"DROP TABLE IF EXISTS {name}")
+
+
+async def rename_tables(connection: Connection, projection: Projection) -> None:
+    """Give the tables of ``projection``, built beside another version, the names under which they are read."""
+    for name in projection.tables:
+        beside = quoted(name_beside(name, projection.version))
+        await connection.execute(f"ALTER TABLE {beside} RENAME TO {quoted(name)}")

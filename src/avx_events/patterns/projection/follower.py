@@ -4,110 +4,92 @@
 kept) or ``stopped`` (the projector was left, or the store closed).
 """
 
-import asyncio
 import logging
 import random
-from collections.abc import Sequence
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.core.clock import Clock
 from avx_events.core.errors import (
     AvxEventsError,
     ClosedError,
-    HandlerTimeoutError,
+    NoHandlerError,
     NotRunningError,
     PermanentError,
     ProjectionFailedError,
+    StoreSchemaError,
+    StoreUnavailableError,
     UsageError,
 )
-from avx_events.core.metadata import current_message
-from avx_events.core.policy import Discard, Reject, Retry
-from avx_events.core.tasks import is_interrupted, wake
+from avx_events.core.policy import Discard, Reject
+from avx_events.core.tasks import is_interrupted
 from avx_events.patterns.pause import pause
-from avx_events.patterns.projection.checkpoints import begin, move, position_of
+from avx_events.patterns.projection import letters
 from avx_events.patterns.projection.projection import Effect, Projection
+from avx_events.patterns.projection.speed import Speed
+from avx_events.patterns.projection.standing import Standing
+from avx_events.patterns.projection.status import FollowerState, ProjectionStatistics, ProjectionStatus
+from avx_events.patterns.projection.transactions import Item, Pace, Transactions
+from avx_events.patterns.projection.waiting import Waiters
 from avx_events.store.event_store import EventStore
-from avx_events.store.ports import Connection
 from avx_events.store.stored_event import StoredEvent
-from avx_events.store.subscription import StoreSubscription
 
-State: TypeAlias = Literal["following", "failed", "stopped"]
-Item: TypeAlias = tuple[StoredEvent[Any], tuple[Effect, ...]]
-"""An event, and what it does."""
+if TYPE_CHECKING:
+    from avx_events.store.subscription import StoreSubscription
 
 log = logging.getLogger("avx_events.projection")
 
-# How long a transaction goes on taking events, in seconds: appends wait meanwhile.
-_LONGEST_S: Final = 0.05
+# Positions that one read of the log goes over, however few of their events are wanted.
+_MOST_AT_ONCE: Final = 10_000
 # Events without a handler that may lie behind the checkpoint: a restart reads them again, which is quick.
 _MOST_UNKEPT: Final = 10_000
 # Events without a handler that an effect may have to wait for.
 _MOST_BEHIND: Final = 1_000
 # Trouble that comes after so long a wait for events, in seconds, is a new one.
 _QUIET_S: Final = 60.0
-
-
-class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How a projection goes along.
-
-    Attributes:
-        retry: How often an event that fails is tried, and after which pauses.
-        batch_events: The most events in one transaction.
-        timeout_s: The longest that one transaction may take, in seconds of real time: a clock cannot hurry a database.
-    """
-
-    retry: Retry
-    batch_events: int
-    timeout_s: float
-
-
-class ProjectionStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What one projection did since its projector was entered.
-
-    Attributes:
-        version: Its version.
-        state: ``following``, ``failed`` or ``stopped``.
-        position: The position in the log up to which it is done.
-        handled: Events whose effects were committed here.
-        transactions: Transactions that were committed here.
-        failures: Attempts that failed and were undone.
-    """
-
-    version: int
-    state: State
-    position: int
-    handled: int
-    transactions: int
-    failures: int
+# How often who waits for a position looks whether another process has come there, in seconds.
+_LOOK_S: Final = 0.05
 
 
 class Follower:
     """Follows the log for one projection; ``begin``, then ``run`` in a task."""
 
-    def __init__(self, store: EventStore, projection: Projection, *, pace: Pace, clock: Clock) -> None:
-        """Follow ``store`` for ``projection``."""
+    def __init__(
+        self, store: EventStore, projection: Projection, *, pace: Pace, clock: Clock, queue: DeadLetterQueue | None
+    ) -> None:
+        """Follow ``store`` for ``projection``; what it cannot handle once it is live goes into ``queue``."""
         self._store: Final = store
         self._projection: Final = projection
         self._pace: Final = pace
         self._clock: Final = clock
+        self._queue: Final = queue
+        self._transactions: Final = Transactions(store, projection, pace=pace, clock=clock)
+        self._standing: Final = Standing(store, projection)
+        self._speed: Final = Speed()
+        self._waiters: Final = Waiters()
         self._effects: dict[type, tuple[Effect, ...]] = {}
-        self._state: State = "following"
+        self._news: StoreSubscription | None = None
+        self._state: FollowerState = "following"
         self._error: BaseException | None = None
         self._problem = ""
+        self._failed_at: datetime | None = None
         self._was_quiet = False
+        self._is_near_the_end = False
         self._seen = 0  # up to here everything is done
-        self._kept = 0  # up to here the checkpoint says so; what lies between had no handler
-        self._trying: StoredEvent[Any] | None = None
-        self._tried_effect: Effect | None = None
-        self._waiters: set[tuple[int, asyncio.Future[None]]] = set()
-        self._handled = self._transactions = self._failures = 0
+        self._failures = self._dead_lettered = 0
 
     @property
     def name(self) -> str:
         """The projection's name."""
         return self._projection.name
+
+    @property
+    def projection(self) -> Projection:
+        """The projection."""
+        return self._projection
 
     @property
     def position(self) -> int:
@@ -120,9 +102,37 @@ class Follower:
             version=self._projection.version,
             state=self._state,
             position=self._seen,
-            handled=self._handled,
-            transactions=self._transactions,
+            handled=self._transactions.handled,
+            transactions=self._transactions.committed,
             failures=self._failures,
+            dead_lettered=self._dead_lettered,
+            failed_actions=self._transactions.failed_actions,
+        )
+
+    async def status(self, last_position: int) -> ProjectionStatus:
+        """Return how far it is on the way to ``last_position``.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The store is closed.
+        """
+        own, older = await self._standing.versions()
+        position = max(self._seen, 0 if own is None else own.position)
+        lag_events = max(last_position - position, 0)
+        rate = self._speed.per_second(self._seen, now_s=self._clock.monotonic())
+        left_s = lag_events / rate if rate else None
+        is_live = own is not None and own.stage == "live"
+        return ProjectionStatus(
+            version=self._projection.version,
+            state=self._state if self._state != "following" else "live" if is_live else "building",
+            replaces=None if older is None else older.version,
+            position=position,
+            last_position=last_position,
+            lag_events=lag_events,
+            lag_seconds=await self._age_after(position) if lag_events else 0.0,
+            events_per_second=rate,
+            seconds_left=left_s if lag_events else 0.0,
+            problem=self._problem,
         )
 
     async def begin(self) -> None:
@@ -132,9 +142,9 @@ class Follower:
             ProjectionReplacedError: A newer version is there.
             Exception: What ``setup`` raised; nothing of it was kept.
         """
-        async with self._store.transaction() as connection:
-            position = await begin(connection, self._projection)
-        self._seen = self._kept = position
+        await self._transactions.begin(await self._store.last_position())
+        self._standing.dialect = self._transactions.dialect
+        self._seen = self._transactions.kept
 
     async def run(self) -> None:
         """Follow until the store closes, the task is cancelled, or an event fails for good."""
@@ -154,26 +164,43 @@ class Follower:
             self._end("stopped")
 
     async def reach(self, position: int) -> None:
-        """Return when everything up to ``position`` is done.
+        """Return when everything up to ``position`` is done, here or by another process.
 
         Raises:
             ProjectionFailedError: It failed before.
             NotRunningError: It was stopped before.
         """
-        while self._seen < position:
-            if self._state == "failed":
-                raise ProjectionFailedError(self.name, problem=self._problem) from self._error
+        while not self._is_at(position):
             if self._state == "stopped":
                 raise NotRunningError("the projector", f"follow the log for {self.name!r}")
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add((position, waiter))
-            try:
-                await waiter
-            finally:
-                self._waiters.discard((position, waiter))
+            has_failed = self._state == "failed"
+            is_waiting = not has_failed and await self._waiters.wait_for(position, timeout_s=_LOOK_S)
+            if not is_waiting and await self._standing.is_done(position):
+                return
+            if has_failed:
+                raise ProjectionFailedError(self.name, problem=self._problem) from self._error
+
+    async def redrive(self, letter: DeadLetter) -> bool:
+        """Do the event of ``letter`` now, in a transaction; False, and nothing, where it needs no redrive any more.
+
+        Raises:
+            NoHandlerError: The letter is of another version that is still read, or the event's handlers are gone.
+            BaseException: What a handler raised.
+        """
+        place = await self._standing.place_of(letter.id)
+        if place is None:
+            return False
+        version, position = place
+        if version != self._projection.version:
+            raise NoHandlerError(f"dead letters of {self.name!r} version {version}")
+        stored = await self._standing.event_after(position - 1)
+        effects = () if stored is None else self._effects_of(stored.event)
+        if stored is None or not effects:
+            raise NoHandlerError(f"the event of dead letter {letter.id} in projection {self.name!r}")
+        return await self._transactions.make_up((stored, effects), letter.id)
 
     async def _follow_to_the_end(self) -> None:
-        attempt = 1
+        attempt, failed_at = 1, letters.now(self._clock)
         while True:
             before = self._seen
             self._was_quiet = False
@@ -186,7 +213,10 @@ class Follower:
                     return
                 # An event that others stood before was tried once by now, with them or after them.
                 attempt = 2 if self._seen != before or self._was_quiet else attempt + 1
-                await self._wait_before(attempt, exc)
+                failed_at = letters.now(self._clock) if attempt == 2 else failed_at  # noqa: PLR2004 - the first retry
+                if not await self._waits_before(attempt, exc):
+                    await self._go_on_without(exc, attempts=attempt - 1, first_failed_at=failed_at)
+                    attempt = 1
 
     async def _is_at_an_end(self) -> bool:
         """Tell whether the store is closed; a handler may raise ``ClosedError`` of something else."""
@@ -199,44 +229,57 @@ class Follower:
         return False
 
     async def _follow(self) -> None:
-        """Follow from where everything is done; returns where the checkpoint was set back."""
-        subscription = self._store.subscribe(after=self._seen)
-        known = await self._store.last_position()
+        """Follow from where everything is done, for ever."""
         while True:
-            items, until, error = await self._gather(subscription, known)
-            if not await self._take(items, until):
-                return
-            if error is not None:
-                raise error
-            if until >= known:
-                known = await self._store.last_position()
+            last = await self._store.last_position()
+            self._is_near_the_end = last - self._seen <= self._pace.batch_events
+            if self._seen < last:
+                await self._catch_up(min(last, self._seen + _MOST_AT_ONCE))
+            if self._is_due_to_go_live():
+                await self._apply([], self._seen)
+            if self._is_near_the_end and self._seen >= last:
+                await self._wait_for_more()
 
-    async def _gather(self, subscription: StoreSubscription, known: int) -> tuple[list[Item], int, Exception | None]:
-        """Wait for the next event, and take those with it that are there up to position ``known``.
+    def _is_due_to_go_live(self) -> bool:
+        return self._is_near_the_end and self._transactions.stage != "live"
+
+    async def _catch_up(self, until: int) -> None:
+        """Do what there is up to position ``until``; less where somebody else has moved the checkpoint meanwhile."""
+        types = self._projection.wanted_types()
+        async with aclosing(self._store.read_all(after=self._seen, until=until, types=types)) as events:
+            gathered = self._seen
+            while self._seen == gathered < until:
+                items, gathered, error = await self._gather(events, until)
+                await self._take(items, gathered)
+                if error is not None:
+                    raise error
+
+    async def _gather(
+        self, events: AsyncGenerator[StoredEvent[Any], None], until: int
+    ) -> tuple[list[Item], int, Exception | None]:
+        """Take from ``events`` what goes into one transaction.
 
         Returns:
             The events that matter, the position up to which they are all of them, and what ended the reading there.
         """
         items: list[Item] = []
-        self._trying = None
-        began_at = self._clock.monotonic()
+        position = self._seen
         try:
-            async for stored in subscription:
+            async for stored in events:
+                position = stored.position
                 effects = self._effects_of(stored.event)
                 if effects:
                     items.append((stored, effects))
-                if self._is_enough(items, stored.position, known):
-                    return items, stored.position, None
+                if self._is_enough(items, position):
+                    return items, position, None
         except Exception as exc:  # noqa: BLE001 - raised again when what came before it is done
-            self._was_quiet = self._clock.monotonic() - began_at > _QUIET_S
-            return items, subscription.position, exc
-        return items, subscription.position, ClosedError("the event store", "follow it")
+            return items, position, exc
+        return items, until, None
 
-    def _is_enough(self, items: list[Item], position: int, known: int) -> bool:
+    def _is_enough(self, items: list[Item], position: int) -> bool:
         return (
-            position >= known
-            or len(items) >= self._pace.batch_events
-            or position - self._kept >= _MOST_UNKEPT
+            len(items) >= self._pace.batch_events
+            or position - self._transactions.kept >= _MOST_UNKEPT
             or bool(items and position - items[0][0].position >= _MOST_BEHIND)
         )
 
@@ -247,87 +290,71 @@ class Follower:
             effects = self._effects[event_class] = self._projection.effects_of(event_class)
         return effects
 
-    async def _take(self, items: list[Item], until: int) -> bool:
-        """Do ``items``, in as many transactions as they need; return False where the checkpoint was set back."""
-        if not items and until - self._kept < _MOST_UNKEPT:
+    async def _wait_for_more(self) -> None:
+        """Return when there is something after what is seen, whatever it is.
+
+        Raises:
+            ClosedError: The store is closed.
+            StoreUnavailableError: The log cannot be read now.
+        """
+        began_at = self._clock.monotonic()
+        if self._news is None or self._news.position != self._seen:
+            self._news = self._store.subscribe(after=self._seen, unknown="keep")
+        try:
+            await anext(self._news)
+        except StopAsyncIteration:
+            raise ClosedError("the event store", "follow it") from None
+        except PermanentError as exc:  # whoever reads it for its own sake finds out
+            log.debug("projection %r: an event after position %d: %s", self.name, self._seen, exc)
+        finally:
+            self._was_quiet = self._clock.monotonic() - began_at > _QUIET_S
+
+    async def _take(self, items: list[Item], until: int) -> None:
+        """Do ``items``, in as many transactions as they need."""
+        if not items and until - self._transactions.kept < _MOST_UNKEPT:
             self._advance(max(until, self._seen))  # another process may have been here
-            return True
+            return
         while True:
             before = self._seen
             try:
                 await self._commit(items, until)
             except Discard as exc:
                 items = self._without_tried(items, exc)
-            if self._seen < before:
-                return False
-            if self._seen >= until:
-                return True
+            if self._seen < before or self._seen >= until:  # the checkpoint may have been set back
+                return
             items = [item for item in items if item[0].position > self._seen]
 
     def _without_tried(self, items: list[Item], reason: Discard) -> list[Item]:
         """Return ``items`` without the effect that was tried last; another one of the same event stays."""
         log.info("projection %r discards the event %s: %s", self.name, self._where(), reason)
-        tried, discarded = self._trying, self._tried_effect
+        failed = self._transactions.failed
         return [
             (stored, left)
             for stored, effects in items
-            if (left := tuple(each for each in effects if stored is not tried or each is not discarded))
+            if (left := tuple(each for each in effects if (stored, each.method) != failed))
         ]
 
     async def _commit(self, items: list[Item], until: int) -> None:
         try:
-            await self._transact(items, until)
+            await self._apply(items, until)
         except BaseException as exc:
-            failed, effect = self._trying, self._tried_effect
-            before = [] if failed is None else [item for item in items if item[0].position < failed.position]
+            failed = self._transactions.failed
+            before = [] if failed is None else [item for item in items if item[0].position < failed.stored.position]
             if before and not is_interrupted(exc):  # they took no harm, and are not to be tried again and again
-                await self._transact(before, before[-1][0].position)
-                self._trying, self._tried_effect = failed, effect
+                await self._apply(before, before[-1][0].position)
+                self._transactions.failed = failed
             raise
 
-    async def _transact(self, items: list[Item], until: int) -> None:
-        """Do ``items`` and move the checkpoint to ``until``, or as far as time allows, in one transaction."""
-        self._trying = None
-        deadline = asyncio.timeout(self._pace.timeout_s)
-        handled = 0
-        try:
-            async with self._store.transaction() as connection, deadline:
-                # Another process may have been here meanwhile: what it did is not done again.
-                reached = await position_of(connection, self._projection)
-                is_new = self._kept <= reached < until
-                if is_new:
-                    left = [item for item in items if item[0].position > reached]
-                    handled, reached = await self._handle(left, until, connection)
-                    await move(connection, self._projection, reached)
-        except TimeoutError as exc:
-            if deadline.expired():
-                raise HandlerTimeoutError(f"projection {self.name!r}", self._pace.timeout_s) from exc
-            raise
-        self._handled += handled
-        self._transactions += is_new
-        self._kept = reached
-        self._advance(reached)
+    async def _apply(self, items: list[Item], until: int) -> None:
+        self._advance(await self._transactions.apply(items, until, may_switch=self._is_near_the_end))
+        await self._transactions.follow_up()
 
-    async def _handle(self, items: Sequence[Item], until: int, connection: Connection) -> tuple[int, int]:
-        """Return how many of ``items`` were done in the time there is, and the position up to which all is done."""
-        late_at = self._clock.monotonic() + _LONGEST_S
-        for number, (stored, effects) in enumerate(items, start=1):
-            self._trying = stored
-            current_message.set(stored.metadata)
-            for effect in effects:
-                self._tried_effect = effect
-                await effect(stored, connection)
-            if self._clock.monotonic() > late_at and number < len(items):
-                self._trying = None
-                return number, stored.position
-        self._trying = None
-        return len(items), until
-
-    async def _wait_before(self, attempt: int, error: BaseException) -> None:
+    async def _waits_before(self, attempt: int, error: BaseException) -> bool:
+        """Wait before the next attempt, and return True; False where there is none."""
         self._failures += 1
         delay_s = self._pace.retry.delay_before(attempt, jitter=random.random())  # noqa: S311 - spreads load
         if delay_s is None or isinstance(error, UsageError | PermanentError | Reject):
-            raise error
+            return False
         log.warning(
             "projection %r failed %s, attempt %d of %d, again in %.2f s: %s: %s",
             self.name,
@@ -339,26 +366,62 @@ class Follower:
             error,
         )
         await pause(self._clock, delay_s)
+        return True
+
+    async def _go_on_without(self, error: BaseException, *, attempts: int, first_failed_at: datetime) -> None:
+        """Make a dead letter of the event that was tried, then move past it: a crash in between repeats the letter.
+
+        Raises:
+            BaseException: ``error``, where the projection is not live, has no queue, or failed of something else than
+                a handler.
+            Exception: The queue, or the database, failed at it.
+        """
+        failed, queue = self._transactions.failed, self._queue
+        is_of_store = isinstance(error, StoreUnavailableError | StoreSchemaError)
+        if queue is None or failed is None or is_of_store or self._transactions.stage != "live":
+            raise error
+        dead_at = letters.now(self._clock)
+        letter = letters.letter_of(
+            self._projection, failed, error, attempts=attempts, first_failed_at=first_failed_at, dead_at=dead_at
+        )
+        await letters.keep(queue, letter, retry=self._pace.retry, clock=self._clock)
+        where = self._where()
+        self._advance(await self._transactions.leave_out(failed.stored, letter.id))
+        self._dead_lettered += 1
+        log.error("projection %r goes on without the event %s; it is dead letter %s", self.name, where, letter.id)
 
     def _where(self) -> str:
-        trying = self._trying
-        if trying is None:
+        failed = self._transactions.failed
+        if failed is None:
             return f"after position {self._seen}"
-        return f"at {trying.metadata.event_type!r}, position {trying.position}"
+        return f"at {failed.stored.metadata.event_type!r}, position {failed.stored.position}"
 
     def _advance(self, position: int) -> None:
         self._seen = position
-        for wanted, waiter in self._waiters:
-            if wanted <= position:
-                wake(waiter)
+        self._speed.passes(position, at_s=self._clock.monotonic())
+        if self._transactions.stage != "beside":
+            self._waiters.wake_until(position)
+
+    def _is_at(self, position: int) -> bool:
+        return self._seen >= position and self._transactions.stage != "beside"
+
+    async def _age_after(self, position: int) -> float:
+        """Return for how many seconds there has been an event after ``position``."""
+        now_s = self._clock.time_ns() / 1e9
+        try:
+            stored = await self._standing.event_after(position)
+            since_s = now_s if stored is None else stored.recorded_us / 1e6
+        except PermanentError:  # the one that cannot be read is that one: it is as old as the failure, at the least
+            since_s = now_s if self._failed_at is None else self._failed_at.timestamp()
+        return max(now_s - since_s, 0.0)
 
     def _fail(self, error: BaseException) -> None:
         where = self._where()
         log.error("projection %r stopped %s: %s", self.name, where, type(error).__name__, exc_info=error)
         self._error, self._problem = error, f"{where}: {type(error).__name__}: {error}"
+        self._failed_at = letters.now(self._clock)
         self._end("failed")
 
-    def _end(self, state: State) -> None:
+    def _end(self, state: FollowerState) -> None:
         self._state = state
-        for _, waiter in self._waiters:
-            wake(waiter)
+        self._waiters.wake_all()

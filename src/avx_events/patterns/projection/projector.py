@@ -2,16 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Self
 
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, id_of
 from avx_events.core import arguments
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, InvalidArgumentError, NotRunningError, ProjectionLagError
+from avx_events.core.errors import (
+    ClosedError,
+    InvalidArgumentError,
+    NoDeadLetterQueueError,
+    NoHandlerError,
+    NotRunningError,
+    ProjectionLagError,
+)
 from avx_events.core.policy import ONE_ATTEMPT, Retry
-from avx_events.core.tasks import TaskScope
-from avx_events.patterns.projection.follower import Follower, Pace, ProjectionStatistics
+from avx_events.core.tasks import TaskScope, is_interrupted
+from avx_events.patterns.projection.follower import Follower
+from avx_events.patterns.projection.letters import failed_again, now, projection_of
 from avx_events.patterns.projection.projection import Projection
+from avx_events.patterns.projection.status import ProjectionStatistics, ProjectionStatus
+from avx_events.patterns.projection.transactions import Pace
 from avx_events.store.event_store import EventStore
 
 log = logging.getLogger("avx_events.projection")
@@ -31,17 +43,25 @@ class Projector:
     event that is handled, or after 10,000 of them.
 
     Where a handler fails, its transaction is undone, the events before it are committed, and it is tried again as
-    ``retry`` says; what is a ``UsageError``, ``PermanentError`` or ``Reject`` is not. If it fails for good, its
-    projection stops at that event, which is logged as an error, and ``caught_up`` raises: nothing is skipped. The other
-    projections go on. It begins again at that event when a projector is entered anew. Of an event type that this
-    process has no class for, the store's own ``unknown=`` decides: an error that stops the projection, or with
-    ``"keep"`` passed over. A method that raises ``Discard`` is passed over for that event: what it did is undone, which
-    is logged, and all else goes on.
+    ``retry`` says; what is a ``UsageError``, ``PermanentError`` or ``Reject`` is not. What follows where it fails for
+    good depends on whether the projection is live: whether this version of it has once come to the end of the log.
 
-    A ``version`` that the database does not have yet is built anew from the first event: today in the place of the
-    one before it. Its ``setup`` and the end of the older version's checkpoint are one transaction; from then on the
-    read model is incomplete until ``caught_up`` returns, and a projector that still runs the older version stops with
-    ``ProjectionReplacedError`` and applies nothing any more.
+    - While it is built, it stops at that event, which is logged as an error, and ``caught_up`` raises: nothing is
+      skipped. The other projections go on. It begins again at that event when a projector is entered anew.
+    - Once it is live, the event becomes a dead letter in ``dead_letter_queue`` and the projection goes on without it:
+      nothing of what its methods did stays. ``redrive`` gives it back. Without a queue it stops as above.
+
+    What cannot be read (no class fits it) stops a projection in any case. A projection asks the store for the types of
+    its handlers only, so that unknown types do not matter to it; where a method handles a family, ``Event`` or a class
+    that others are derived from, it reads everything, and the store's own ``unknown=`` decides of a type that this
+    process has no class for: an error that stops the projection, or with ``"keep"`` passed over. A method that raises
+    ``Discard`` is passed over for that event: what it did is undone, which is logged, and all else goes on.
+
+    A ``version`` that the database does not have yet is built anew from the first event. With ``tables=`` that is done
+    beside the version before it, which goes on being read, and followed by processes that run it; once the new one has
+    come to the end of the log, it takes the names and the place of the older one in one transaction, and a projector
+    that still runs that stops with ``ProjectionReplacedError``. Without ``tables=`` it is built in the older one's
+    place, which ends at once: the read model is incomplete until ``caught_up`` returns.
 
     The time of a transaction is the time that appends wait for: it takes no further events once it has taken 50 ms.
     """
@@ -53,6 +73,7 @@ class Projector:
         retry: Retry | None = DEFAULT_RETRY,
         batch_events: int = 500,
         timeout_s: float = 30.0,
+        dead_letter_queue: DeadLetterQueue | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Run ``projections`` on ``store``, once entered.
@@ -65,7 +86,9 @@ class Projector:
             timeout_s: The longest that the handlers of one transaction may take, in seconds of real time, before it is
                 undone: no clock hurries a database. A statement that runs is ended, unless it runs on the loop, as it
                 does with ``?writer=inline``.
-            clock: Measures pauses.
+            dead_letter_queue: Where events go that a live projection cannot handle; whoever made it closes it, after
+                the projector was left. None stops the projection at such an event.
+            clock: Measures pauses, lags and rates.
 
         Raises:
             InvalidArgumentError: There is no projection, a class instead of an instance, one without a name or
@@ -75,9 +98,15 @@ class Projector:
         arguments.whole("batch_events", batch_events, least=1)
         arguments.seconds("timeout_s", timeout_s)
         arguments.optional("retry", retry, Retry)
+        arguments.optional("dead_letter_queue", dead_letter_queue, DeadLetterQueue)
         pace = Pace(retry=ONE_ATTEMPT if retry is None else retry, batch_events=batch_events, timeout_s=timeout_s)
         self._store: Final = store
-        self._followers: Final = [Follower(store, projection, pace=pace, clock=clock) for projection in projections]
+        self._queue: Final = dead_letter_queue
+        self._clock: Final = clock
+        self._followers: Final = [
+            Follower(store, projection, pace=pace, clock=clock, queue=dead_letter_queue) for projection in projections
+        ]
+        self._waits: Final = [partial(self._caught_up, (follower,)) for follower in self._followers]
         self._scope: Final = TaskScope()
         self._is_entered = False
         self._is_running = False
@@ -98,7 +127,8 @@ class Projector:
         for follower in self._followers:
             await follower.begin()
         self._is_running = True
-        for follower in self._followers:
+        for follower, wait in zip(self._followers, self._waits, strict=True):
+            follower.projection.attach(wait)
             self._scope.spawn(follower.run(), name=f"avx-events projection {follower.name}")
         return self
 
@@ -107,11 +137,15 @@ class Projector:
         self._is_running = False
         for task in await self._scope.cancel():
             log.error("%s swallowed its cancellation and still runs; look at its handlers", task.get_name())
-        for follower in self._followers:
+        for follower, wait in zip(self._followers, self._waits, strict=True):
             follower.leave()
+            follower.projection.detach(wait)
 
     async def caught_up(self, position: int | None = None, *, timeout_s: float = 5.0) -> None:
         """Return when all projections have done everything up to ``position``: read your own writes.
+
+        It does not matter which process has done it. What a new version has done counts once that is the one that is
+        read. ``projection.caught_up()`` waits for one projection.
 
         Args:
             position: As ``append`` returned it; the end of the log as it is now if not given.
@@ -123,22 +157,60 @@ class Projector:
             NotRunningError: The projector was not entered, or was left, or the store was closed.
             InvalidArgumentError: The position is negative, or the time is none.
         """
-        arguments.seconds("timeout_s", timeout_s)
-        if position is not None:
-            arguments.whole("position", position, least=0)
+        await self._caught_up(self._followers, position, timeout_s=timeout_s)
+
+    async def redrive(self, letter: DeadLetter | str) -> bool:
+        """Do the event of a dead letter now, in one transaction, at most once; the letter leaves the queue then.
+
+        All methods of the projection that handle the event are called, as they would have been, but after what came
+        later: order is lost. It needs no redrive any more where another process did it, or a newer version of the
+        projection was built from all events; such a letter leaves the queue as well.
+
+        Args:
+            letter: One of a projection of this projector, or its id.
+
+        Returns:
+            True if it was done now; False where somebody else redrives it, or where it needs none any more.
+
+        Raises:
+            NoDeadLetterQueueError: The projector has no queue.
+            DeadLetterNotFoundError: The queue does not hold it.
+            NoHandlerError: It is of no projection of this projector, or of an older version that is still read.
+            NotRunningError: The projector was not entered, or was left.
+            InvalidArgumentError: It is no letter.
+            BaseException: What a handler raised, or the store. All is undone, and the letter stays, with this error.
+        """
+        queue = self._queue
+        if queue is None:
+            raise NoDeadLetterQueueError(_WHAT)
         if not self._is_running:
-            raise NotRunningError(_WHAT, "wait for its projections")
-        wanted, slowest = position or 0, self._followers[0]
+            raise NotRunningError(_WHAT, "redrive a dead letter")
+        found = await queue.claim(id_of(letter))
+        if found is None:
+            return False
         try:
-            async with asyncio.timeout(timeout_s):
-                if position is None:
-                    wanted = await self._store.last_position()
-                for slowest in self._followers:
-                    await slowest.reach(wanted)
-        except ClosedError as exc:
-            raise NotRunningError(_WHAT, "wait for its projections") from exc
-        except TimeoutError as exc:
-            raise ProjectionLagError(slowest.name, wanted, reached=slowest.position, timeout_s=timeout_s) from exc
+            is_done = await self._follower_of(found).redrive(found)
+        except BaseException as exc:
+            if is_interrupted(exc) or isinstance(exc, NoHandlerError):
+                await queue.release(found.id)
+            else:
+                await queue.add(failed_again(found, exc, dead_at=now(self._clock)))
+            raise
+        await queue.resolve(found.id)
+        return is_done
+
+    async def status(self) -> Mapping[str, ProjectionStatus]:
+        """Return for each projection, by name, which version is how far, how fast it goes and how long that takes.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The store is closed.
+            NotRunningError: The projector was never entered.
+        """
+        if not self._is_entered:
+            raise NotRunningError(_WHAT, "tell how far its projections are")
+        last = await self._store.last_position()
+        return {follower.name: await follower.status(last) for follower in self._followers}
 
     async def lag_events(self) -> Mapping[str, int]:
         """Return for each projection, by name, how many positions of the log it is behind the end.
@@ -150,9 +222,44 @@ class Projector:
         last = await self._store.last_position()
         return {follower.name: max(last - follower.position, 0) for follower in self._followers}
 
+    async def lag_seconds(self) -> Mapping[str, float]:
+        """Return for each projection, by name, how old the first event is that it has not come to; 0.0 without one.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The store is closed.
+            NotRunningError: The projector was never entered.
+        """
+        return {name: status.lag_seconds for name, status in (await self.status()).items()}
+
     def statistics(self) -> Mapping[str, ProjectionStatistics]:
         """Return what each projection did, by name."""
         return {follower.name: follower.statistics() for follower in self._followers}
+
+    async def _caught_up(self, followers: Sequence[Follower], position: int | None, *, timeout_s: float) -> None:
+        arguments.seconds("timeout_s", timeout_s)
+        if position is not None:
+            arguments.whole("position", position, least=0)
+        if not self._is_running:
+            raise NotRunningError(_WHAT, "wait for its projections")
+        wanted, slowest = position or 0, followers[0]
+        try:
+            async with asyncio.timeout(timeout_s):
+                if position is None:
+                    wanted = await self._store.last_position()
+                for slowest in followers:
+                    await slowest.reach(wanted)
+        except ClosedError as exc:
+            raise NotRunningError(_WHAT, "wait for its projections") from exc
+        except TimeoutError as exc:
+            raise ProjectionLagError(slowest.name, wanted, reached=slowest.position, timeout_s=timeout_s) from exc
+
+    def _follower_of(self, letter: DeadLetter) -> Follower:
+        for follower in self._followers:
+            if follower.name == projection_of(letter):
+                return follower
+        known = [f"{follower.name}.*" for follower in self._followers]
+        raise NoHandlerError(f"dead letters of {letter.handler!r}", known=known)
 
 
 def _check(projections: tuple[object, ...]) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -28,10 +27,13 @@ from avx_events.core.event import Event
 from avx_events.core.metadata import stamp
 from avx_events.core.policy import Discard, Reject, Retry
 from avx_events.patterns.projection import Projection, Projector, handles
-from avx_events.storage.sqlite.engine import connect as open_engine
+from avx_events.patterns.tables import execute
+from avx_events.store.engines import engine_factory
 from avx_events.store.event_store import EventStore
-from avx_events.store.ports import PAGE_EVENTS, Connection, LogFilter, LogPage, StoreEngine
+from avx_events.store.log_filter import filtered_pages
+from avx_events.store.ports import PAGE_EVENTS, Connection, LogFilter, LogPage, RecordTuple, StoreEngine
 from avx_events.store.stored_event import StoredEvent
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -64,22 +66,18 @@ class Counts(Projection, name="counts"):
         self.seen.append(event.amount)
         if self.before is not None and (waited := self.before(event, connection)) is not None:
             await waited
-        await connection.execute(
-            "INSERT INTO counts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET amount = amount + excluded.amount",
+        await execute(
+            connection,
+            "INSERT INTO counts VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET amount = counts.amount + excluded.amount",
             event.name,
             event.amount,
         )
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/counts.db"
-
-
-@pytest.fixture(params=["file", "memory"])
-async def store(request: pytest.FixtureRequest, url: str) -> AsyncGenerator[EventStore, None]:
-    async with await EventStore.connect(url if request.param == "file" else "sqlite://") as opened:
-        yield opened
+def url(shared_url: str) -> str:
+    return shared_url
 
 
 async def counts_of(store: EventStore) -> dict[str, int]:
@@ -90,6 +88,16 @@ async def counts_of(store: EventStore) -> dict[str, int]:
 async def checkpoints_of(store: EventStore) -> list[tuple[Any, ...]]:
     async with store.transaction() as connection:
         return await connection.fetch("SELECT name, version, position FROM avx_projections")
+
+
+async def tables_of(store: EventStore, *names: str) -> list[str]:
+    """Return those of ``names`` that the database has a table of."""
+    async with store.transaction() as connection:
+        if connection.dialect == "sqlite":
+            rows = await connection.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
+        else:
+            rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+    return sorted({name for (name,) in rows} & set(names))
 
 
 def many(count: int) -> list[Counted]:
@@ -182,12 +190,12 @@ async def test_events_without_a_handler_are_passed_over_without_a_commit_each(st
         for _ in range(50):
             result = await store.append("s", [Passed()])
             await projector.caught_up(result.position)
-        assert projector.statistics()["counts"].transactions == 0
+        assert projector.statistics()["counts"].transactions == 1  # the one that made it live
         assert projector.statistics()["counts"].position == 350
 
         result = await store.append("s", [Counted("a")])
         await projector.caught_up(result.position)
-        assert projector.statistics()["counts"].transactions == 1
+        assert projector.statistics()["counts"].transactions == 2
 
     assert await checkpoints_of(store) == [("counts", 1, 351)]
 
@@ -247,7 +255,7 @@ async def test_projections_go_their_own_way(store: EventStore) -> None:
         async def note(self, event: Counted, connection: Connection) -> None:
             if event.amount == 3:
                 raise ValidationError("three")
-            await connection.execute("INSERT INTO names VALUES (?)", event.name)
+            await execute(connection, "INSERT INTO names VALUES (?)", event.name)
 
     await store.append("s", many(5))
     async with Projector(store, Counts(), Names()) as projector:  # which is the order that they are waited for in
@@ -356,9 +364,7 @@ async def test_setup_runs_once_for_each_version_and_with_the_checkpoint(store: E
     with pytest.raises(ValidationError, match="not yet"):
         async with Projector(store, Fussy()):
             pass
-    async with store.transaction() as connection:
-        tables = await connection.fetch("SELECT name FROM sqlite_master WHERE name IN ('counts', 'avx_projections')")
-    assert tables == []
+    assert await tables_of(store, "counts", "avx_projections") == []
 
     for _ in range(2):  # the second time the table is there, and setup would empty it
         await store.append("s", [Counted("a")])
@@ -372,7 +378,7 @@ class DoubleCounts(Counts, version=2):
 
     @handles(Counted)
     async def count_again(self, event: Counted, connection: Connection) -> None:
-        await connection.execute("UPDATE counts SET amount = amount + ? WHERE name = ?", event.amount, event.name)
+        await execute(connection, "UPDATE counts SET amount = amount + ? WHERE name = ?", event.amount, event.name)
 
 
 async def test_a_new_version_is_built_anew_from_the_start(store: EventStore) -> None:
@@ -416,7 +422,7 @@ async def test_a_checkpoint_table_of_a_newer_version_is_refused(store: EventStor
     async with store.transaction() as connection:
         await connection.execute("INSERT INTO avx_schema VALUES ('projections', 99)")
 
-    with pytest.raises(StoreSchemaError, match="projections are at version 99, newer than 1"):
+    with pytest.raises(StoreSchemaError, match="projections are at version 99, newer than 2"):
         async with Projector(store, Counts()):
             pass
 
@@ -498,7 +504,7 @@ async def test_an_event_that_a_handler_discards_is_skipped_and_said(
 
     async def discard(event: Counted, connection: Connection) -> None:
         if event.amount in {1, 3}:
-            await connection.execute("INSERT INTO counts VALUES (?, 1)", f"half {event.amount}")
+            await execute(connection, "INSERT INTO counts VALUES (?, 1)", f"half {event.amount}")
             raise Discard("of no use")
 
     counts.before = discard
@@ -555,7 +561,7 @@ async def test_a_statement_that_the_database_refuses_stops_the_projection(store:
     await store.append("s", many(1))
 
     async with Projector(store, counts) as projector:
-        with pytest.raises(ProjectionFailedError, match="StatementError: no such table: nowhere"):
+        with pytest.raises(ProjectionFailedError, match=r"StatementError: .*nowhere"):
             await projector.caught_up()
 
 
@@ -632,10 +638,26 @@ async def append_unknown(store: EventStore) -> None:
         await connection.execute("UPDATE avx_events SET event_type = 'projector.unknown' WHERE version = 2")
 
 
-async def test_an_unknown_event_type_stops_the_projection_after_what_came_before_it(url: str) -> None:
+async def test_an_unknown_event_type_does_not_matter_to_a_projection_that_does_not_handle_it(url: str) -> None:
     async with await EventStore.connect(url) as store:
         await append_unknown(store)
         async with Projector(store, Counts()) as projector:
+            await projector.caught_up()
+
+        assert await counts_of(store) == {"a": 3}
+
+
+class CountsAll(Counts, name="counts-all"):
+    """Handles a family, which any event may belong to."""
+
+    @handles(Event)
+    async def see(self, event: object, connection: Connection) -> None: ...
+
+
+async def test_an_unknown_event_type_stops_a_projection_of_a_family_after_what_came_before_it(url: str) -> None:
+    async with await EventStore.connect(url) as store:
+        await append_unknown(store)
+        async with Projector(store, CountsAll()) as projector:
             with pytest.raises(ProjectionFailedError, match=r"projector\.unknown") as raised:
                 await projector.caught_up()
 
@@ -646,10 +668,26 @@ async def test_an_unknown_event_type_stops_the_projection_after_what_came_before
 async def test_an_unknown_event_type_is_passed_over_where_the_store_keeps_them(url: str) -> None:
     async with await EventStore.connect(url, unknown="keep") as store:
         await append_unknown(store)
-        async with Projector(store, Counts()) as projector:
+        async with Projector(store, CountsAll()) as projector:
             await projector.caught_up()
 
         assert await counts_of(store) == {"a": 3}
+
+
+async def test_an_event_that_cannot_be_read_matters_to_who_handles_it_only(url: str) -> None:
+    class Passes(Counts, name="passes"):
+        @handles(Passed)
+        async def see(self, event: Passed, connection: Connection) -> None: ...
+
+    async with await EventStore.connect(url) as store:
+        await store.append("s", [Counted("a", 1), Passed(), Counted("a", 2)])
+        async with store.transaction() as connection:
+            await connection.execute("UPDATE avx_events SET data = metadata WHERE version = 2")
+        async with Projector(store, Counts()) as projector:
+            await projector.caught_up()
+        async with Projector(store, Passes()) as projector:
+            with pytest.raises(ProjectionFailedError, match="DecodeError"):
+                await projector.caught_up()
 
 
 class FlakyEngine:
@@ -668,9 +706,15 @@ class FlakyEngine:
             raise StoreUnavailableError("sqlite:///counts.db", "away")
         return await self.engine.read_all(after=after, limit=limit, wanted=wanted)
 
+    def log_pages(
+        self, *, after: int = 0, until: int | None = None, wanted: LogFilter | None = None
+    ) -> AsyncIterator[Sequence[RecordTuple]]:
+        engine: Any = self
+        return filtered_pages(engine, after=after, until=until, wanted=wanted)
+
 
 async def flaky_store(url: str, failures_after: dict[int, int]) -> EventStore:
-    engine: Any = FlakyEngine(await open_engine(url))
+    engine: Any = FlakyEngine(await engine_factory(url)(url, clock=SYSTEM_CLOCK))
     store = EventStore(engine)
     await store.append("s", many(3))
     engine.failures_after = failures_after
@@ -704,12 +748,13 @@ class QuietClock(ImpatientClock):
 async def test_troubles_with_long_quiet_times_between_them_do_not_add_up(url: str) -> None:
     retry = Retry(attempts=2, initial_s=0, max_s=60)
     async with (
-        await flaky_store(url, {0: 5}) as store,
+        await flaky_store(url, {3: 5}) as store,
         Projector(store, Counts(), retry=retry, clock=QuietClock()) as projector,
     ):
-        await projector.caught_up()
+        await until(lambda: projector.statistics()["counts"].failures == 5)
+        await projector.caught_up((await store.append("s", many(1))).position)
 
-        assert projector.statistics()["counts"].failures == 5
+        assert await counts_of(store) == {"a": 7}
 
 
 # Waiting
@@ -807,7 +852,7 @@ async def test_leaving_leaves_nothing_running(store: EventStore) -> None:
     async with Projector(store, counts):
         await reached.wait()
 
-    assert asyncio.all_tasks() == before
+    await until(lambda: asyncio.all_tasks() == before)
 
 
 async def test_cancelled_at_any_point_it_leaves_nothing_running_and_nothing_half_done(url: str) -> None:
@@ -818,7 +863,7 @@ async def test_cancelled_at_any_point_it_leaves_nothing_running_and_nothing_half
             async with Projector(store, Counts(), batch_events=4) as projector:
                 await projector.caught_up()
 
-        loop, turns, is_done = asyncio.get_running_loop(), 0, False
+        loop, turns, is_done, before = asyncio.get_running_loop(), 0, False, asyncio.all_tasks()
         while not is_done:
             turns += 1
             async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
@@ -827,10 +872,8 @@ async def test_cancelled_at_any_point_it_leaves_nothing_running_and_nothing_half
                     await turn_of(loop)
                 is_done = task.done()
                 task.cancel()
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-            async with store.transaction() as connection:
-                is_set_up = await connection.fetch("SELECT name FROM sqlite_master WHERE name = 'counts'")
-            if is_set_up:
+            await until(lambda: asyncio.all_tasks() == before)
+            if await tables_of(store, "counts"):
                 ((_, _, position),) = await checkpoints_of(store)
                 assert (await counts_of(store)).get("a", 0) == position * (position + 1) // 2
 
@@ -881,11 +924,11 @@ async def test_events_without_a_handler_move_the_checkpoint_and_hold_no_effect_b
 
     async with Projector(store, Watched()) as projector:
         await projector.caught_up(1)
-        assert projector.statistics()["counts"].position < 5_000
+        assert projector.statistics()["counts"].position < 12_000
         await projector.caught_up()
 
     assert seen[0] == (1, 0)
-    assert seen[1][1] > 10_000
+    assert seen[1][1] >= 10_000
 
 
 async def test_without_retry_there_is_one_attempt(store: EventStore) -> None:
