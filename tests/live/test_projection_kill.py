@@ -1,59 +1,144 @@
 """A projection whose process is killed, again and again, has the effect of each event exactly once in the end."""
 
 import asyncio
-import sqlite3
 import sys
-from contextlib import closing
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from avx_events.store.event_store import EventStore
 from tests.live.projection_worker import Ticked
 
+pytestmark = pytest.mark.timeout(120)
+
 EVENTS = 2_000
 WORKER = Path(__file__).with_name("projection_worker.py")
 
 
-async def start(url: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, WORKER, url, str(EVENTS), stdout=asyncio.subprocess.PIPE
+@pytest.fixture(params=["file", pytest.param("postgresql", marks=pytest.mark.live)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "file":
+        return f"sqlite:///{tmp_path}/ticks.db"
+    url: str = request.getfixturevalue("postgres_database")
+    return url
+
+
+@asynccontextmanager
+async def worker(*arguments: object) -> AsyncGenerator[asyncio.StreamReader, None]:
+    """Run a worker, give what it says, and kill it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, WORKER, *map(str, arguments), stdout=asyncio.subprocess.PIPE, limit=2**20
     )
-
-
-async def run_until(url: str, position: int) -> int:
-    """Kill a worker when it handles ``position`` or, where it began after it, its first event; return which one."""
-    worker = await start(url)
-    assert worker.stdout is not None
+    assert process.stdout is not None
     try:
-        async for line in worker.stdout:
-            if int(line) >= position:
-                return int(line)
+        async with asyncio.timeout(60):
+            yield process.stdout
     finally:
-        if worker.returncode is None:
-            worker.kill()
-        await worker.wait()
-    pytest.fail(f"the worker ended before position {position}")
+        process.kill()
+        await process.wait()
 
 
-@pytest.mark.timeout(120)
-async def test_each_event_has_its_effect_once_whenever_the_process_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "ticks.db"
-    url = f"sqlite:///{path}"
+async def until_said(said: asyncio.StreamReader, wanted: int | str) -> str:
+    """Return the first line that is ``wanted``, or a position at or after it."""
+    async for line in said:
+        text = line.decode().strip()
+        if text == wanted or (isinstance(wanted, int) and text.isdigit() and int(text) >= wanted):
+            return text
+    pytest.fail(f"the worker ended before it said {wanted}")
+
+
+async def append(store: EventStore, first: int, count: int) -> int:
+    position = 0
+    for number in range(first, first + count, 100):
+        ticks = [Ticked(f"counter-{tick % 7}", tick) for tick in range(number, number + 100)]
+        position = (await store.append(f"stream-{number % 3}", ticks)).position
+    return position
+
+
+async def killed_at(url: str, version: int, *positions: int) -> list[int]:
+    """Kill a worker when it handles each of ``positions`` or, where it began after it, its first event."""
+    killed: list[int] = []
+    for position in positions:
+        async with worker(url, version, EVENTS) as said:
+            killed.append(int(await until_said(said, position)))
+    return killed
+
+
+async def done(url: str, version: int, position: int) -> None:
+    async with worker(url, version, position) as said:
+        await until_said(said, "done")
+
+
+async def assert_each_once(url: str, count: int, *, version: int) -> None:
     async with await EventStore.connect(url) as store:
-        for number in range(0, EVENTS, 100):
-            ticks = [Ticked(f"counter-{count % 7}", count) for count in range(number, number + 100)]
-            await store.append(f"stream-{number % 3}", ticks)
+        ticks: list[tuple[Any, ...]] = await store.fetch("SELECT number, version FROM ticks ORDER BY number")
+        counters = await store.fetch("SELECT ticks FROM counters")
+    assert ticks == [(number, version) for number in range(count)]
+    assert sum(number for (number,) in counters) == count
 
-    async with asyncio.timeout(100):
-        killed_at = [await run_until(url, position) for position in (1, 120, 610, 611, 1_300, 1_951)]
-        last = await start(url)
-        await last.communicate()
 
-    assert killed_at == sorted(killed_at)
-    assert last.returncode == 0
-    with closing(sqlite3.connect(path)) as database:
-        numbers = [number for (number,) in database.execute("SELECT number FROM ticks ORDER BY number")]
-        counters = dict(database.execute("SELECT counter, ticks FROM counters"))
-    assert numbers == list(range(EVENTS))
-    assert sum(counters.values()) == EVENTS
+async def test_each_event_has_its_effect_once_whenever_the_process_is_killed(url: str) -> None:
+    async with await EventStore.connect(url) as store:
+        await append(store, 0, EVENTS)
+
+    killed = await killed_at(url, 1, 1, 120, 610, 611, 1_300, 1_951)
+    await done(url, 1, EVENTS)
+
+    assert killed == sorted(killed)
+    await assert_each_once(url, EVENTS, version=1)
+
+
+async def test_each_event_has_its_effect_once_where_a_live_projection_is_killed(url: str) -> None:
+    async with await EventStore.connect(url) as store:
+        async with worker(url, 1, EVENTS) as said:
+            await until_said(said, "ready")
+            await append(store, 0, 1_000)
+            await until_said(said, 433)
+        async with worker(url, 1, EVENTS) as said:
+            await until_said(said, "ready")
+            await append(store, 1_000, 1_000)
+            await until_said(said, 1_777)
+
+    await done(url, 1, EVENTS)
+    await assert_each_once(url, EVENTS, version=1)
+
+
+async def test_a_new_version_is_built_whenever_its_process_is_killed_and_the_older_one_is_read_until_then(
+    url: str,
+) -> None:
+    async with await EventStore.connect(url) as store:
+        await append(store, 0, EVENTS)
+    await done(url, 1, EVENTS)
+
+    killed = await killed_at(url, 2, 1, 120, 611, 1_951)
+    assert killed == sorted(killed)
+    await assert_each_once(url, EVENTS, version=1)
+
+    async with worker(url, 2, EVENTS, "switch") as said:
+        await until_said(said, "switching")
+    await assert_each_once(url, EVENTS, version=1)
+
+    await done(url, 2, EVENTS)  # which is killed right after the switch
+    await assert_each_once(url, EVENTS, version=2)
+
+    await done(url, 2, EVENTS)
+    await assert_each_once(url, EVENTS, version=2)
+    async with await EventStore.connect(url) as store:
+        assert await store.fetch("SELECT version, position, stage FROM avx_projections") == [(2, EVENTS, "live")]
+
+
+async def test_the_older_version_goes_on_in_its_process_while_the_newer_one_is_built_and_killed(url: str) -> None:
+    async with await EventStore.connect(url) as store:
+        await append(store, 0, 1_000)
+        async with worker(url, 1, 1_000) as old:
+            await until_said(old, "done")
+            async with worker(url, 2, 1_000) as new:
+                await until_said(new, 300)
+            position = await append(store, 1_000, 1_000)
+            await until_said(old, position)
+            await done(url, 2, position)
+
+    await assert_each_once(url, EVENTS, version=2)
