@@ -28,7 +28,7 @@ _PERMISSION: Final = (
 _REMEDIES: Final = {
     "28": _CREDENTIALS,
     "3D000": _CREDENTIALS,
-    "3F000": "make the schema that schema= of the URL names: CREATE SCHEMA",
+    "3F000": "make the schema that schema= of the URL names, CREATE SCHEMA, and grant the user USAGE on it",
     "42501": _PERMISSION,
 }
 # By the first two characters of SQLSTATE: connection, rolled back by the server, resources, states of objects, operator

@@ -23,6 +23,7 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
         dsn: What the client library connects to: the URL without the options below.
         name: What errors and logs call the store: the URL without password and options.
         schema: The schema of the store's tables; None for the first of the user's own search path. It must be there.
+            Queries and transactions of the store's user find the tables of ``public`` as well.
         pool_size: The most connections for reads, and as many for transactions; there are two more, one that appends
             and one that listens. They are opened when they are needed.
         timeout_s: How long the server may be away or silent before a call fails, in seconds.
@@ -42,8 +43,13 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
         if "application_name=" not in self.dsn:
             settings["application_name"] = "avx-events"
         if self.schema is not None:
-            settings["search_path"] = f'"{self.schema}", public'
+            settings.setdefault("search_path", f'"{self.schema}", public')
         return settings
+
+    def own_settings(self, **more: str) -> dict[str, str]:
+        """Return the settings of a session that sees the store's schema only, not another store's in ``public``."""
+        path = {} if self.schema is None else {"search_path": f'"{self.schema}"'}
+        return self.settings(**path, **more)
 
 
 def parse(url: str) -> Location:

@@ -61,9 +61,11 @@ class Sessions:
         """Open nothing yet."""
         self._location: Final = location
         # A round trip to reset what only read would cost as much as the read.
-        self._own: Final = self._pool(reset=_reset_where_begun, default_transaction_read_only="on", **_BY_INDEX)
-        self._readers: Final = self._pool(reset=_reset_where_begun, default_transaction_read_only="on")
-        self._transactions: Final = self._pool(reset=None)
+        own = location.own_settings(default_transaction_read_only="on", **_BY_INDEX)
+        self._own: Final = self._pool(reset=_reset_where_begun, settings=own)
+        readers = location.settings(default_transaction_read_only="on")
+        self._readers: Final = self._pool(reset=_reset_where_begun, settings=readers)
+        self._transactions: Final = self._pool(reset=None, settings=location.settings())
         self._lent: Final[set[PooledConnection]] = set()
         self._connecting: Final = TaskScope()
         self._is_closed = False
@@ -75,9 +77,8 @@ class Sessions:
             asyncpg.PostgresError: The server refuses.
             OSError: It cannot be reached.
         """
-        return await self._connect(
-            self._location.dsn, timeout=timeout_s, server_settings=self._location.settings(**_BY_INDEX)
-        )
+        settings = self._location.own_settings(**_BY_INDEX)
+        return await self._connect(self._location.dsn, timeout=timeout_s, server_settings=settings)
 
     async def open_first(self) -> Connection:
         """Open the first connection of a store, which tells what is wrong with its URL.
@@ -209,7 +210,7 @@ class Sessions:
         if self._is_closed:
             raise ClosedError("the event store", action)
 
-    def _pool(self, *, reset: Callable[[Any], Awaitable[None]] | None, **settings: str) -> Pool:
+    def _pool(self, *, reset: Callable[[Any], Awaitable[None]] | None, settings: dict[str, str]) -> Pool:
         return asyncpg.create_pool(
             self._location.dsn,
             min_size=0,
@@ -217,7 +218,7 @@ class Sessions:
             max_inactive_connection_lifetime=_IDLE_S,
             timeout=self._location.timeout_s,
             command_timeout=None,
-            server_settings=self._location.settings(**settings),
+            server_settings=settings,
             reset=reset,
             connect=self._connect,
         )

@@ -69,3 +69,10 @@ def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
         parse(url.replace("://", "://user:secret@"))
 
     assert "secret" not in str(caught.value)
+
+
+def test_our_own_sessions_see_the_stores_schema_only() -> None:
+    location = parse("postgresql://server/events?schema=sales&application_name=a")
+
+    assert location.own_settings(jit="off") == {"jit": "off", "search_path": '"sales"'}
+    assert parse("postgresql://server/events?application_name=a").own_settings() == {}
