@@ -11,6 +11,12 @@ import asyncpg
 from tests.servers.proxy import Proxy
 
 WAITING: Final = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = {database}"
+END_THE_STORES: Final = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE application_name = 'avx-events' AND datname = current_database()"
+)
+"""Ends all sessions of stores in this database."""
+
 _THIS_DATABASE: Final = "(SELECT oid FROM pg_database WHERE datname = current_database())"
 
 

@@ -76,7 +76,8 @@ async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "PostgresEngine":
     sessions = Sessions(location)
     connection = await sessions.open_first()
     try:
-        await prepare(connection, location.name)
+        async with asyncio.timeout(location.timeout_s):
+            await prepare(connection, location.name)
     except BaseException as exc:
         connection.terminate()
         await sessions.close()

@@ -1,8 +1,9 @@
 """Connections to one database: opened when they are needed, and again when they were lost."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -13,6 +14,8 @@ from avx_events.storage.postgres.failures import FAILURES, is_lost, said_by, sto
 from avx_events.storage.postgres.location import Location
 
 ResultT = TypeVar("ResultT")
+
+log = logging.getLogger("avx_events")
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -25,6 +28,7 @@ _BY_INDEX: Final = {"enable_bitmapscan": "off", "enable_seqscan": "off", "enable
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
 _IDLE_S: Final = 300.0
+_GIVE_BACK_S: Final = 1.0
 
 
 class Patience:
@@ -68,6 +72,7 @@ class Sessions:
         self._transactions: Final = self._pool(reset=None, settings=location.settings())
         self._lent: Final[set[PooledConnection]] = set()
         self._connecting: Final = TaskScope()
+        self._watching: Final = TaskScope()
         self._is_closed = False
 
     async def connect(self, *, timeout_s: float) -> Connection:
@@ -110,16 +115,18 @@ class Sessions:
 
         Raises:
             ClosedError: The store is closed.
-            StoreUnavailableError: The server cannot be reached within the time of the URL.
+            StoreUnavailableError: The server cannot be reached, or does not answer, within the time of the URL.
             StoreSchemaError: Something is wrong with the tables.
         """
         try:
-            return await self._read(self._own, query)
+            return await self._answered(self._own, query)
         except FAILURES as exc:
             raise store_error(exc, self._location.name) from exc
 
     async def read(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         """Return what a user's query reads; where its connection is lost, it is asked again on another one.
+
+        It may take as long as it likes while the server answers others.
 
         Raises:
             ClosedError: The store is closed.
@@ -127,7 +134,13 @@ class Sessions:
             asyncpg.InterfaceError: Likewise.
             OSError: Likewise.
         """
-        return await self._read(self._readers, query)
+
+        async def watched(connection: PooledConnection) -> ResultT:
+            with self.watched(connection):
+                return await query(connection)
+
+        patience = Patience(self._location.timeout_s)
+        return await self._repeated(patience, lambda: self._once(self._readers, watched))
 
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[PooledConnection, None]:
@@ -144,32 +157,68 @@ class Sessions:
             yield connection
         finally:
             self._lent.discard(connection)
-            await self._transactions.release(connection)
+            await self._give_back(self._transactions, connection)
+
+    @contextmanager
+    def watched(self, connection: PooledConnection) -> Generator[None]:
+        """End ``connection`` where a statement on it takes longer than the time of the URL, and nobody gets an answer.
+
+        Such a statement of the store's user is work for a server that answers others, and lost on one that does not.
+        """
+        watching: list[asyncio.Task[None]] = []
+
+        def watch() -> None:
+            watching.append(self._watching.spawn(self._watch(connection), name="avx-events: look after PostgreSQL"))
+
+        timer = asyncio.get_running_loop().call_later(self._location.timeout_s, watch)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            for task in watching:
+                task.cancel()
 
     async def close(self) -> None:
         """End what is lent, wait a moment for what is read, close all connections."""
         self._is_closed = True
-        for connection in self._lent:
-            connection.terminate()
+        for connection in [*self._lent]:
+            end(connection)
+        await self._watching.cancel()
+        patience = Patience(self._location.timeout_s)
         for pool in (self._transactions, self._readers, self._own):
             try:
-                async with asyncio.timeout(self._location.timeout_s):
+                async with asyncio.timeout(patience.left_s):
                     await pool.close()
             except (TimeoutError, *FAILURES):
                 pool.terminate()
         await self._connecting.finish()
 
-    async def _read(self, pool: Pool, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+    async def _answered(self, pool: Pool, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         patience = Patience(self._location.timeout_s)
+
+        async def in_time() -> ResultT:
+            async with asyncio.timeout(patience.left_s):
+                return await self._once(pool, query)
+
+        return await self._repeated(patience, in_time)
+
+    async def _repeated(self, patience: Patience, read: Callable[[], Awaitable[ResultT]]) -> ResultT:
         while True:
             self._check("read")
             try:
-                async with pool.acquire() as connection:
-                    return await query(connection)
+                return await read()
             except FAILURES as exc:
+                self._check("read")
                 if patience.is_over or not is_lost(exc):
                     raise
             await patience.pause()
+
+    async def _once(self, pool: Pool, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+        connection = await pool.acquire()
+        try:
+            return await query(connection)
+        finally:
+            await self._give_back(pool, connection)
 
     async def _acquired(self) -> PooledConnection:
         patience = Patience(self._location.timeout_s)
@@ -182,6 +231,23 @@ class Sessions:
                     raise store_error(exc, self._location.name) from exc
             await patience.pause()
 
+    async def _give_back(self, pool: Pool, connection: PooledConnection) -> None:
+        # What was cut off is ended on the server, too, and what was changed in the session changed back. A connection
+        # on which that cannot be done is closed, and the next one opened when it is needed.
+        with suppress(*FAILURES):
+            await pool.release(connection, timeout=_GIVE_BACK_S)
+
+    async def _watch(self, connection: PooledConnection) -> None:
+        while True:
+            try:
+                await self._answered(self._own, lambda own: own.execute("SELECT 1"))
+            except asyncpg.PostgresError as exc:  # an answer, if not the one that was wanted
+                log.debug("a long statement goes on though the server says: %s", exc)
+            except FAILURES:
+                end(connection)
+                return
+            await asyncio.sleep(self._location.timeout_s)
+
     async def _connect(self, *args: Any, **options: Any) -> Connection:
         # To its end, though the caller is cancelled: asyncpg leaves errors to nobody where a half-made connection ends.
         outcome: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
@@ -192,6 +258,10 @@ class Sessions:
             except Exception as exc:  # noqa: BLE001 - raised where it is awaited
                 if not outcome.done():
                     outcome.set_exception(exc)
+            except asyncio.CancelledError:
+                if not outcome.done():
+                    outcome.set_exception(ConnectionAbortedError("the store was closed meanwhile"))
+                raise
             else:
                 if outcome.done():
                     connection.terminate()
@@ -227,3 +297,17 @@ class Sessions:
 async def _reset_where_begun(connection: Any) -> None:
     if connection.is_in_transaction():
         await connection.reset()
+
+
+def is_open(connection: PooledConnection) -> bool:
+    """Tell whether ``connection`` can be used: it was not lost, ended or given back."""
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # its pool has taken it back
+        return False
+
+
+def end(connection: PooledConnection) -> None:
+    """Close ``connection`` at once, where that was not done before; the server undoes what it had not committed."""
+    with suppress(asyncpg.InterfaceError):  # its pool has taken it back
+        connection.terminate()

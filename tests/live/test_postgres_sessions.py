@@ -1,0 +1,130 @@
+"""Connections that fall silent, are lost or are left in a state of their own: nobody waits for ever, or inherits it."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+import pytest
+
+from avx_events.core.errors import AvxEventsError, ClosedError, StoreUnavailableError
+from avx_events.core.event import Event
+from avx_events.store.event_store import EventStore
+from tests.live.postgres_asking import END_THE_STORES, asked, connected, through, until_answer
+from tests.servers.postgres import PostgresServer
+from tests.servers.proxy import Proxy
+
+pytestmark = pytest.mark.live
+
+SLEEPS = "SELECT count(*) > 0 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%'"
+SLEEPS_NO_MORE = SLEEPS.replace("> 0", "= 0")
+
+
+class Noted(Event, event_type="sessions.noted"):
+    number: int
+
+
+async def used_up(store: EventStore) -> None:
+    """Let the store open a connection of each kind."""
+    await store.append("a", Noted(1))
+    await store.last_position()
+    await store.fetch("SELECT 1")
+    async with store.transaction() as connection:
+        await connection.fetch("SELECT 1")
+
+
+async def refusal_of(call: Coroutine[Any, Any, Any]) -> str:
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreUnavailableError) as error:
+            await call
+        return str(error.value)
+
+
+async def test_what_reads_from_a_server_that_falls_silent_fails_in_time(postgres_database: str) -> None:
+    with Proxy(port_of(postgres_database)) as proxy:
+        async with await EventStore.connect(through(proxy, f"{postgres_database}?timeout_s=0.3")) as store:
+            await used_up(store)
+            proxy.drop_silently()
+
+            reads = store.last_position(), store.version_of("a"), store.get_events("a"), store.fetch("SELECT 1")
+            async with asyncio.TaskGroup() as tasks:
+                refusals = [tasks.create_task(refusal_of(read)) for read in reads]
+
+            assert all("nothing was written" in refusal.result() for refusal in refusals)
+            proxy.mend()
+            assert await store.last_position() == 1
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2].partition("/")[0])
+
+
+async def test_who_opens_a_store_does_not_wait_for_ever_for_another_who_makes_its_tables(
+    postgres_server: PostgresServer,
+) -> None:
+    async with connected(postgres_server.url) as other, other.transaction():
+        await other.execute("CREATE TABLE avx_schema (component text PRIMARY KEY, version integer NOT NULL)")
+
+        refusal = await refusal_of(EventStore.connect(f"{postgres_server.url}?timeout_s=0.5"))
+
+    assert "no answer in time" in refusal
+
+
+async def test_a_read_that_is_cancelled_ends_soon_though_the_server_is_silent(postgres_database: str) -> None:
+    with Proxy(port_of(postgres_database)) as proxy:
+        async with await EventStore.connect(through(proxy, f"{postgres_database}?timeout_s=30")) as store:
+            await used_up(store)
+            proxy.drop_silently()
+
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await store.last_position()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await store.fetch("SELECT 1")
+            proxy.mend()
+
+            assert await store.last_position() == 1
+
+
+async def test_a_query_that_is_cancelled_is_ended_on_the_server(postgres_database: str) -> None:
+    async with (
+        await EventStore.connect(f"{postgres_database}?pool_size=1") as store,
+        connected(postgres_database) as observer,
+        asyncio.TaskGroup() as tasks,
+    ):
+        sleeping = tasks.create_task(store.fetch("SELECT pg_sleep(60)"))
+        await until_answer(observer, SLEEPS)
+
+        sleeping.cancel()
+
+        assert await store.fetch("SELECT 7") == [(7,)]  # there is one connection only
+        await until_answer(observer, SLEEPS_NO_MORE)
+
+
+async def test_a_query_may_take_longer_than_the_server_may_be_silent(postgres_database: str) -> None:
+    async with await EventStore.connect(f"{postgres_database}?timeout_s=0.2") as store:
+        assert await store.fetch("SELECT 7 FROM pg_sleep(1)") == [(7,)]
+        async with store.transaction() as connection:
+            assert await connection.fetch("SELECT 7 FROM pg_sleep(1)") == [(7,)]
+
+
+async def test_a_read_that_waits_for_a_connection_ends_when_the_store_is_closed(postgres_database: str) -> None:
+    with Proxy(port_of(postgres_database)) as proxy:
+        store = await EventStore.connect(through(proxy, f"{postgres_database}?timeout_s=30"))
+        await asked(postgres_database, END_THE_STORES)
+        proxy.drop_silently()
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(error_of(store.last_position()))
+            await asyncio.sleep(0)
+
+            await store.close()
+
+        assert isinstance(reading.result(), ClosedError)
+
+
+async def error_of(call: Awaitable[Any]) -> BaseException | None:
+    try:
+        await call
+    except AvxEventsError as error:
+        return error
+    return None
