@@ -48,7 +48,8 @@ def place_orders(path: str, outbox: Outbox) -> None:
         except ValueError as exc:
             print(f"Undone: {exc}")
         shop.place("order-3", 4000)
-        print(f"{database.execute('SELECT count(*) FROM orders').fetchone()[0]} orders are in the table")
+        (count,) = database.execute("SELECT count(*) FROM orders").fetchone()
+        print(f"{count} orders are in the table")
 
 
 async def create_bills(store: EventStore) -> None:
@@ -84,9 +85,8 @@ async def main() -> None:
             async with bus, OutboxRelay(shop_store, bus) as relay:
                 await relay.caught_up()
                 await bus.settled()
-                print(
-                    f"\n{relay.statistics().published} events, one of them twice: {len(bus.published_events())} deliveries"
-                )
+                published, delivered = relay.statistics().published, len(bus.published_events())
+                print(f"\n{published} events, one of them twice: {delivered} deliveries")
 
             bills = await billing.fetch("SELECT count(*), sum(cents) FROM bills")
             left = await shop_store.fetch("SELECT count(*) FROM avx_outbox")

@@ -100,9 +100,6 @@ if TYPE_CHECKING:
     )
     from avx_events.patterns.outbox import Inbox, Outbox, OutboxRelay, Relay, inbox_ddl, outbox_ddl
     from avx_events.patterns.process import ProcessManager, ProcessRunner, on_deadline, on_failure, reacts, starts
-    from avx_events.patterns.projection import Projection, Projector, handles
-    from avx_events.patterns.replay import ReplayReport, replay, replayed
-    from avx_events.patterns.replay_players import is_replaying
     from avx_events.patterns.projection import (
         Projection,
         ProjectionStatistics,
@@ -110,6 +107,8 @@ if TYPE_CHECKING:
         Projector,
         handles,
     )
+    from avx_events.patterns.replay import ReplayReport, replay, replayed
+    from avx_events.patterns.replay_players import is_replaying
     from avx_events.store.causal_tree import CausalTree, CorrelatedEvent
     from avx_events.store.event_store import EventStore
     from avx_events.store.history import Change, HistoryEntry

@@ -10,6 +10,7 @@ from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.metadata import MessageContext, ReplayedMessage, current_message
 from avx_events.core.policy import Discard
 from avx_events.patterns.projection import Projection
+from avx_events.patterns.projection.handling import Handling, current_handling
 from avx_events.patterns.projection.projection import Effect
 from avx_events.store.event_store import EventStore
 from avx_events.store.stored_event import StoredEvent
@@ -17,6 +18,7 @@ from avx_events.store.stored_event import StoredEvent
 _Item: TypeAlias = tuple[StoredEvent[Any], tuple[Effect, ...]]
 """An event, and what a projection does with it."""
 
+_EVERYTHING: Final = 2**63 - 1
 # Events of a projection in one transaction.
 _BATCH_EVENTS: Final = 500
 # The version under which projectors keep their checkpoints, where one was ever entered.
@@ -172,12 +174,21 @@ class _ProjectionPlayer:
         self.played += bool(left)
 
     async def _transact(self, items: Sequence[_Item]) -> None:
-        async with self._scratch.transaction() as connection:
-            for stored, effects in items:
-                with _in_the_past(stored, allow_side_effects=self._allows):
-                    for effect in effects:
-                        self._tried = effect
-                        await effect(stored, connection)
+        # All of it is history to the projection: nothing follows its commits.
+        handling = Handling(self._projection, is_beside=False, goal=_EVERYTHING)
+        token = current_handling.set(handling)
+        try:
+            async with self._scratch.transaction() as connection:
+                for stored, effects in items:
+                    handling.stored = stored
+                    with _in_the_past(stored, allow_side_effects=self._allows):
+                        for effect in effects:
+                            self._tried = effect
+                            handling.method = effect.method
+                            await effect.run(stored, connection)
+        finally:
+            handling.is_open = False
+            current_handling.reset(token)
 
     def _effects_of(self, event: object) -> tuple[Effect, ...]:
         event_class = type(event)

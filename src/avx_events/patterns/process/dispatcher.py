@@ -13,7 +13,7 @@ from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
 from avx_events.core.tasks import TaskScope, is_interrupted
 from avx_events.patterns.cqrs import CommandBus
 from avx_events.patterns.outbox.lease import Lease
-from avx_events.patterns.outbox.sql import shared_now_us
+from avx_events.patterns.outbox.shared_time import shared_now_us
 from avx_events.patterns.outbox.trouble import Trouble
 from avx_events.patterns.pause import pause
 from avx_events.patterns.process.bell import Bell

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import ClosedError, PermanentError
-from avx_events.patterns.outbox.sql import shared_now_us
+from avx_events.patterns.outbox.shared_time import shared_now_us
 from avx_events.patterns.process.bell import Bell
 from avx_events.patterns.process.definition import Definition
 from avx_events.patterns.process.rows import Rows

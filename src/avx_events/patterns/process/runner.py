@@ -31,8 +31,8 @@ from avx_events.core.policy import ONE_ATTEMPT, Retry
 from avx_events.core.tasks import TaskScope, is_interrupted
 from avx_events.patterns.cqrs import CommandBus
 from avx_events.patterns.outbox.lease import Lease
-from avx_events.patterns.outbox.sql import shared_now_us
-from avx_events.patterns.outbox.tables import relay_statements
+from avx_events.patterns.outbox.shared_time import shared_now_us
+from avx_events.patterns.outbox.tables import RELAYS
 from avx_events.patterns.outbox.trouble import Trouble
 from avx_events.patterns.pause import pause
 from avx_events.patterns.process.bell import Bell
@@ -41,6 +41,7 @@ from avx_events.patterns.process.process_manager import ProcessManager, definiti
 from avx_events.patterns.process.reader import Reader
 from avx_events.patterns.process.rows import Row, Rows, Status
 from avx_events.patterns.process.steps import Steps
+from avx_events.patterns.tables import prepare
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 from avx_events.store.stored_event import StoredEvent, microseconds_of
@@ -231,8 +232,7 @@ class ProcessRunner:
         begin_at = 0 if self._start == "earliest" else await self._store.last_position()
         async with self._store.transaction() as connection:
             await self._rows.enter(connection, position=begin_at)
-            for statement in relay_statements(connection.dialect):
-                await connection.execute(statement)
+            await prepare(connection, "relays", [RELAYS])
             await self._lease.enter(connection, position=0)
         await self._reader.begin()
         self._state = "standby"
