@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.core.clock import Clock
@@ -28,6 +28,7 @@ from avx_events.core.policy import Discard, Reject
 from avx_events.core.tasks import is_interrupted
 from avx_events.patterns.pause import pause
 from avx_events.patterns.projection import letters
+from avx_events.patterns.projection.ahead import one_ahead
 from avx_events.patterns.projection.projection import Effect, Projection
 from avx_events.patterns.projection.speed import Speed
 from avx_events.patterns.projection.standing import Standing
@@ -39,6 +40,9 @@ from avx_events.store.stored_event import StoredEvent
 
 if TYPE_CHECKING:
     from avx_events.store.subscription import StoreSubscription
+
+Batch: TypeAlias = tuple[list[Item], int, Exception | None]
+"""Events that matter, the position up to which they are all of them, and what ended the reading there."""
 
 log = logging.getLogger("avx_events.projection")
 
@@ -245,43 +249,47 @@ class Follower:
 
     async def _catch_up(self, until: int) -> None:
         """Do what there is up to position ``until``; less where somebody else has moved the checkpoint meanwhile."""
-        types = self._projection.wanted_types()
-        async with aclosing(self._store.read_all(after=self._seen, until=until, types=types)) as events:
-            gathered = self._seen
-            while self._seen == gathered < until:
-                items, gathered, error = await self._gather(events, until)
+        batches = self._batches(until)
+        if until - self._seen > self._pace.batch_events:
+            batches = one_ahead(batches)
+        async with aclosing(batches):
+            async for items, gathered, error in batches:
                 await self._take(items, gathered)
                 if error is not None:
                     raise error
+                if self._seen != gathered:
+                    return
 
-    async def _gather(
-        self, events: AsyncGenerator[StoredEvent[Any], None], until: int
-    ) -> tuple[list[Item], int, Exception | None]:
-        """Take from ``events`` what goes into one transaction.
+    async def _batches(self, until: int) -> AsyncGenerator[Batch, None]:
+        gathered, types = self._seen, self._projection.wanted_types()
+        async with aclosing(self._store.read_all(after=gathered, until=until, types=types)) as events:
+            error: Exception | None = None
+            while gathered < until and error is None:
+                items, gathered, error = await self._gather(events, after=gathered, until=until)
+                yield items, gathered, error
 
-        Returns:
-            The events that matter, the position up to which they are all of them, and what ended the reading there.
-        """
+    async def _gather(self, events: AsyncGenerator[StoredEvent[Any], None], *, after: int, until: int) -> Batch:
+        """Take from ``events``, which lie between ``after`` and ``until``, what goes into one transaction."""
+        # Written out: the loop does it for each event (bench/projections.py).
         items: list[Item] = []
-        position = self._seen
+        effects_of, most = self._effects, self._pace.batch_events
+        position, last = after, until
         try:
             async for stored in events:
                 position = stored.position
-                effects = self._effects_of(stored.event)
+                event: object = stored.event
+                effects = effects_of.get(type(event))
+                if effects is None:
+                    effects = self._effects_of(event)
                 if effects:
+                    if not items:
+                        last = min(until, position + _MOST_BEHIND)
                     items.append((stored, effects))
-                if self._is_enough(items, position):
+                if len(items) >= most or position >= last:
                     return items, position, None
         except Exception as exc:  # noqa: BLE001 - raised again when what came before it is done
             return items, position, exc
         return items, until, None
-
-    def _is_enough(self, items: list[Item], position: int) -> bool:
-        return (
-            len(items) >= self._pace.batch_events
-            or position - self._transactions.kept >= _MOST_UNKEPT
-            or bool(items and position - items[0][0].position >= _MOST_BEHIND)
-        )
 
     def _effects_of(self, event: object) -> tuple[Effect, ...]:
         event_class = type(event)

@@ -15,7 +15,6 @@ from avx_events.core.event import ANSWERED_BY_ONE, Event, schema_of
 from avx_events.patterns.projection.handling import Action, current_handling
 from avx_events.patterns.projection.naming import LONGEST_IDENTIFIER, is_identifier, name_beside, quoted
 from avx_events.store.ports import Connection
-from avx_events.store.stored_event import StoredEvent
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, None]])
 
@@ -25,11 +24,13 @@ class Effect(NamedTuple):
 
     Attributes:
         method: The name of the method.
-        run: Calls it.
+        call: The method, to be given the event, the connection and, if it wants it, the stored event.
+        takes_stored: Whether it wants it.
     """
 
     method: str
-    run: Callable[[StoredEvent[Any], Connection], Awaitable[None]]
+    call: Callable[..., Awaitable[None]]
+    takes_stored: bool
 
 
 class CaughtUp(Protocol):
@@ -228,7 +229,7 @@ class Projection:
     def effects_of(self, event_class: type) -> tuple[Effect, ...]:
         """Return the handlers of events of exactly ``event_class``, in order; none where they do not matter."""
         return tuple(
-            Effect(method, _caller(getattr(self, method)))
+            _effect(method, getattr(self, method))
             for method, handled in self._handlers.items()
             if Event in handled or issubclass(event_class, handled)  # Event is all, decorated classes too
         )
@@ -278,10 +279,8 @@ def _check_method(projection_class: type, name: str, member: object) -> None:
         raise ProjectionDefinitionError(projection_class.__qualname__, problem)
 
 
-def _caller(method: Callable[..., Awaitable[None]]) -> Callable[[StoredEvent[Any], Connection], Awaitable[None]]:
-    if len(required_positional(method)) == _WITH_STORED - 1:
-        return lambda stored, connection: method(stored.event, connection, stored)
-    return lambda stored, connection: method(stored.event, connection)
+def _effect(name: str, method: Callable[..., Awaitable[None]]) -> Effect:
+    return Effect(name, method, takes_stored=len(required_positional(method)) == _WITH_STORED - 1)
 
 
 def _checked_name(projection_class: type, name: object) -> str:
