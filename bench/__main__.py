@@ -24,6 +24,7 @@ QUESTIONS: Final = (
     "store_replay",
     "postgres_append",
     "postgres_replay",
+    "projections",
     "redis_publish",
     "redis_groups",
     "redis_latency",
