@@ -144,6 +144,13 @@ def test_kafka_stops_in_good_order(kafka_server: Server) -> None:
     assert not kafka_server.is_running
 
 
+def test_a_server_that_has_ended_is_not_paused(redis_server: Server) -> None:
+    redis_server.stop()
+
+    with pytest.raises(ServerFailedError, match="has ended"):
+        redis_server.pause()
+
+
 def test_a_server_that_is_paused_answers_when_it_is_resumed(redis_server: Server) -> None:
     with socket.create_connection(("127.0.0.1", redis_server.port), 10) as connection:
         redis_server.pause()

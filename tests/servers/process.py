@@ -8,9 +8,12 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
+
+from tests.servers.children import ENDED, STOPPED, children_of, have_got_to, send
 
 IsReady: TypeAlias = Callable[[socket.socket], bool]
 """Asks the server on a new connection, in its own protocol, whether it serves clients; an ``OSError`` means no, too."""
@@ -35,10 +38,19 @@ class Server:
 
     ``with Server(...) as server:`` runs it and kills it at the end. All methods block: a test on an event loop that has
     something else to do meanwhile calls them with ``asyncio.to_thread``. However this process ends, the server ends,
-    too.
+    too. What it starts itself is frozen and killed with it.
     """
 
-    def __init__(self, command: Sequence[object], *, url: str, port: int, folder: Path, is_ready: IsReady) -> None:
+    def __init__(
+        self,
+        command: Sequence[object],
+        *,
+        url: str,
+        port: int,
+        folder: Path,
+        is_ready: IsReady,
+        stops_at: signal.Signals = signal.SIGTERM,
+    ) -> None:
         """Describe a server; ``start`` runs it.
 
         Args:
@@ -47,6 +59,7 @@ class Server:
             port: Where it listens on 127.0.0.1.
             folder: Where it runs. Its data are here, and its ``server.log``.
             is_ready: Asks it whether it serves clients.
+            stops_at: The signal that asks it to end in good order.
         """
         self.url = url
         self.port = port
@@ -54,6 +67,7 @@ class Server:
         self._command = [*_ends_with_us(), *map(str, command)]
         self._folder = folder
         self._is_ready = is_ready
+        self._stops_at = stops_at
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,12 +106,12 @@ class Server:
             time.sleep(PAUSE_S)
 
     def stop(self, *, timeout_s: float = 10) -> None:
-        """Ask it to end in good order (SIGTERM), and wait until it has.
+        """Ask it to end in good order, and wait until it has.
 
         Raises:
             ServerFailedError: It had not ended after ``timeout_s`` seconds, and was killed.
         """
-        self._send(signal.SIGTERM)
+        self._send(self._stops_at)
         self.resume()
         try:
             self._running().wait(timeout_s)
@@ -106,10 +120,17 @@ class Server:
             raise ServerFailedError(self, f"did not stop within {timeout_s} s") from None
 
     def kill(self) -> None:
-        """End it at once, in the middle of whatever it does; nothing happens where it has ended."""
+        """End it at once, in the middle of whatever it does; nothing happens where it has ended.
+
+        Raises:
+            ServerFailedError: A process that it had started did not end.
+        """
         if self.is_running:
+            children = self._freeze()
+            send(children, signal.SIGKILL)
             self._send(signal.SIGKILL)
             self._running().wait()
+            self._await(children, ENDED)
 
     def restart(self, *, timeout_s: float = 30) -> None:
         """Stop it if it runs, and start it again on the same port with the same data."""
@@ -118,12 +139,20 @@ class Server:
         self.start(timeout_s=timeout_s)
 
     def pause(self) -> None:
-        """Freeze it: its connections stay, the kernel accepts new ones, and nobody answers."""
-        self._send(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        """Freeze it: its connections stay, the kernel accepts new ones, and nobody answers.
+
+        Raises:
+            ServerFailedError: It does not run, or a process that it has started did not stop.
+        """
+        if not self.is_running:
+            raise ServerFailedError(self, "has ended" if self.pid else "was not started")
+        children = self._freeze()
+        send(children, signal.SIGSTOP)
+        self._await(children, STOPPED)
 
     def resume(self) -> None:
         """Let it go on after a pause."""
+        send(children_of(self._running().pid), signal.SIGCONT)
         self._send(signal.SIGCONT)
 
     def __enter__(self) -> Self:
@@ -152,6 +181,17 @@ class Server:
                 return self._is_ready(connection)
         except OSError:
             return False
+
+    def _freeze(self) -> list[int]:
+        """Stop the process, and return those that it has started; until it goes on, it starts no others."""
+        self._send(signal.SIGSTOP)
+        with suppress(ChildProcessError):  # it has just ended by itself
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        return children_of(self.pid)
+
+    def _await(self, children: Sequence[int], states: str) -> None:
+        if not have_got_to(states, children):
+            raise ServerFailedError(self, f"has processes that do not get to the states {states}: {children}")
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
