@@ -12,7 +12,7 @@ from tests.servers.software import MissingServerError, install
 
 def prepare_programs() -> None:
     """Install Redis, NATS, PostgreSQL and Java, and Maven where it is needed."""
-    install("redis-server", "nats-server", "postgres", "initdb", "java", *(() if has_kafka() else ("mvn",)))
+    install("redis-server", "nats-server", "postgres", "java", *(() if has_kafka() else ("mvn",)))
 
 
 def prepare_kafka() -> None:

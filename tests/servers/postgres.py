@@ -1,9 +1,9 @@
 """A PostgreSQL server."""
 
 import asyncio
+import atexit
 import os
 import pwd
-import select
 import shutil
 import signal
 import socket
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -65,6 +66,7 @@ class PostgresServer(Server):
             port=port,
             folder=self._root,
             is_ready=_is_ready,
+            stops_at=signal.SIGINT,  # "fast": connections end, and transactions with them
         )
 
     def start(self, *, timeout_s: float = 30) -> None:
@@ -72,31 +74,6 @@ class PostgresServer(Server):
         if not self._data.exists():
             self._make_data()
         super().start(timeout_s=timeout_s)
-
-    def stop(self, *, timeout_s: float = 10) -> None:
-        """Ask it to end its connections and then itself (SIGINT, "fast"), and wait until it has."""
-        self._send(signal.SIGINT)
-        super().stop(timeout_s=timeout_s)
-
-    def kill(self) -> None:
-        """End all of its processes at once, as when the machine fails; nothing happens where it has ended."""
-        if self.is_running:
-            children = _children_of(self.pid)
-            super().kill()
-            for child in children:
-                _kill(child)
-
-    def pause(self) -> None:
-        """Freeze all of its processes."""
-        super().pause()
-        for child in _children_of(self.pid):
-            os.kill(child, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let all of its processes go on."""
-        for child in _children_of(self.pid):
-            os.kill(child, signal.SIGCONT)
-        super().resume()
 
     def __enter__(self) -> Self:
         try:
@@ -113,13 +90,8 @@ class PostgresServer(Server):
 
     def _make_data(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
-        if user := _another_user():
-            os.chown(self._root, user.pw_uid, user.pw_gid)
-        self._root.chmod(0o755)
-        make = ("-D", self._data, "-U", _USER, "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
-        subprocess.run(  # noqa: S603 - our own command
-            [*_as_another_user(), self._initdb, *make], cwd=self._root, check=True, capture_output=True, timeout=60
-        )
+        _give_away(self._root)
+        _run(*_as_another_user(), "cp", "-a", _template(self._initdb), self._data, folder=self._root)
 
     def _clean_up(self) -> None:
         if os.geteuid() == 0:
@@ -180,22 +152,24 @@ def _as_another_user() -> tuple[str, ...]:
     )
 
 
-def _children_of(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+@cache
+def _template(initdb: str) -> Path:
+    """Return a folder with data of a new server, which is copied for each: to make it takes seconds."""
+    root = Path(tempfile.mkdtemp(prefix="avx-postgres-", dir=_ON_DISK))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    _give_away(root)
+    make = ("-U", _USER, "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
+    _run(*_as_another_user(), initdb, "-D", root / "data", *make, folder=root)
+    return root / "data"
 
 
-def _kill(pid: int) -> None:
-    """Kill a process that is no child of ours, and wait until it is gone."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    with os.fdopen(process):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        select.select([process], [], [], 10)
+def _give_away(folder: Path) -> None:
+    """Let whom the server runs as have a folder."""
+    if user := _another_user():
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    folder.chmod(0o755)
+
+
+def _run(*command: object, folder: Path) -> None:
+    words = [*map(str, command)]
+    subprocess.run(words, cwd=folder, check=True, capture_output=True, timeout=60)  # noqa: S603 - our own commands

@@ -12,20 +12,16 @@ PACKAGES: Final = {
     "redis-server": "redis-server",
     "nats-server": "nats-server",
     "postgres": "postgresql",
-    "initdb": "postgresql",
     "java": "default-jre-headless",
     "mvn": "maven",
 }
 """Which of Debian's packages a program is in."""
 
-# PostgreSQL's programs are in a folder for each version; the newest first.
-_PLACES: Final = (
-    "/usr/local/sbin",
-    "/usr/sbin",
-    *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True),
-)
+PLACES: Final = ("/usr/local/sbin", "/usr/sbin")
+"""Where servers are that are not on ``PATH``."""
 
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
+CLUSTERS: Final = Path("/etc/postgresql-common/createcluster.d/avx-events.conf")
 
 
 class MissingServerError(Exception):
@@ -45,7 +41,7 @@ def program(name: str) -> str:
     Raises:
         MissingServerError: It is not on ``PATH``, nor where Debian puts servers.
     """
-    found = shutil.which(name) or shutil.which(name, path=":".join(_PLACES))
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join((*PLACES, *_places_of_postgres())))
     if found is None:
         raise MissingServerError(name)
     return found
@@ -65,6 +61,12 @@ def install(*names: str) -> None:
         program(name)
 
 
+def _places_of_postgres() -> list[str]:
+    """Return where Debian has the programs of each version of PostgreSQL, the newest first."""
+    places = Path("/usr/lib/postgresql").glob("[0-9]*/bin")
+    return [str(place) for place in sorted(places, key=lambda place: float(place.parent.name), reverse=True)]
+
+
 def _is_here(name: str) -> bool:
     try:
         program(name)
@@ -75,7 +77,7 @@ def _is_here(name: str) -> bool:
 
 def _apt_get_install(packages: list[str]) -> None:
     apt_get = ("apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120")
-    with _no_service_starts():
+    with _no_service_starts(), _no_cluster_is_made():
         _run(*apt_get, "update")
         _run(*apt_get, "install", "--yes", "--no-install-recommends", *packages)
 
@@ -95,12 +97,30 @@ def _no_service_starts() -> Generator[None]:
     Source:
         https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt
     """
-    if POLICY.exists():  # as in the images of containers; whoever put it there has decided
+    with _for_now(POLICY, "#!/bin/sh\nexit 101\n"):
+        yield
+
+
+@contextmanager
+def _no_cluster_is_made() -> Generator[None]:
+    """Keep Debian from making databases of its own with PostgreSQL's package, which takes seconds.
+
+    Source:
+        https://manpages.debian.org/bookworm/postgresql-common/pg_createcluster.1.en.html
+    """
+    with _for_now(CLUSTERS, "create_main_cluster = false\n"):
+        yield
+
+
+@contextmanager
+def _for_now(file: Path, text: str) -> Generator[None]:
+    if file.exists():  # as the policy in the images of containers; whoever put it there has decided
         yield
         return
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
-    POLICY.chmod(0o755)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)
     try:
         yield
     finally:
-        POLICY.unlink()
+        file.unlink()

@@ -185,7 +185,8 @@ class _ProjectionPlayer:
                         for effect in effects:
                             self._tried = effect
                             handling.method = effect.method
-                            await effect.run(stored, connection)
+                            more = (stored,) if effect.takes_stored else ()
+                            await effect.call(stored.event, connection, *more)
         finally:
             handling.is_open = False
             current_handling.reset(token)
