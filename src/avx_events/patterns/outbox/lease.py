@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from avx_events.core.clock import Clock
 from avx_events.core.ids import new_id
-from avx_events.patterns.outbox.shared_time import shared_now_us
+from avx_events.patterns.outbox.shared_time import end_when_idle, shared_now_us
 from avx_events.patterns.tables import execute, fetch_one
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
@@ -76,6 +76,7 @@ class Lease:
         """
         before = self.instant()
         async with self._store.transaction() as connection:
+            await end_when_idle(connection, after_s=self.lease_s)
             now_us = await shared_now_us(connection, self._clock)
             until_us = now_us + int(self.lease_s * 1_000_000)
             taken = await execute(connection, _TAKE, self._owner, until_us, self.name, self._owner, now_us)
@@ -91,6 +92,7 @@ class Lease:
 
     async def renew(self, connection: Connection) -> bool:
         """Write down that it is held for ``lease_s`` seconds more; False where another one has taken it."""
+        await end_when_idle(connection, after_s=self.lease_s)
         now_us = await shared_now_us(connection, self._clock)
         until_us = now_us + int(self.lease_s * 1_000_000)
         return await execute(connection, _RENEW, until_us, self.name, self._owner) == 1
