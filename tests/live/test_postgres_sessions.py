@@ -8,6 +8,7 @@ import pytest
 
 from avx_events.core.errors import AvxEventsError, ClosedError, StoreUnavailableError
 from avx_events.core.event import Event
+from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
 from tests.live.postgres_asking import END_THE_STORES, asked, connected, through, until_answer
 from tests.servers.postgres import PostgresServer
@@ -128,3 +129,48 @@ async def error_of(call: Awaitable[Any]) -> BaseException | None:
     except AvxEventsError as error:
         return error
     return None
+
+
+class Sum(AggregateRoot):
+    number: int = 0
+
+    def apply(self, event: Event) -> None:
+        if isinstance(event, Noted):
+            self.number += event.number
+
+
+async def test_who_has_the_last_connection_for_transactions_can_load_and_leave_a_snapshot(
+    postgres_database: str,
+) -> None:
+    async with await EventStore.connect(f"{postgres_database}?pool_size=1", snapshot_every=1) as store:
+        await store.append("a", [Noted(1), Noted(2)])
+
+        async with asyncio.timeout(10), store.transaction() as connection:
+            loaded = await store.load(Sum, "a")
+            assert await connection.fetch("SELECT version FROM avx_snapshots") == [(2,)]
+        again = await store.load(Sum, "a")
+
+        assert (loaded.number, again.number) == (3, 3)
+        assert store.statistics()["snapshots_used"] == 1
+
+
+async def test_one_connection_of_each_kind_is_enough_for_many_who_use_the_store_at_once(postgres_database: str) -> None:
+    async with await EventStore.connect(f"{postgres_database}?pool_size=1", snapshot_every=2) as store:
+        await asked(postgres_database, "CREATE TABLE noted (number int)")
+        pages = store.read_all()
+        await store.append("a", [Noted(number) for number in range(1_500)])
+        await anext(pages)  # more than a page is left
+
+        async def use(number: int) -> None:
+            await store.append("a", Noted(number))
+            async with store.transaction() as connection:
+                await connection.execute("INSERT INTO noted VALUES ($1)", number)
+                await store.load(Sum, "a")
+            await store.fetch("SELECT count(*) FROM noted")
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            for number in range(10):
+                tasks.create_task(use(number))
+
+        assert len([stored async for stored in pages]) >= 1_499
+        assert await store.fetch("SELECT count(*) FROM noted") == [(10,)]

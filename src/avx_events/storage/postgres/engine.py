@@ -171,11 +171,7 @@ class PostgresEngine:
     async def put_snapshot(self, snapshot: SnapshotRecord) -> None:
         """Keep ``snapshot``; see ``StoreEngine.put_snapshot``."""
         self._check("write a snapshot")
-        async with self._sessions.lend() as connection:
-            try:
-                await connection.execute(_PUT_SNAPSHOT, *snapshot, timeout=self._timeout_s)
-            except FAILURES as exc:
-                raise store_error(exc, self._name) from exc
+        await self._sessions.write_own(lambda connection: connection.execute(_PUT_SNAPSHOT, *snapshot))
 
     async def get_snapshot(self, stream: str, kind: str) -> SnapshotRecord | None:
         """Return the snapshot of ``stream`` and ``kind``; see ``StoreEngine.get_snapshot``."""

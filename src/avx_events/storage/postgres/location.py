@@ -24,8 +24,9 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
         name: What errors and logs call the store: the URL without password and options.
         schema: The schema of the store's tables; None for the first of the user's own search path. It must be there.
             Queries and transactions of the store's user find the tables of ``public`` as well.
-        pool_size: The most connections for reads, and as many for transactions; there are two more, one that appends
-            and one that listens. They are opened when they are needed.
+        pool_size: The most connections for our own reads, as many for those of the store's user, and as many for
+            transactions; there are three more: one appends, one listens and one keeps snapshots. They are opened when
+            they are needed.
         timeout_s: How long the server may be away or silent before a call fails, in seconds.
         poll_s: How often a subscription looks for other processes' appends where it was not woken up, in seconds.
     """

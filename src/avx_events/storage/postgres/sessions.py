@@ -59,17 +59,21 @@ class Patience:
 
 
 class Sessions:
-    """Opens connections in one place, and keeps pools of them: for our own reads, for a user's, for transactions."""
+    """Opens connections in one place, and keeps pools: for our own reads and writes, a user's, and transactions."""
 
     def __init__(self, location: Location) -> None:
         """Open nothing yet."""
         self._location: Final = location
         # A round trip to reset what only read would cost as much as the read.
+        size = location.pool_size
         own = location.own_settings(default_transaction_read_only="on", **_BY_INDEX)
-        self._own: Final = self._pool(reset=_reset_where_begun, settings=own)
+        self._own: Final = self._pool(size, reset=_reset_where_begun, settings=own)
+        # Not one of those that are lent: who has the last of them may load an aggregate, which waits for its snapshot.
+        self._own_writes: Final = self._pool(1, reset=_reset_where_begun, settings=location.own_settings())
         readers = location.settings(default_transaction_read_only="on")
-        self._readers: Final = self._pool(reset=_reset_where_begun, settings=readers)
-        self._transactions: Final = self._pool(reset=None, settings=location.settings())
+        self._readers: Final = self._pool(size, reset=_reset_where_begun, settings=readers)
+        self._transactions: Final = self._pool(size, reset=None, settings=location.settings())
+        self._pools: Final = (self._transactions, self._readers, self._own_writes, self._own)
         self._lent: Final[set[PooledConnection]] = set()
         self._connecting: Final = TaskScope()
         self._watching: Final = TaskScope()
@@ -97,9 +101,8 @@ class Sessions:
         while True:
             try:
                 connection = await self.connect(timeout_s=patience.left_s)
-                await self._own
-                await self._readers
-                await self._transactions
+                for pool in self._pools:
+                    await pool
             except FAILURES as exc:
                 if patience.is_over or not is_lost(exc):
                     raise store_error(exc, self._location.name) from exc
@@ -120,6 +123,17 @@ class Sessions:
         """
         try:
             return await self._answered(self._own, query)
+        except FAILURES as exc:
+            raise store_error(exc, self._location.name) from exc
+
+    async def write_own(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+        """Return what comes of a statement of our own that may write, and may be repeated where its fate is not known.
+
+        Raises:
+            AvxEventsError: As ``read_own``.
+        """
+        try:
+            return await self._answered(self._own_writes, query)
         except FAILURES as exc:
             raise store_error(exc, self._location.name) from exc
 
@@ -185,7 +199,7 @@ class Sessions:
             end(connection)
         await self._watching.cancel()
         patience = Patience(self._location.timeout_s)
-        for pool in (self._transactions, self._readers, self._own):
+        for pool in self._pools:
             try:
                 async with asyncio.timeout(patience.left_s):
                     await pool.close()
@@ -280,11 +294,11 @@ class Sessions:
         if self._is_closed:
             raise ClosedError("the event store", action)
 
-    def _pool(self, *, reset: Callable[[Any], Awaitable[None]] | None, settings: dict[str, str]) -> Pool:
+    def _pool(self, size: int, *, reset: Callable[[Any], Awaitable[None]] | None, settings: dict[str, str]) -> Pool:
         return asyncpg.create_pool(
             self._location.dsn,
             min_size=0,
-            max_size=self._location.pool_size,
+            max_size=size,
             max_inactive_connection_lifetime=_IDLE_S,
             timeout=self._location.timeout_s,
             command_timeout=None,
