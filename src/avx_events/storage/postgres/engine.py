@@ -185,7 +185,7 @@ class PostgresEngine:
     def transaction(self) -> AbstractAsyncContextManager[StoreConnection]:
         """Return a transaction on a connection of its own; appends do not wait. See ``StoreEngine.transaction``."""
         self._check("begin a transaction")
-        return postgres_transaction(self._sessions, self._name, check=self._check)
+        return postgres_transaction(self._sessions, self._name, timeout_s=self._timeout_s, check=self._check)
 
     async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on what is committed; see ``StoreEngine.fetch``."""

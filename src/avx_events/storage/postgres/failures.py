@@ -50,6 +50,8 @@ def is_lost(exc: BaseException) -> bool:
         return _code(exc).startswith(_LOST) or isinstance(exc, asyncpg.TooManyConnectionsError)
     if isinstance(exc, asyncpg.InterfaceError):
         return "closed" in f"{exc}" or "connection" in f"{exc}"
+    if isinstance(exc, asyncpg.InternalClientError):  # what the server says last of all, to who is asking nothing yet
+        return True
     return isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError)
 
 

@@ -67,12 +67,12 @@ class Sessions:
         # A round trip to reset what only read would cost as much as the read.
         size = location.pool_size
         own = location.own_settings(default_transaction_read_only="on", **_BY_INDEX)
-        self._own: Final = self._pool(size, reset=_reset_where_begun, settings=own)
+        self._own: Final = self._pool(size, reset=_leave, settings=own)
         # Not one of those that are lent: who has the last of them may load an aggregate, which waits for its snapshot.
-        self._own_writes: Final = self._pool(1, reset=_reset_where_begun, settings=location.own_settings())
+        self._own_writes: Final = self._pool(1, reset=_leave, settings=location.own_settings())
         readers = location.settings(default_transaction_read_only="on")
-        self._readers: Final = self._pool(size, reset=_reset_where_begun, settings=readers)
-        self._transactions: Final = self._pool(size, reset=None, settings=location.settings())
+        self._readers: Final = self._pool(size, reset=_leave, settings=readers)
+        self._transactions: Final = self._pool(size, reset=_reset, settings=location.settings())
         self._pools: Final = (self._transactions, self._readers, self._own_writes, self._own)
         self._lent: Final[set[PooledConnection]] = set()
         self._connecting: Final = TaskScope()
@@ -158,19 +158,23 @@ class Sessions:
 
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[PooledConnection, None]:
-        """Lend a connection that may write.
+        """Lend a connection with a new transaction; what is not committed is undone when it is given back.
 
         Raises:
             ClosedError: The store is closed.
             StoreRefusedError: The server refuses.
             StoreUnavailableError: It cannot be reached within the time of the URL.
         """
-        connection = await self._acquired()
+        try:
+            connection = await self._begun()
+        except FAILURES as exc:
+            raise store_error(exc, self._location.name) from exc
         self._lent.add(connection)
         try:
             yield connection
         finally:
             self._lent.discard(connection)
+            await self._undo(connection)
             await self._give_back(self._transactions, connection)
 
     @contextmanager
@@ -216,13 +220,15 @@ class Sessions:
 
         return await self._repeated(patience, in_time)
 
-    async def _repeated(self, patience: Patience, read: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    async def _repeated(
+        self, patience: Patience, work: Callable[[], Awaitable[ResultT]], *, action: str = "read"
+    ) -> ResultT:
         while True:
-            self._check("read")
+            self._check(action)
             try:
-                return await read()
+                return await work()
             except FAILURES as exc:
-                self._check("read")
+                self._check(action)
                 if patience.is_over or not is_lost(exc):
                     raise
             await patience.pause()
@@ -234,16 +240,29 @@ class Sessions:
         finally:
             await self._give_back(pool, connection)
 
-    async def _acquired(self) -> PooledConnection:
+    async def _begun(self) -> PooledConnection:
         patience = Patience(self._location.timeout_s)
-        while True:
-            self._check("begin a transaction")
+
+        async def begin() -> PooledConnection:
+            connection = await self._transactions.acquire()
             try:
-                return await self._transactions.acquire()
-            except FAILURES as exc:
-                if patience.is_over or not is_lost(exc):
-                    raise store_error(exc, self._location.name) from exc
-            await patience.pause()
+                await connection.execute("BEGIN", timeout=patience.left_s)
+            except BaseException:
+                end(connection)
+                raise
+            return connection
+
+        return await self._repeated(patience, begin, action="begin a transaction")
+
+    async def _undo(self, connection: PooledConnection) -> None:
+        if not is_open(connection) or not connection.is_in_transaction():
+            return
+        try:
+            await connection.execute("ROLLBACK", timeout=_GIVE_BACK_S)
+        except BaseException as exc:
+            end(connection)
+            if not isinstance(exc, FAILURES):
+                raise
 
     async def _give_back(self, pool: Pool, connection: PooledConnection) -> None:
         # What was cut off is ended on the server, too, and what was changed in the session changed back. A connection
@@ -308,9 +327,14 @@ class Sessions:
         )
 
 
-async def _reset_where_begun(connection: Any) -> None:
-    if connection.is_in_transaction():
-        await connection.reset()
+async def _reset(connection: Any) -> None:
+    # What asyncpg resets by itself, and the rest of what the last user may have set.
+    query = f"{connection.get_reset_query()}\nRESET SESSION AUTHORIZATION;\nDISCARD TEMP;"
+    await connection.execute(query)
+
+
+async def _leave(_: Any) -> None:
+    pass  # it was only read, and nothing set
 
 
 def is_open(connection: PooledConnection) -> bool:

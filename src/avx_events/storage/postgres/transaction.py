@@ -1,6 +1,7 @@
 """One transaction on a connection of its own, for what must change together: projections, outboxes."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -8,9 +9,9 @@ from typing import Any, Final, TypeAlias
 
 import asyncpg
 
-from avx_events.core.errors import CommitUnknownError, TransactionError
-from avx_events.storage.postgres.failures import FAILURES, is_lost, said_by, statement_error, store_error
-from avx_events.storage.postgres.sessions import PooledConnection, Sessions
+from avx_events.core.errors import CommitUnknownError, StoreUnavailableError, TransactionError
+from avx_events.storage.postgres.failures import FAILURES, is_lost, said_by, statement_error
+from avx_events.storage.postgres.sessions import PooledConnection, Sessions, is_open
 from avx_events.store.ports import Dialect
 
 Check: TypeAlias = Callable[[str], None]
@@ -19,8 +20,18 @@ Check: TypeAlias = Callable[[str], None]
 _BEGIN: Final = "begin a transaction"
 _USE: Final = "use the connection of a transaction"
 _OVER: Final = "the transaction is over; use its connection only inside of 'async with store.transaction()'"
-_UNDONE: Final = "an earlier statement failed, and PostgreSQL undid the whole transaction; nothing was written"
-_ENDED: Final = "a statement ended the transaction; leave COMMIT and ROLLBACK to its block"
+_UNDONE: Final = (
+    "an earlier statement failed or was cancelled, and PostgreSQL undid the whole transaction; nothing was written"
+)
+_ENDS: Final = "it would end the transaction; leave COMMIT and ROLLBACK to its block"
+_LOST: Final = "the connection of the transaction was lost before it was committed"
+
+# BEGIN, SAVEPOINT and ROLLBACK TO do not end it.
+_ENDING: Final = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+    r"(?:commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class PostgresTransaction:
@@ -31,9 +42,7 @@ class PostgresTransaction:
         self._connection: Final = connection
         self._name: Final = name
         self._check: Final = check
-        self._transaction: Final = connection.transaction()
         self._turn: Final = asyncio.Lock()
-        self._is_failed = False
         self.is_open = True
 
     @property
@@ -45,44 +54,28 @@ class PostgresTransaction:
         """Return whether it is a transaction of the store with ``sessions``."""
         return self._sessions is sessions
 
-    async def begin(self) -> None:
-        """Begin it.
-
-        Raises:
-            StoreUnavailableError: It cannot be begun now.
-        """
-        try:
-            await self._transaction.start()
-        except FAILURES as exc:
-            raise store_error(exc, self._name) from exc
-
-    async def commit(self) -> None:
+    async def commit(self, *, timeout_s: float) -> None:
         """End it, with everything that it did.
 
         Raises:
-            TransactionError: A statement failed, or ended it.
+            TransactionError: A statement failed or was cancelled, so that there is nothing to commit.
             CommitUnknownError: The connection was lost while it was committed.
             StoreUnavailableError: It cannot be committed; nothing was written.
+            StatementError: A constraint that was deferred does not hold; nothing was written.
+            ClosedError: The store was closed meanwhile; nothing was written.
         """
         self.is_open = False
         self._check("commit a transaction")
-        if self._is_failed or not self._connection.is_in_transaction():
-            await self.abandon()
-            raise TransactionError(_UNDONE)
+        if not is_open(self._connection):
+            raise StoreUnavailableError(self._name, _LOST)
         try:
-            await self._transaction.commit()
+            status = await self._connection.execute("COMMIT", timeout=timeout_s)
         except FAILURES as exc:
             if is_lost(exc):
                 raise CommitUnknownError(self._name, said_by(exc)) from exc
             raise statement_error(exc, self._name, "COMMIT") from exc
-
-    async def abandon(self) -> None:
-        """End it, with nothing of what it did."""
-        self.is_open = False
-        try:
-            await self._transaction.rollback()
-        except FAILURES:  # without its connection, the server undoes it
-            self._connection.terminate()
+        if status != "COMMIT":  # the server undoes a transaction in which something went wrong, and calls it no error
+            raise TransactionError(_UNDONE)
 
     async def execute(self, sql: str, *params: object) -> int:
         """Run one statement and return how many rows it changed; see ``Connection.execute``."""
@@ -104,19 +97,15 @@ class PostgresTransaction:
             self._check(_USE)
             if not self.is_open:
                 raise TransactionError(_OVER)
-            if self._is_failed:
-                raise TransactionError(_UNDONE)
+            if _ENDING.match(sql):
+                raise TransactionError(f"{_ENDS}: {sql!r}")
             try:
-                answer = await statement(sql, *params)
-            except BaseException as exc:
-                self._is_failed = isinstance(exc, asyncpg.PostgresError) or not self._connection.is_in_transaction()
-                if isinstance(exc, (*FAILURES, TypeError, ValueError)):
-                    raise statement_error(exc, self._name, sql) from exc
-                raise
-            if not self._connection.is_in_transaction():
-                self._is_failed = True
-                raise TransactionError(f"{_ENDED}: {sql!r}")
-            return answer
+                with self._sessions.watched(self._connection):
+                    return await statement(sql, *params)
+            except asyncpg.InFailedSQLTransactionError as exc:
+                raise TransactionError(_UNDONE) from exc
+            except (*FAILURES, TypeError, ValueError) as exc:
+                raise statement_error(exc, self._name, sql) from exc
 
 
 # The transaction of the running task and of those that it started. What they append would be committed apart from it.
@@ -136,12 +125,12 @@ def refuse_inside(sessions: Sessions, action: str, *, because: str = "it would b
 
 @asynccontextmanager
 async def postgres_transaction(
-    sessions: Sessions, name: str, *, check: Check
+    sessions: Sessions, name: str, *, timeout_s: float, check: Check
 ) -> AsyncGenerator[PostgresTransaction, None]:
-    """Open a transaction on a connection of ``sessions``.
+    """Open a transaction on a connection of ``sessions``; the commit may take ``timeout_s``.
 
     Raises:
-        TransactionError: The caller has one open.
+        TransactionError: The caller has one open; on leaving: a statement failed or was cancelled.
         ClosedError: The store is closed, perhaps since the caller began to wait.
         WrongLoopError: The caller runs on another loop.
         CommitUnknownError: The connection was lost while it was committed.
@@ -152,13 +141,10 @@ async def postgres_transaction(
     async with sessions.lend() as connection:
         check(_BEGIN)
         current = PostgresTransaction(sessions, connection, name, check=check)
-        await current.begin()
         token = _current.set(current)
         try:
             yield current
-        except BaseException:
-            await current.abandon()
-            raise
         finally:
+            current.is_open = False
             _current.reset(token)
-        await current.commit()
+        await current.commit(timeout_s=timeout_s)
