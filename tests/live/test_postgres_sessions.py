@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from avx_events.core.errors import AvxEventsError, ClosedError, StoreUnavailableError
+from avx_events.core.errors import AvxEventsError, ClosedError, StatementError, StoreUnavailableError, TransactionError
 from avx_events.core.event import Event
 from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
@@ -174,3 +174,101 @@ async def test_one_connection_of_each_kind_is_enough_for_many_who_use_the_store_
 
         assert len([stored async for stored in pages]) >= 1_499
         assert await store.fetch("SELECT count(*) FROM noted") == [(10,)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET default_transaction_read_only = off",
+        "SELECT set_config('default_transaction_read_only', 'off', false)",
+        "BEGIN READ WRITE",
+        "START TRANSACTION READ WRITE",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        "RESET ALL",
+        "DISCARD ALL",
+        "DEALLOCATE ALL",
+        "SET search_path = pg_catalog",
+        "SET ROLE pg_monitor",
+        "SELECT pg_advisory_lock(7)",
+        "PREPARE again AS SELECT 1",
+        "LISTEN noted",
+    ],
+)
+async def test_what_a_query_sets_the_next_one_does_not_have(postgres_database: str, statement: str) -> None:
+    await asked(postgres_database, "CREATE TABLE noted AS SELECT 1 AS number")
+    async with await EventStore.connect(f"{postgres_database}?pool_size=1") as store:
+        await store.fetch(SESSION)
+
+        await store.fetch(statement)
+
+        assert await store.fetch(SESSION) == [(True, "on", True, 0, 0, 1)]
+        with pytest.raises(TransactionError, match="only read"):
+            await store.fetch("INSERT INTO noted VALUES (2) RETURNING number")
+
+
+SESSION = (
+    "SELECT current_user = session_user, current_setting('transaction_read_only'),"
+    " current_setting('search_path') LIKE '%public%', (SELECT count(*) FROM pg_listening_channels()),"
+    " (SELECT count(*) FROM pg_prepared_statements WHERE name = 'again'), (SELECT number FROM noted)"
+)
+
+
+async def test_a_lock_that_a_query_takes_goes_with_its_connection(postgres_database: str) -> None:
+    async with await EventStore.connect(postgres_database) as store, connected(postgres_database) as other:
+        await store.fetch("SELECT pg_advisory_lock(7)")
+
+        await until_answer(other, "SELECT pg_try_advisory_lock(7)")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO noted VALUES (2) RETURNING number",
+        "WITH added AS (INSERT INTO noted VALUES (2) RETURNING number) SELECT * FROM added",
+        "UPDATE noted SET number = 2",
+        "DELETE FROM noted",
+        "TRUNCATE noted",
+        "SELECT nextval('numbers')",
+        "SELECT add_one()",
+        "CALL add_another()",
+        "CREATE TABLE another (number int)",
+        "DROP TABLE noted",
+        "SELECT * FROM noted FOR UPDATE",
+        "SELECT * INTO another FROM noted",
+        "EXPLAIN ANALYZE DELETE FROM noted",
+        "DO 'BEGIN DELETE FROM noted; END'",
+        "COMMENT ON TABLE noted IS 'x'",
+    ],
+)
+async def test_a_query_that_would_write_is_refused(postgres_database: str, statement: str) -> None:
+    await asked(
+        postgres_database,
+        "CREATE TABLE noted AS SELECT 1 AS number",
+        "CREATE SEQUENCE numbers",
+        "CREATE FUNCTION add_one() RETURNS int LANGUAGE sql AS 'INSERT INTO noted VALUES (1) RETURNING number'",
+        "CREATE PROCEDURE add_another() LANGUAGE sql AS 'INSERT INTO noted VALUES (1)'",
+    )
+    async with await EventStore.connect(postgres_database) as store:
+        for fetch in (store.fetch, store.fetch_one):
+            with pytest.raises(TransactionError, match="only read"):
+                await fetch(statement)
+
+        assert await store.fetch("SELECT number, is_called FROM noted, numbers") == [(1, False)]
+
+
+async def test_a_statement_that_cannot_be_sent_is_refused(postgres_database: str) -> None:
+    async with await EventStore.connect(f"{postgres_database}?pool_size=1") as store:
+        await refused(store.fetch("SELECT 1; SELECT 2"))
+        for sql in ("SELECT 'a\0b'", "SELECT '\ud800'"):
+            async with asyncio.timeout(5):
+                await refused(store.fetch(sql))
+                async with store.transaction() as connection:
+                    await refused(connection.fetch(sql))
+                    await refused(connection.execute(sql, 1))
+
+        assert await store.fetch("SELECT 7") == [(7,)]
+
+
+async def refused(call: Awaitable[Any]) -> None:
+    with pytest.raises(StatementError):
+        await call

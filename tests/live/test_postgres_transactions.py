@@ -116,6 +116,18 @@ async def test_what_would_end_the_transaction_is_refused_before_it_does(database
     assert await kept(database) == [2]
 
 
+async def test_several_statements_in_one_that_end_the_transaction_are_an_error(database: str) -> None:
+    async with await EventStore.connect(database) as store:
+        with pytest.raises(TransactionError):
+            async with store.transaction() as connection:
+                with pytest.raises(TransactionError, match="give them one by one"):
+                    await connection.execute("INSERT INTO noted VALUES (1); COMMIT")
+                with pytest.raises(TransactionError, match="over"):
+                    await insert(connection, 2)
+
+    assert 2 not in await kept(database)
+
+
 async def test_savepoints_are_the_users_own(database: str) -> None:
     async with await EventStore.connect(database) as store, store.transaction() as connection:
         await connection.execute("SAVEPOINT one")
@@ -308,7 +320,8 @@ async def test_what_one_transaction_sets_the_next_one_does_not_have(database: st
                 await connection.fetch(statement)
         async with store.transaction() as connection:
             assert await connection.fetch(
-                "SELECT current_user = session_user, to_regclass('passing'), current_setting('search_path') LIKE '%public%',"
+                "SELECT current_user = session_user, to_regclass('passing'),"
+                " current_setting('search_path') LIKE '%public%',"
                 " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'),"
                 " (SELECT count(*) FROM pg_listening_channels())"
             ) == [(True, None, True, 0, 0)]

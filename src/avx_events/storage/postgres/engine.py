@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Final, TypeVar, cast
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import ClosedError, WrongLoopError
 from avx_events.core.tasks import TaskScope
-from avx_events.storage.postgres.failures import FAILURES, statement_error, store_error
+from avx_events.storage.postgres.failures import FAILURES, check_statement, statement_error, store_error
 from avx_events.storage.postgres.listener import Listener
 from avx_events.storage.postgres.location import Location, parse
 from avx_events.storage.postgres.log_writer import LogWriter, Member
@@ -55,6 +56,11 @@ _GET_SNAPSHOT: Final = (
     "SELECT stream, kind, fingerprint, version, recorded_at, state FROM avx_snapshots WHERE stream = $1 AND kind = $2"
 )
 _CONNECTION_READS: Final = "its connection has a fetch() of its own, which sees what the block wrote"
+# A query leaves its session as it was, unless it calls one of these; another statement, as SET, may not.
+_PLAIN: Final = re.compile(
+    r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|with|values|table|show|explain)\b", re.IGNORECASE | re.DOTALL
+)
+_SETTING: Final = re.compile(r"set_config|advisory|setseed|currval|dblink", re.IGNORECASE)
 _GREATEST_INTEGER: Final = 2**63 - 1
 
 
@@ -220,8 +226,10 @@ class PostgresEngine:
     async def _query(self, sql: str, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         self._check("read")
         refuse_inside(self._sessions, "read with store.fetch()", because=_CONNECTION_READS)
+        check_statement(sql)
+        read = self._sessions.read if _PLAIN.match(sql) and not _SETTING.search(sql) else self._sessions.read_and_forget
         try:
-            return await self._sessions.read(query)
+            return await read(query)
         except (*FAILURES, TypeError, ValueError) as exc:
             raise statement_error(exc, self._name, sql, only_reads=True) from exc
 

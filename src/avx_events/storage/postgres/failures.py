@@ -76,6 +76,21 @@ def store_error(exc: BaseException, name: str) -> StoreUnavailableError | StoreR
     return StoreSchemaError(name, said)
 
 
+def check_statement(sql: str) -> None:
+    """Raise where ``sql`` cannot be sent: after a NUL the server would wait for the rest, for ever.
+
+    Raises:
+        StatementError: It has a NUL or a lone surrogate.
+    """
+    if "\0" in sql:
+        raise StatementError(sql, "a statement has no NUL")
+    if not sql.isascii():
+        try:
+            sql.encode()
+        except UnicodeEncodeError as exc:
+            raise StatementError(sql, "a statement has no lone surrogate") from exc
+
+
 def statement_error(exc: BaseException, name: str, sql: str, *, only_reads: bool = False) -> AvxEventsError:
     """Return the error that stands for ``exc``, raised by a statement of the store's user."""
     if isinstance(exc, asyncpg.PostgresError):

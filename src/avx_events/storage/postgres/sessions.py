@@ -64,7 +64,6 @@ class Sessions:
     def __init__(self, location: Location) -> None:
         """Open nothing yet."""
         self._location: Final = location
-        # A round trip to reset what only read would cost as much as the read.
         size = location.pool_size
         own = location.own_settings(default_transaction_read_only="on", **_BY_INDEX)
         self._own: Final = self._pool(size, reset=_leave, settings=own)
@@ -155,6 +154,21 @@ class Sessions:
 
         patience = Patience(self._location.timeout_s)
         return await self._repeated(patience, lambda: self._once(self._readers, watched))
+
+    async def read_and_forget(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+        """Return what ``read`` does, on a connection that nobody else gets afterwards: of what may change it.
+
+        Raises:
+            Exception: As ``read``.
+        """
+
+        async def read(connection: PooledConnection) -> ResultT:
+            try:
+                return await query(connection)
+            finally:
+                end(connection)
+
+        return await self.read(read)
 
     @asynccontextmanager
     async def lend(self) -> AsyncGenerator[PooledConnection, None]:
@@ -334,7 +348,7 @@ async def _reset(connection: Any) -> None:
 
 
 async def _leave(_: Any) -> None:
-    pass  # it was only read, and nothing set
+    pass  # a round trip to reset what nobody changed would cost as much as the query
 
 
 def is_open(connection: PooledConnection) -> bool:

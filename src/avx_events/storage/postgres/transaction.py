@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from avx_events.core.errors import CommitUnknownError, StoreUnavailableError, TransactionError
-from avx_events.storage.postgres.failures import FAILURES, is_lost, said_by, statement_error
+from avx_events.storage.postgres.failures import FAILURES, check_statement, is_lost, said_by, statement_error
 from avx_events.storage.postgres.sessions import PooledConnection, Sessions, is_open
 from avx_events.store.ports import Dialect
 
@@ -24,6 +24,7 @@ _UNDONE: Final = (
     "an earlier statement failed or was cancelled, and PostgreSQL undid the whole transaction; nothing was written"
 )
 _ENDS: Final = "it would end the transaction; leave COMMIT and ROLLBACK to its block"
+_ENDED: Final = "several statements in one ended the transaction; give them one by one, and leave COMMIT to its block"
 _LOST: Final = "the connection of the transaction was lost before it was committed"
 
 # BEGIN, SAVEPOINT and ROLLBACK TO do not end it.
@@ -58,14 +59,16 @@ class PostgresTransaction:
         """End it, with everything that it did.
 
         Raises:
-            TransactionError: A statement failed or was cancelled, so that there is nothing to commit.
+            TransactionError: A statement failed or was cancelled, so that there is nothing to commit, or ended it.
             CommitUnknownError: The connection was lost while it was committed.
             StoreUnavailableError: It cannot be committed; nothing was written.
             StatementError: A constraint that was deferred does not hold; nothing was written.
             ClosedError: The store was closed meanwhile; nothing was written.
         """
-        self.is_open = False
         self._check("commit a transaction")
+        if not self.is_open:
+            raise TransactionError(_OVER)
+        self.is_open = False
         if not is_open(self._connection):
             raise StoreUnavailableError(self._name, _LOST)
         try:
@@ -97,15 +100,20 @@ class PostgresTransaction:
             self._check(_USE)
             if not self.is_open:
                 raise TransactionError(_OVER)
+            check_statement(sql)
             if _ENDING.match(sql):
                 raise TransactionError(f"{_ENDS}: {sql!r}")
             try:
                 with self._sessions.watched(self._connection):
-                    return await statement(sql, *params)
+                    answer = await statement(sql, *params)
             except asyncpg.InFailedSQLTransactionError as exc:
                 raise TransactionError(_UNDONE) from exc
             except (*FAILURES, TypeError, ValueError) as exc:
                 raise statement_error(exc, self._name, sql) from exc
+            if is_open(self._connection) and not self._connection.is_in_transaction():
+                self.is_open = False
+                raise TransactionError(f"{_ENDED}: {sql!r}")
+            return answer
 
 
 # The transaction of the running task and of those that it started. What they append would be committed apart from it.
@@ -144,7 +152,9 @@ async def postgres_transaction(
         token = _current.set(current)
         try:
             yield current
-        finally:
+        except BaseException:
             current.is_open = False
+            raise
+        finally:
             _current.reset(token)
         await current.commit(timeout_s=timeout_s)
