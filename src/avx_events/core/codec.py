@@ -4,7 +4,8 @@ What validators, ``__post_init__`` and upcasters raise cannot be listed: all of 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any, Final, cast, get_type_hints
 
 import msgspec
@@ -24,7 +25,8 @@ _LONG_RUN: Final = b"0" * 19
 _DIGITS_AS_ZEROS: Final = bytes(ord("0") if ord("0") <= byte <= ord("9") else byte for byte in range(256))
 
 
-_TEXT: Final = frozenset({str, bool})
+_TEXT: Final = (str, bool)  # not sets: an annotation need not have a hash
+_NUMBERS: Final = (int, float)
 
 _encode_fields = msgspec.json.Encoder().encode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
@@ -48,10 +50,23 @@ class _Model:
         return self._model.model_validate_json(data)
 
 
-class _TextPayload(Payload):
-    """Of a class whose fields are all text or truth: a number in one of them does not read back, so nobody looks."""
+class _PlainPayload(Payload):
+    """Of a class whose fields are all text, truth or one number: what JSON cannot carry is seen without its text.
 
-    __slots__ = ()
+    NaN and infinity are written as null, which reads back into none of them.
+    """
+
+    __slots__ = ("numbers_of",)
+
+    def __init__(
+        self,
+        encode: Callable[[Any], bytes],
+        decode: Callable[[bytes], Any],
+        numbers_of: Callable[[Any], Iterable[Any]] | None,
+    ) -> None:
+        """``numbers_of`` gives the numbers of a message; None where its class has none."""
+        super().__init__(encode, decode)
+        self.numbers_of = numbers_of
 
 
 def encode_data(message: object) -> bytes:
@@ -80,9 +95,11 @@ def encode_fields(message: object, schema: EventSchema) -> bytes:
     try:
         payload = schema.payload or _payload_for(schema)
         data = payload.encode(message)
-        if type(payload) is not _TextPayload:
+        if type(payload) is _PlainPayload:
+            _check_plain(payload, message, data)
+        else:
             _refuse_unportable(message, data)
-        payload.decode(data)
+            payload.decode(data)
     except (AvxEventsError, MemoryError):
         raise
     except Exception as exc:
@@ -129,17 +146,39 @@ def _payload_for(schema: EventSchema) -> Payload:
         model = _Model(message_class)
         payload = Payload(model.encode, model.decode)
     else:
-        kind = _TextPayload if _has_only_text(message_class) else Payload
-        payload = kind(msgspec.json.Encoder().encode, msgspec.json.Decoder(message_class).decode)
+        payload = _struct_payload(message_class)
     schema.payload = payload
     return payload
 
 
-def _has_only_text(message_class: type) -> bool:
+def _struct_payload(message_class: type) -> Payload:
+    encode = msgspec.json.Encoder().encode
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder(message_class).decode
     if not issubclass(message_class, msgspec.Struct):
-        return False
+        return Payload(encode, decode)
     hints = get_type_hints(message_class)
-    return all(hints[name] in _TEXT for name in message_class.__struct_fields__)
+    others = [name for name in message_class.__struct_fields__ if hints[name] not in _TEXT]
+    if any(hints[name] not in _NUMBERS for name in others):
+        return Payload(encode, decode)
+    return _PlainPayload(encode, decode, _reader_of(others) if others else None)
+
+
+def _reader_of(fields: list[str]) -> Callable[[Any], Iterable[Any]]:
+    # Of a single name, attrgetter gives the value itself.
+    return attrgetter(*fields) if len(fields) > 1 else attrgetter(fields[0], fields[0])
+
+
+def _check_plain(payload: _PlainPayload, message: object, data: bytes) -> None:
+    try:
+        payload.decode(data)
+    except Exception:
+        if payload.numbers_of is not None:
+            _refuse_unportable(message, data)  # which says it better than that null is no number
+        raise
+    if payload.numbers_of is not None:
+        for value in payload.numbers_of(message):
+            if value.__class__ is not float and not _LEAST_INTEGER <= value <= _GREATEST_INTEGER:
+                _refuse_unportable(message, data)
 
 
 def _unknown(event_type: str, data: bytes, revision: int, *, keep: bool) -> UnknownEvent:

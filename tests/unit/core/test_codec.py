@@ -97,7 +97,24 @@ class Worded(Event, event_type="codec.worded"):
     is_so: bool = False
 
 
+class Weighed(Event, event_type="codec.weighed"):
+    """Text and numbers, and nothing that may be null."""
+
+    what: str = ""
+    count: int = 0
+    weight: float = 0.0
+
+
+class Numbered(Event, event_type="codec.numbered"):
+    """One number alone."""
+
+    number: int
+
+
 CARRIED: list[Any] = [
+    Weighed("null 99999999999999999999999", 2**64 - 1, 1e300),
+    Weighed(count=-(2**63), weight=-(2**63)),
+    Numbered(2**64 - 1),
     Worded("null 99999999999999999999999", is_so=True),
     ADataclass(datetime(2026, 11, 24, 1, 2, 3, 4, tzinfo=UTC), ["a"]),
     AnAttrsClass(Decimal("0.10")),
@@ -139,6 +156,16 @@ REFUSED: list[tuple[Any, str]] = [
     (Holding([msgspec.Raw(b'{"a"')]), "malformed|truncated"),
     *[(Worded(text=number), "Expected `str`") for number in NO_WORDS],
     *[(Worded(is_so=number), "Expected `bool`") for number in NO_WORDS],
+    (Weighed(weight=NAN), "weight is nan"),
+    (Weighed(weight=INF), "weight is inf"),
+    (Weighed(weight=10**30), "weight is an integer past 64 bits"),
+    (Weighed(count=2**64), "count is an integer past 64 bits"),
+    (Weighed(count=-(2**63) - 1), "count is an integer past 64 bits"),
+    (Weighed(count=1.5), "Expected `int`"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    (Weighed(count="1"), "Expected `int`"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    (Weighed(what=2**64), "what is an integer past 64 bits"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    (Numbered(2**64), "number is an integer past 64 bits"),
+    (Numbered(NAN), "number is nan"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     (model_of(share=NAN), "share"),
     (model_of(anything=[NAN]), r"anything\[\] is nan"),
     (AModelThatWritesNaN(share=NAN), "malformed"),
