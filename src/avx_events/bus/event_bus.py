@@ -108,7 +108,7 @@ class EventBus(DeliveringBus):
     ``async with bus:``. A bus belongs to the event loop that first uses it.
     """
 
-    __slots__ = ("_classes", "_ids", "_routes", "_time_ns", "_whereabouts")
+    __slots__ = ("_classes", "_ids", "_link", "_routes", "_time_ns", "_whereabouts")
 
     def __init__(
         self,
@@ -145,6 +145,7 @@ class EventBus(DeliveringBus):
         self._ids = IdBlock()
         self._time_ns = clock.time_ns
         self._whereabouts = self._engine.life.whereabouts
+        self._link = self._engine.link
 
     async def subscribe(
         self,
@@ -347,6 +348,10 @@ class EventBus(DeliveringBus):
                 only.wake()
             route.published += 1
             return metadata
+        link = self._link
+        if link is not None:
+            await link.publish_one(envelope)
+            return metadata
         for subscription in route.subscriptions:
             queue = subscription.queue
             if len(queue) >= subscription.limit:
@@ -389,8 +394,8 @@ class EventBus(DeliveringBus):
         if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
-        if self._engine.link is not None:  # in one go, whatever their classes
-            await self._engine.link.publish([envelope for _, _, envelopes in runs for envelope in envelopes])
+        if self._link is not None:  # in one go, whatever their classes
+            await self._link.publish([envelope for _, _, envelopes in runs for envelope in envelopes])
             return [metadata for _, stamped, _ in runs for metadata in stamped]
         for subscriptions, _, envelopes in runs:
             count = len(envelopes)

@@ -338,7 +338,7 @@ class TopicBus(DeliveringBus):
 
     async def _deliver(self, envelope: AnyEnvelope) -> None:
         if self._engine.link is not None:
-            await self._engine.link.publish([envelope])
+            await self._engine.link.publish_one(envelope)
             return
         subscriptions = self._trie.match(envelope.topic)
         for subscription in subscriptions:

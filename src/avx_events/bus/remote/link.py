@@ -166,16 +166,32 @@ class Link:
             TransportUnavailableError: The broker is away. Of several, some may have been accepted.
             PublishUnknownError: One was sent and not confirmed.
         """
+        if len(envelopes) == 1:
+            await self.publish_one(envelopes[0])
+        elif envelopes:
+            await self._publish_many(envelopes)
+
+    async def publish_one(self, envelope: AnyEnvelope) -> None:
+        """Send ``envelope``, and return when the broker has accepted it.
+
+        Raises:
+            EncodeError: It cannot be written.
+            EventTooLargeError: It is larger than the limit.
+            TransportUnavailableError: The broker is away; it was not sent.
+            PublishUnknownError: It was sent and not confirmed.
+        """
         if self._unopened:
             await self.open()
-        if len(envelopes) > 1:
-            await self._publish_many(envelopes)
-            return
-        for envelope in envelopes:
-            outgoing = self._outgoing(envelope)
-            if self._transport.is_full:
-                await self._transport.room()
-            await self._accepted(envelope, self._transport.submit(outgoing))
+        outgoing = self._outgoing(envelope)
+        transport = self._transport
+        if transport.is_full:
+            await transport.room()
+        try:
+            await transport.submit(outgoing)
+        except PublishUnknownError as exc:
+            exc.envelope = envelope
+            raise
+        self.published += 1
 
     def publish_nowait(self, envelopes: Sequence[AnyEnvelope]) -> None:
         """Send ``envelopes``; where the broker does not accept one, that is logged.
@@ -203,6 +219,8 @@ class Link:
         await self._transport.close()
 
     async def _publish_many(self, envelopes: Sequence[AnyEnvelope]) -> None:
+        if self._unopened:
+            await self.open()
         sent: list[asyncio.Future[None]] = []
         try:
             for outgoing in [self._outgoing(envelope) for envelope in envelopes]:
@@ -210,18 +228,15 @@ class Link:
                     await self._transport.room()
                 sent.append(self._transport.submit(outgoing))
             for envelope, future in zip(envelopes, sent, strict=True):
-                await self._accepted(envelope, future)
+                try:
+                    await future
+                except PublishUnknownError as exc:
+                    exc.envelope = envelope
+                    raise
+                self.published += 1
         finally:
             for future in sent:
                 _forget(future)
-
-    async def _accepted(self, envelope: AnyEnvelope, future: "asyncio.Future[None]") -> None:
-        try:
-            await future
-        except PublishUnknownError as exc:
-            exc.envelope = envelope
-            raise
-        self.published += 1
 
     def _outgoing(self, envelope: AnyEnvelope) -> Outgoing:
         metadata, options = envelope.metadata, self.options
