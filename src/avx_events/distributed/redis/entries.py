@@ -25,10 +25,13 @@ def fields_of(outgoing: Outgoing) -> list[Argument]:
         for name, text in outgoing.attributes.items():
             fields += (ATTRIBUTE_PREFIX + name, text)
         return fields
-    fields = [TYPE_FIELD, outgoing.event_type, EVENT_FIELD, outgoing.document]
-    if outgoing.topic != outgoing.event_type:
-        fields += (TOPIC_FIELD, outgoing.topic)
-    return fields
+    before, after = fields_around(outgoing.event_type, outgoing.topic)
+    return [*before, outgoing.document, *after]
+
+
+def fields_around(event_type: str, topic: str) -> tuple[list[Argument], list[Argument]]:
+    """Return what stands before a document and what stands behind it, names and values in turn."""
+    return [TYPE_FIELD, event_type, EVENT_FIELD], [] if topic == event_type else [TOPIC_FIELD, topic]
 
 
 def incoming_of(lane: Lane | None, receipt: object, fields: list[bytes]) -> Incoming:

@@ -21,6 +21,19 @@ class Replies(_Parser):  # type: ignore[misc]  # redis-py has it as a variable
         self._next = partial(self._reader.gets, as_bytes)
         self._nothing = self._next()  # what it says as long as no reply is complete
 
+    def taken(self, data: bytes) -> list[Any]:
+        """Return the replies that are complete with ``data``, what has come; an error of the server's is one of them.
+
+        Raises:
+            redis.exceptions.InvalidResponse: What came is no reply.
+        """
+        self._reader.feed(data)
+        following, nothing = self._next, self._nothing
+        replies: list[Any] = []
+        while (reply := following()) is not nothing:
+            replies.append(reply)
+        return replies
+
     async def read(self, count: int) -> list[Any]:
         """Return the next ``count`` replies; an error of the server's is one of them, not raised.
 

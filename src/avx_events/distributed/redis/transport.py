@@ -1,10 +1,12 @@
 """Redis as the transport of a bus."""
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
+
+import msgspec
 
 from avx_events.bus.dead_letters import DeadLetterStore
 from avx_events.bus.remote.ports import Consumer, Outgoing, Source, TransportOptions, Withdrawal
@@ -12,21 +14,34 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import PartitionsMismatchError, PublishUnknownError, TransportRefusedError
 from avx_events.distributed.redis.broadcast_source import BroadcastSource
 from avx_events.distributed.redis.dead_letters import RedisDeadLetters
-from avx_events.distributed.redis.entries import fields_of
+from avx_events.distributed.redis.entries import fields_around, fields_of
 from avx_events.distributed.redis.group_source import GroupSource
 from avx_events.distributed.redis.leases import Leases
 from avx_events.distributed.redis.names import LAYOUT_VERSION, Names, lane_of
-from avx_events.distributed.redis.pipe import Pipe
+from avx_events.distributed.redis.pipe import Pipe, Unconfirmed
 from avx_events.distributed.redis.requests import RedisRequests
 from avx_events.distributed.redis.scripts import AGREE, TRIM
 from avx_events.distributed.redis.waiting_wire import WaitingWire
-from avx_events.distributed.redis.wire import Argument, Servers, packed
+from avx_events.distributed.redis.wire import Argument, Frame, Servers, packed
 
 if TYPE_CHECKING:
     import asyncio
 
 
 _TRIM_EVERY_S: Final = 60.0
+_WAYS: Final = 4096
+
+
+class Way(msgspec.Struct, frozen=True):
+    """What is the same of all events of one type and topic in one lane.
+
+    Attributes:
+        frame: Their command, but for the document.
+        unconfirmed: Makes the error of one that was sent and not confirmed.
+    """
+
+    frame: Frame
+    unconfirmed: Unconfirmed
 
 
 class RedisTransport:
@@ -51,6 +66,7 @@ class RedisTransport:
         most = options.max_events
         self._limit: tuple[Argument, ...] = () if most is None else ("MAXLEN", "~", max(most // max(self.lanes, 1), 1))
         self._trim_at = 0.0
+        self._way = lru_cache(maxsize=_WAYS)(self._new_way)
 
     @property
     def name(self) -> str:
@@ -92,11 +108,16 @@ class RedisTransport:
 
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[Any]":
         """Send an event; see ``Transport``."""
-        lane = lane_of(outgoing.key, self.lanes) if outgoing.key else next(self._next_lane) % self.lanes
-        command = packed("XADD", self._streams[lane], *self._limit, "*", *fields_of(outgoing))
+        lanes = len(self._streams)
+        lane = lane_of(outgoing.key, lanes) if outgoing.key else next(self._next_lane) % lanes
+        way = self._way(lane, outgoing.event_type, outgoing.topic)
+        if outgoing.attributes is None:
+            command = way.frame.around(outgoing.document)
+        else:
+            command = packed(*self._begin(lane), *fields_of(outgoing))
         if self._trim_at <= self._clock.monotonic():
             self._trim()
-        return self._publishing.ask(command, unconfirmed=partial(PublishUnknownError, self.name, outgoing.event_type))
+        return self._publishing.ask(command, unconfirmed=way.unconfirmed)
 
     async def room(self) -> None:
         """Wait until there is room for another event."""
@@ -148,6 +169,15 @@ class RedisTransport:
     def _pipe(self, what: str) -> Pipe:
         name = f"avx-events redis: {what}"
         return Pipe(self._servers, timeout_s=self._options.timeout_s, clock=self._clock, what=name)
+
+    def _begin(self, lane: int) -> tuple[Argument, ...]:
+        """Return what the command of every event in ``lane`` begins with."""
+        return ("XADD", self._streams[lane], *self._limit, "*")
+
+    def _new_way(self, lane: int, event_type: str, topic: str) -> Way:
+        before, after = fields_around(event_type, topic)
+        unconfirmed = partial(PublishUnknownError, self.name, event_type)
+        return Way(Frame.of([*self._begin(lane), *before], after), unconfirmed)
 
     def _trim(self) -> None:
         """Have events deleted that are past their time; where that fails, whoever publishes next does it."""

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import hiredis
+import msgspec
 import redis.exceptions
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
@@ -18,6 +19,7 @@ from avx_events.core.errors import (
     TransportRefusedError,
     TransportUnavailableError,
 )
+from avx_events.distributed.redis.flow import Flow, Listener
 from avx_events.distributed.redis.replies import Replies
 
 Argument: TypeAlias = str | bytes | int | float
@@ -57,6 +59,31 @@ _pack = cast("Any", hiredis.pack_command)  # pyright: ignore[reportUnknownMember
 def packed(*arguments: Argument) -> Packed:
     """Return a command as it goes over the wire."""
     return cast("bytes", _pack(arguments))
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """A command but for one argument.
+
+    Source:
+        https://redis.io/docs/latest/develop/reference/protocol-spec/, arrays of bulk strings.
+    """
+
+    head: bytes
+    tail: bytes
+
+    @classmethod
+    def of(cls, before: Sequence[Argument], after: Sequence[Argument]) -> "Frame":
+        """Return the frame of an argument that stands between these."""
+        count = len(before) + 1 + len(after)
+        return cls(b"*%d\r\n%b$" % (count, _bulks(before)), b"\r\n" + _bulks(after))
+
+    def around(self, argument: bytes) -> Packed:
+        """Return the command with ``argument`` in its place: a quarter of what ``packed`` takes."""
+        return b"%b%d\r\n%b%b" % (self.head, len(argument), argument, self.tail)
+
+
+def _bulks(arguments: Sequence[Argument]) -> bytes:
+    return packed(*arguments).partition(b"\r\n")[2]
 
 
 class Servers:
@@ -131,15 +158,37 @@ class Wire:
         try:
             await self._connection.connect()
         except (redis.exceptions.AuthenticationError, redis.exceptions.NoPermissionError) as exc:
-            raise self._refused(exc) from exc
+            raise self.refused(exc) from exc
         except redis.exceptions.ResponseError as exc:
             if str(exc).startswith(_REFUSED):
-                raise self._refused(exc) from exc
+                raise self.refused(exc) from exc
             raise WireError(str(exc), is_sent=False) from exc
         except (TimeoutError, redis.exceptions.RedisError, OSError) as exc:
             if _is_about_tls(exc) or _is_about_tls(exc.__context__):  # redis-py names no cause
-                raise self._refused(exc) from exc
+                raise self.refused(exc) from exc
             raise WireError(str(exc), is_sent=False) from exc
+
+    def flow(self, listener: Listener) -> Flow:
+        """Return the connection, which is made, as one that is written and read at once; it is not used here then.
+
+        Raises:
+            WireError: It was lost.
+        """
+        transport: asyncio.Transport = self._connection._writer.transport  # noqa: SLF001 - see decision 0026
+        if transport.is_closing():
+            problem = "the connection was closed"
+            raise WireError(problem, is_sent=False)
+        flow = Flow(transport, self._replies, listener)
+        transport.set_protocol(flow)
+        return flow
+
+    def refused(self, error: Exception) -> TransportRefusedError:
+        """Return what it means that the server asks for a password, or another one."""
+        remedy = (
+            "give user and password in the URL, as redis://user:password@host, rediss:// where it wants TLS, and "
+            "ssl_ca_certs= where its certificate is of an authority of your own"
+        )
+        return TransportRefusedError(self._name, str(error), remedy=remedy)
 
     async def exchange(self, commands: Sequence[Packed], *, timeout_s: float | None) -> list[Any]:
         """Send ``commands``, and return their replies; an error of the server's is one of them, not raised.
@@ -162,7 +211,7 @@ class Wire:
             raise WireError(f"no answer within {timeout_s} s", is_sent=True) from exc
         except redis.exceptions.AuthenticationError as exc:  # one of the connection's errors for redis-py
             await self.close()
-            raise self._refused(exc) from exc
+            raise self.refused(exc) from exc
         except (redis.exceptions.RedisError, OSError) as exc:
             await self.close()
             raise WireError(str(exc) or type(exc).__name__, is_sent=True) from exc
@@ -206,28 +255,12 @@ class Wire:
             await self.close()
             raise WireError(str(exc) or type(exc).__name__, is_sent=True) from exc
 
-    async def look(self) -> None:
-        """Close the connection if the server has closed its end while nobody was looking."""
-        try:
-            if not await self._connection.can_read():
-                return
-        except (redis.exceptions.RedisError, OSError):
-            pass
-        await self.close()
-
     async def close(self) -> None:
         """Close the connection. Harmless where it is closed."""
         try:
             await self._connection.disconnect(nowait=True)
         except (redis.exceptions.RedisError, OSError):  # it is gone, which was wanted
             return
-
-    def _refused(self, error: Exception) -> TransportRefusedError:
-        remedy = (
-            "give user and password in the URL, as redis://user:password@host, rediss:// where it wants TLS, and "
-            "ssl_ca_certs= where its certificate is of an authority of your own"
-        )
-        return TransportRefusedError(self._name, str(error), remedy=remedy)
 
 
 def problem_of(name: str, reply: Exception) -> AvxEventsError:
