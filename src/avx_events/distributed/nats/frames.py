@@ -8,11 +8,14 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, TypeAlias
 
+import msgspec
+
 log = logging.getLogger("avx_events")
 
 _END: Final = b"\r\n"
 _VERSION: Final = "NATS/1.0"
 _HEAD: Final = b"NATS/1.0\r\n"
+_NOBODY: Final = b"NATS/1.0 503"
 _NONE: Final[list[bytes]] = []
 _WITHOUT: Final = b"MSG "
 _WITH_HEADERS: Final = b"HMSG "
@@ -22,29 +25,40 @@ _FEWEST_WORDS: Final = 4
 _LINE_BREAKS: Final = str.maketrans("\r\n", "  ")
 
 
-class Message:
-    """What arrived.
+class Message(msgspec.Struct, gc=False):
+    """What arrived, as it came: most of it is never looked at.
 
     Attributes:
-        subject: Where it was published.
-        reply: Where its answer goes; empty where it wants none.
+        to: Where it was published.
+        back: Where its answer goes; empty where it wants none.
         data: Its body.
+        block: Its headers; empty where it has none.
     """
 
-    __slots__ = ("_block", "_headers", "data", "reply", "subject")
+    to: bytes
+    back: bytes
+    data: bytes
+    block: bytes = b""
 
-    def __init__(self, subject: str, reply: str, data: bytes, block: bytes = b"") -> None:
-        """Keep all; ``block`` is its headers as they came."""
-        self.subject, self.reply, self.data = subject, reply, data
-        self._block = block
-        self._headers: dict[str, str] | None = None
+    @property
+    def subject(self) -> str:
+        """Where it was published, as text."""
+        return self.to.decode(errors="replace")
+
+    @property
+    def reply(self) -> str:
+        """Where its answer goes, as text."""
+        return self.back.decode(errors="replace")
 
     @property
     def headers(self) -> dict[str, str] | None:
-        """Its headers; None where it has none."""
-        if self._headers is None and self._block:
-            self._headers = headers_in(self._block)
-        return self._headers
+        """Its headers, read anew each time; None where it has none."""
+        return headers_in(self.block) if self.block else None
+
+    @property
+    def is_for_nobody(self) -> bool:
+        """Whether the server says that nobody listens where an answer was asked for."""
+        return self.block.startswith(_NOBODY)
 
 
 Listener: TypeAlias = Callable[[Message], None]
@@ -117,9 +131,9 @@ class Frames:
                 break
             listener = self.listeners.get(words[2])
             if listener is not None:  # else nobody listens any more
-                reply = words[3].decode(errors="replace") if len(words) - has_headers > _FEWEST_WORDS else ""
+                reply = words[3] if len(words) - has_headers > _FEWEST_WORDS else b""
                 block, data = buffer[body : body + block_size], buffer[body + block_size : stop]
-                _give(listener, Message(words[1].decode(errors="replace"), reply, data, block))
+                _give(listener, Message(words[1], reply, data, block))
             at = stop + 2
         return at
 
@@ -142,6 +156,47 @@ def frame(subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, s
         lines = "".join(clean)
     block = b"%b%b\r\n" % (_HEAD, lines.encode())
     return b"HPUB %b %d %d\r\n%b%b\r\n" % (to.encode(), len(block), len(block) + len(body), block, body)
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """A message as it is published, but for the end of its reply's subject, one header's value and its body.
+
+    Attributes:
+        subject: Where to.
+        block_bytes: How many bytes its headers take, without that value.
+    """
+
+    subject: str
+    block_bytes: int
+    head: bytes
+    middle: bytes
+    tail: bytes
+
+    @classmethod
+    def of(cls, subject: str, *, reply: str, header: str, headers: Mapping[str, str]) -> "Frame":
+        """Return the frame of messages to ``subject``.
+
+        Args:
+            subject: Where to.
+            reply: What the subject of their reply begins with.
+            header: The name of the header whose value they differ in.
+            headers: Their other headers, whose values are without line breaks.
+        """
+        before = b"%b%b: " % (_HEAD, header.encode())
+        tail = "".join(["\r\n", *[f"{name}: {value}\r\n" for name, value in headers.items()], "\r\n"]).encode()
+        return cls(subject, len(before) + len(tail), f"HPUB {subject} {reply}".encode(), _END + before, tail)
+
+    def around(self, number: int, value: bytes, body: bytes) -> bytes:
+        """Return the message: a third of what ``frame`` takes.
+
+        Args:
+            number: What the subject of its reply ends with.
+            value: Of its own header, without line breaks.
+            body: What.
+        """
+        block_bytes = self.block_bytes + len(value)
+        sizes = (number, block_bytes, block_bytes + len(body))
+        return b"".join((self.head, b"%d %d %d" % sizes, self.middle, value, self.tail, body, _END))
 
 
 def headers_in(block: bytes) -> dict[str, str]:

@@ -265,7 +265,7 @@ class JetStream:
     def _message(self, stream: str, asked: dict[str, Any]) -> "asyncio.Future[Stored | None]":
         return self._pipe.ask(f"$JS.API.STREAM.MSG.GET.{stream}", msgspec.json.encode(asked), self._kept)
 
-    def _kept(self, message: Message) -> Stored | None:
+    def _kept(self, message: Message, _: int) -> Stored | None:
         problem = _decode_answer(message.data).error
         if problem is None:
             return msgspec.json.decode(message.data, type=_Kept).message
@@ -279,7 +279,7 @@ class JetStream:
             raise JetStreamError(problem.code, problem.err_code, problem.description)
         return msgspec.json.decode(data, type=answer)
 
-    def _number_of(self, message: Message) -> int:
+    def _number_of(self, message: Message, _: int) -> int:
         published = _decode_published(message.data)
         if published.error is not None:
             raise refused(published.error, self)
@@ -308,11 +308,11 @@ def header_value(text: str) -> str | None:
     return text if text.isascii() and text.isprintable() and text == text.strip() else None
 
 
-def _data(message: Message) -> bytes:
+def _data(message: Message, _: int) -> bytes:
     return message.data
 
 
-def _ignored(message: Message) -> None:
+def _ignored(message: Message, _: int) -> None:
     del message
 
 

@@ -7,7 +7,6 @@ Source:
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -28,7 +27,7 @@ _PLAIN: Final = "!#$&'()*+,/:;<=>?@[\\]^`{|}"
 def headers_of(outgoing: Outgoing) -> dict[str, str]:
     """Return what stands above an event: its attributes, or enough to pass by one that nobody wants unread."""
     if outgoing.attributes is None:
-        return _type_and_topic(outgoing.event_type, outgoing.topic)
+        return type_and_topic(outgoing.event_type, outgoing.topic)
     return {_ATTRIBUTE_PREFIX + name: quote(text, _PLAIN) for name, text in outgoing.attributes.items()}
 
 
@@ -61,8 +60,8 @@ def _unquoted(value: str) -> str:
     return _ESCAPED.sub(r"\1", value[1:-1]) if _QUOTED.fullmatch(value) else value
 
 
-@lru_cache(maxsize=1024)
-def _type_and_topic(event_type: str, topic: str) -> dict[str, str]:
+def type_and_topic(event_type: str, topic: str) -> dict[str, str]:
+    """Return what stands above a document; nothing where it cannot stand there."""
     if header_value(event_type) is None or header_value(topic) is None:
         return {}  # the document says it alone
     return {TYPE_HEADER: event_type} if topic == event_type else {TYPE_HEADER: event_type, TOPIC_HEADER: topic}

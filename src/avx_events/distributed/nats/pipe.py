@@ -14,8 +14,8 @@ from avx_events.bus.remote.gate import Gate
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, TransportUnavailableError
 from avx_events.core.tasks import TaskScope, wake
-from avx_events.distributed.nats.frames import Message
-from avx_events.distributed.nats.wire import Wire, WireError
+from avx_events.distributed.nats.frames import Frame, Message, frame
+from avx_events.distributed.nats.wire import Wire
 
 _MOST_ON_THE_WAY: Final = 1024
 _MOST_BYTES_ON_THE_WAY: Final = 8 << 20
@@ -24,8 +24,8 @@ _MOST_BYTES_WAITING: Final = 16 << 20
 _SWEEPS_IN_A_TIMEOUT: Final = 50
 _PAUSE_S: Final = 0.1
 
-Read: TypeAlias = Callable[[Message], Any]
-"""Makes the result of an answer, or raises what the answer says."""
+Read: TypeAlias = Callable[[Message, int], Any]
+"""Makes the result of an answer to a message of so many bytes, or raises what the answer says."""
 
 Unconfirmed: TypeAlias = Callable[[str], Exception]
 """Makes the error of a message that was sent and may have been done, of what happened."""
@@ -37,9 +37,7 @@ class Request(msgspec.Struct, gc=False):
     Attributes:
         number: Its place in the order of the calls.
         subject: Where to.
-        body: What.
-        headers: And with it.
-        size: Bytes of both.
+        message: As it goes over the wire.
         read: What makes its result.
         reply: Its result, for who asked.
         deadline: Until when it waits.
@@ -49,9 +47,7 @@ class Request(msgspec.Struct, gc=False):
 
     number: int
     subject: str
-    body: bytes
-    headers: dict[str, str] | None
-    size: int
+    message: bytes
     read: Read
     reply: "asyncio.Future[Any]"
     deadline: float
@@ -69,6 +65,9 @@ class Pipe:
     whatever is sent here must do no harm when it comes twice. What nobody listens to at the other end (``503``) was not
     done: it is sent again, after ``on_nobody`` had a chance to mend that. Each waits up to ``timeout_s`` seconds, and
     fails at once where the server has been away for so long.
+
+    Attributes:
+        inbox: What the subjects of answers begin with; the number of a message follows.
     """
 
     def __init__(
@@ -95,14 +94,15 @@ class Pipe:
         self._clock = clock
         self._what = what
         self._on_nobody = on_nobody
-        self._inbox = f"_INBOX.{uuid4().hex}."
+        self.inbox = f"_INBOX.{uuid4().hex}."
+        self._inbox_bytes = len(self.inbox)
         self._next = 0
         self._waiting: deque[Request] = deque()
         self._sent: dict[int, Request] = {}
         self._refused: list[Request] = []  # nobody listened
         self._bytes_waiting = 0
         self._bytes_sent = 0
-        self._sender: asyncio.Future[None] | None = None
+        self._is_to_send = False
         self._gate = Gate(self._has_room)
         self._drained: list[asyncio.Future[None]] = []
         self._tasks = TaskScope()
@@ -116,8 +116,7 @@ class Pipe:
 
     async def open(self) -> None:
         """Listen to answers, and send."""
-        self._wire.listen(f"{self._inbox}*", self._take)
-        self._tasks.spawn(self._run(), name=f"{self._what}: send")
+        self._wire.listen(f"{self.inbox}*", self._take)
         self._tasks.spawn(self._sweep(), name=f"{self._what}: deadlines")
 
     def ask(
@@ -134,19 +133,16 @@ class Pipe:
         It fails with what ``read`` raises, with ``TransportUnavailableError`` (not sent, or repeating it is safe), or
         with what ``unconfirmed`` gives. One that is cancelled before it was sent is not sent.
         """
-        reply: asyncio.Future[Any] = self._loop.create_future()
-        if self._is_closed:
-            reply.set_exception(ClosedError(f"the connection to {self._wire.name}", "use it"))
-            return reply
         self._next += 1
-        size = len(body) + 200
-        now = self._clock.monotonic()
-        deadline = now if self._wire.is_away_for(self._timeout_s) else now + self._timeout_s
-        self._waiting.append(Request(self._next, subject, body, headers, size, read, reply, deadline, unconfirmed))
-        self._bytes_waiting += size
-        if self._sender is not None:
-            wake(self._sender)
-        return reply
+        message = frame(subject, body, reply=f"{self.inbox}{self._next}", headers=headers)
+        return self._ask(subject, message, read, unconfirmed)
+
+    def ask_around(
+        self, frame: Frame, value: bytes, body: bytes, read: Read, *, unconfirmed: Unconfirmed | None
+    ) -> "asyncio.Future[Any]":
+        """Send a message of ``frame``, whose reply begins with ``inbox``; as ``ask`` does."""
+        self._next += 1
+        return self._ask(frame.subject, frame.around(self._next, value, body), read, unconfirmed)
 
     async def room(self) -> None:
         """Wait until less waits than may, first come first served."""
@@ -167,41 +163,42 @@ class Pipe:
 
     # Sending
 
-    async def _run(self) -> None:
-        while True:
-            if not self._may_send():
-                self._sender = self._loop.create_future()
-                await self._sender
-                self._sender = None
-                continue
-            request = self._waiting.popleft()
-            self._bytes_waiting -= request.size
-            if request.reply.done():
-                self._look_drained()
-                continue
-            self._sent[request.number] = request
-            self._bytes_sent += request.size
-            reply = f"{self._inbox}{request.number}"
-            try:
-                self._wire.send(request.subject, request.body, reply=reply, headers=request.headers)
-            except WireError:
-                self._unsend(request)
-            self._gate.let_in()
+    def _ask(self, subject: str, message: bytes, read: Read, unconfirmed: Unconfirmed | None) -> "asyncio.Future[Any]":
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        if self._is_closed:
+            reply.set_exception(ClosedError(f"the connection to {self._wire.name}", "use it"))
+            return reply
+        now = self._clock.monotonic()
+        deadline = now if self._wire.is_away_for(self._timeout_s) else now + self._timeout_s
+        self._waiting.append(Request(self._next, subject, message, read, reply, deadline, unconfirmed))
+        self._bytes_waiting += len(message)
+        self._wake()
+        return reply
 
-    def _may_send(self) -> bool:
-        return (
-            bool(self._waiting)
-            and not self._refused
-            and len(self._sent) < _MOST_ON_THE_WAY
-            and (self._bytes_sent < _MOST_BYTES_ON_THE_WAY)
-            and self._wire.is_connected
-        )
+    def _wake(self) -> None:
+        """Send in the next turn of the loop."""
+        if not self._is_to_send:
+            self._is_to_send = True
+            self._loop.call_soon(self._send)
 
-    def _unsend(self, request: Request) -> None:
-        if self._sent.pop(request.number, None) is not None:
-            self._bytes_sent -= request.size
-            self._bytes_waiting += request.size
-            self._waiting.appendleft(request)
+    def _send(self) -> None:
+        """Send what waits, as far as it may."""
+        self._is_to_send = False
+        if not self._waiting or self._refused or not self._wire.is_connected:
+            return
+        messages: list[bytes] = []
+        waiting, sent = self._waiting, self._sent
+        while waiting and len(sent) < _MOST_ON_THE_WAY and self._bytes_sent < _MOST_BYTES_ON_THE_WAY:
+            request = waiting.popleft()
+            size = len(request.message)
+            self._bytes_waiting -= size
+            if not request.reply.done():
+                self._bytes_sent += size
+                sent[request.number] = request
+                messages.append(request.message)
+        self._wire.write(messages)
+        self._gate.let_in()
+        self._look_drained()
 
     def _lost(self) -> None:
         for request in self._sent.values():
@@ -215,37 +212,38 @@ class Pipe:
         self._sent.clear()
         self._bytes_sent = 0
         self._waiting.extendleft(reversed(unanswered))
-        self._bytes_waiting += sum(request.size for request in unanswered)
+        self._bytes_waiting += sum(len(request.message) for request in unanswered)
         self._wake()
 
     # Answers
 
     def _take(self, message: Message) -> None:
-        request = self._sent.pop(int(message.subject[len(self._inbox) :]), None)
+        request = self._sent.pop(int(message.to[self._inbox_bytes :]), None)
         if request is None:
             return
-        self._bytes_sent -= request.size
-        if message.headers is not None and message.headers.get("Status") == "503":
+        self._bytes_sent -= len(request.message)
+        if message.is_for_nobody:
             self._refuse(request)
         else:
             self._answer(request, message)
-        if self._sender is not None:
-            wake(self._sender)
+        if self._waiting:
+            self._wake()
         if not self._sent:
             self._look_drained()
 
     def _answer(self, request: Request, message: Message) -> None:
         if self._refused:
             self._give_up_overtaken(request)
-        if request.reply.done():
+        reply = request.reply
+        if reply.done():
             return
         try:
-            result = request.read(message)
+            result = request.read(message, len(request.message))
         except Exception as exc:  # noqa: BLE001 - what the answer says is for who asked
-            request.reply.set_exception(exc)
-            request.reply.exception()
+            reply.set_exception(exc)
+            reply.exception()
         else:
-            request.reply.set_result(result)
+            reply.set_result(result)
 
     def _refuse(self, request: Request) -> None:
         """Keep what nobody listened to; it is sent again when everything else on the way is answered."""
@@ -280,12 +278,12 @@ class Pipe:
             now = self._clock.monotonic()
             while self._waiting and (self._waiting[0].reply.done() or self._waiting[0].deadline <= now):
                 request = self._waiting.popleft()
-                self._bytes_waiting -= request.size
+                self._bytes_waiting -= len(request.message)
                 self._fail(request, self._wire.problem)
             late = [request for request in chain(self._sent.values(), self._refused) if request.deadline <= now]
             for request in late:
                 if self._sent.pop(request.number, None) is not None:
-                    self._bytes_sent -= request.size
+                    self._bytes_sent -= len(request.message)
                     request.is_in_doubt = True
                 self._fail(request, f"no answer within {self._timeout_s:g} s")
             self._refused = [request for request in self._refused if not request.reply.done()]
@@ -303,10 +301,6 @@ class Pipe:
         request.reply.exception()  # whoever asked may have stopped waiting, and then nobody complains
 
     # Waiters
-
-    def _wake(self) -> None:
-        if self._sender is not None:
-            wake(self._sender)
 
     def _has_room(self) -> bool:
         return self._bytes_waiting <= _MOST_BYTES_WAITING and len(self._waiting) <= _MOST_WAITING

@@ -125,7 +125,7 @@ class NatsRequests:
             raise TransportUnavailableError(self.name, str(exc)) from exc
 
     def _take_reply(self, on_reply: Callable[[bytes], None], message: Message) -> None:
-        if message.headers is not None and message.headers.get("Status") == "503":
+        if message.is_for_nobody:
             event_id = text_of(message.subject[len(self._inbox) :])
             on_reply(unanswered(event_id))
         else:

@@ -1,9 +1,11 @@
 """NATS JetStream as the transport of a bus."""
 
 import asyncio
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, Final
+
+import msgspec
 
 from avx_events.bus.dead_letters import DeadLetterStore
 from avx_events.bus.remote.ports import Consumer, Outgoing, Source, TransportOptions, Withdrawal
@@ -11,20 +13,35 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import EventTooLargeError, PublishUnknownError
 from avx_events.distributed.nats.broadcast_source import BroadcastSource
 from avx_events.distributed.nats.dead_letters import NatsDeadLetters
-from avx_events.distributed.nats.frames import Message
+from avx_events.distributed.nats.frames import Frame, Message
 from avx_events.distributed.nats.group_source import GroupSource
 from avx_events.distributed.nats.jetstream import JetStream, TooLargeError, accepted
 from avx_events.distributed.nats.lanes import Lanes
 from avx_events.distributed.nats.log import IS_DELETED_WITHIN_S, EventLog
-from avx_events.distributed.nats.messages import headers_of
+from avx_events.distributed.nats.messages import headers_of, type_and_topic
 from avx_events.distributed.nats.names import ID_HEADER, Names, lane_of
-from avx_events.distributed.nats.pipe import Pipe
+from avx_events.distributed.nats.pipe import Pipe, Read, Unconfirmed
 from avx_events.distributed.nats.reader import Readers
 from avx_events.distributed.nats.requests import NatsRequests
 from avx_events.distributed.nats.wire import Wire
 
 _HEADER_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
 _FIELD_BYTES: Final = len(b": \r\n")
+_WAYS: Final = 4096
+
+
+class Way(msgspec.Struct, frozen=True):
+    """What is the same of all events of one type and topic in one lane.
+
+    Attributes:
+        frame: What they are in structured mode, but for their id and the document.
+        read: Raises what an answer says that was not taken.
+        unconfirmed: Makes the error of one that was sent and not confirmed.
+    """
+
+    frame: Frame
+    read: Read
+    unconfirmed: Unconfirmed
 
 
 class NatsTransport:
@@ -50,6 +67,7 @@ class NatsTransport:
         self._mender = JetStream(self._mending, self._wire.name)
         self._has_groups = False
         self._next_lane = count()
+        self._way = lru_cache(maxsize=_WAYS)(self._new_way)
 
     @property
     def name(self) -> str:
@@ -84,22 +102,18 @@ class NatsTransport:
 
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[Any]":
         """Send an event; see ``Transport``."""
-        lane = lane_of(outgoing.key, self.lanes) if outgoing.key else next(self._next_lane) % self.lanes
-        fields = headers_of(outgoing)
+        lanes = len(self._names.lanes)
+        lane = lane_of(outgoing.key, lanes) if outgoing.key else next(self._next_lane) % lanes
+        way = self._way(lane, outgoing.event_type, outgoing.topic)
         # Of one event that is published to two topics, both are kept.
         about = outgoing.event_id if outgoing.topic == outgoing.event_type else f"{outgoing.event_id} {outgoing.topic}"
-        size = len(about.encode()) + _size(fields) + len(outgoing.document)
+        if outgoing.attributes is not None or not about.isprintable():
+            return self._submit_with(headers_of(outgoing), outgoing, about, way)
+        event_id, document = about.encode(), outgoing.document
+        size = way.frame.block_bytes + len(event_id) + len(document)
         if size > self._wire.max_payload:
-            refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            refused.set_exception(self._too_large(outgoing, size))
-            return refused
-        return self._publishing.ask(
-            self._names.lanes[lane],
-            outgoing.document,
-            partial(self._accepted, outgoing),
-            headers={ID_HEADER: about, **fields},
-            unconfirmed=partial(PublishUnknownError, self.name, outgoing.event_type),
-        )
+            return self._refused(outgoing, size)
+        return self._publishing.ask_around(way.frame, event_id, document, way.read, unconfirmed=way.unconfirmed)
 
     async def room(self) -> None:
         """Wait until there is room for another event."""
@@ -148,14 +162,39 @@ class NatsTransport:
         await self._mending.close()
         await self._wire.close()
 
-    def _accepted(self, outgoing: Outgoing, message: Message) -> None:
+    def _submit_with(self, fields: dict[str, str], outgoing: Outgoing, about: str, way: Way) -> "asyncio.Future[Any]":
+        size = len(about.encode()) + _size(fields) + len(outgoing.document)
+        if size > self._wire.max_payload:
+            return self._refused(outgoing, size)
+        return self._publishing.ask(
+            way.frame.subject,
+            outgoing.document,
+            way.read,
+            headers={ID_HEADER: about, **fields},
+            unconfirmed=way.unconfirmed,
+        )
+
+    def _refused(self, outgoing: Outgoing, size: int) -> "asyncio.Future[Any]":
+        refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        refused.set_exception(self._too_large(outgoing.event_type, size))
+        return refused
+
+    def _new_way(self, lane: int, event_type: str, topic: str) -> Way:
+        fields = type_and_topic(event_type, topic)
+        return Way(
+            Frame.of(self._names.lanes[lane], reply=self._publishing.inbox, header=ID_HEADER, headers=fields),
+            partial(self._accepted, event_type),
+            partial(PublishUnknownError, self.name, event_type),
+        )
+
+    def _accepted(self, event_type: str, message: Message, size: int) -> None:
         try:
             accepted(message, self._jetstream)
         except TooLargeError as exc:
-            raise self._too_large(outgoing, len(outgoing.document)) from exc
+            raise self._too_large(event_type, size) from exc
 
-    def _too_large(self, outgoing: Outgoing, size: int) -> EventTooLargeError:
-        return EventTooLargeError(outgoing.event_type, size_bytes=size, max_bytes=self._wire.max_payload)
+    def _too_large(self, event_type: str, size: int) -> EventTooLargeError:
+        return EventTooLargeError(event_type, size_bytes=size, max_bytes=self._wire.max_payload)
 
     async def _mend_log(self) -> None:
         await self._log.look()

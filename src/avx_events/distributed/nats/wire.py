@@ -5,7 +5,7 @@ import logging
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
@@ -169,6 +169,11 @@ class Wire:
         if not self.is_connected:
             raise WireError(self.problem)
         self._write(frame(subject, body, reply=reply, headers=headers))
+
+    def write(self, messages: Sequence[bytes]) -> None:
+        """Send messages as ``frame`` gives them, after what was sent before; they are lost where the connection is."""
+        self._out += messages
+        self._flush()
 
     async def echo(self) -> None:
         """Return when the server has done everything that was sent or posted, and what it sent before that is here.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avx_events.distributed.nats.frames import Frames, Message, frame, headers_in
+from avx_events.distributed.nats.frames import Frame, Frames, Message, frame, headers_in
 
 ALL = (
     b"MSG a.b 1 5\r\nhello\r\n"
@@ -141,6 +141,25 @@ def test_a_message_is_written_as_the_protocol_wants_it() -> None:
     assert (
         frame("a", b"hi", reply="b", headers={"n": "é"}) == b"HPUB a b 19 21\r\nNATS/1.0\r\nn: \xc3\xa9\r\n\r\nhi\r\n"
     )
+
+
+@given(
+    st.text(st.characters(codec="utf-8", categories=["L", "N"])),
+    st.dictionaries(st.from_regex(r"[a-z-]{1,9}", fullmatch=True), st.from_regex(r"[ -~]*", fullmatch=True)),
+    st.binary(),
+)
+def test_a_message_in_its_frame_is_the_one_that_is_written_at_once(
+    value: str, headers: dict[str, str], body: bytes
+) -> None:
+    framed = Frame.of("a.b", reply="_INBOX.", header="Nats-Msg-Id", headers=headers).around(17, value.encode(), body)
+
+    assert framed == frame("a.b", body, reply="_INBOX.17", headers={"Nats-Msg-Id": value, **headers})
+
+
+def test_the_server_says_that_nobody_listens() -> None:
+    assert Message(b"a", b"", b"", b"NATS/1.0 503\r\n\r\n").is_for_nobody
+    assert not Message(b"a", b"", b"", b"NATS/1.0 408 Request Timeout\r\n\r\n").is_for_nobody
+    assert not Message(b"a", b"", b"").is_for_nobody
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z-]{1,9}", fullmatch=True), st.text(st.characters(codec="utf-8"))))
