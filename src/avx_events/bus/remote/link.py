@@ -21,6 +21,7 @@ from avx_events.core.metadata import current_message
 if TYPE_CHECKING:
     from avx_events.bus.dead_letters import DeadLetterStore
     from avx_events.bus.life import Life
+    from avx_events.core.event import EventSchema
 
 log = logging.getLogger("avx_events")
 
@@ -56,6 +57,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
             text("group", self.group)
         if self.start not in STARTS:
             raise InvalidArgumentError("start", self.start, expected=f"one of {', '.join(STARTS)}")
+        text("source", self.source)
         whole("capacity", self.capacity, least=1)
         whole("max_event_bytes", self.max_event_bytes, least=1)
         if self.content_mode not in CONTENT_MODES:
@@ -171,8 +173,12 @@ class Link:
         elif envelopes:
             await self._publish_many(envelopes)
 
-    async def publish_one(self, envelope: AnyEnvelope) -> None:
+    async def publish_one(self, envelope: AnyEnvelope, schema: "EventSchema | None" = None) -> None:
         """Send ``envelope``, and return when the broker has accepted it.
+
+        Args:
+            envelope: What to send.
+            schema: That of its event's class, where it is known.
 
         Raises:
             EncodeError: It cannot be written.
@@ -182,7 +188,7 @@ class Link:
         """
         if self._unopened:
             await self.open()
-        outgoing = self._outgoing(envelope)
+        outgoing = self._outgoing(envelope, schema)
         transport = self._transport
         if transport.is_full:
             await transport.room()
@@ -238,15 +244,16 @@ class Link:
             for future in sent:
                 _forget(future)
 
-    def _outgoing(self, envelope: AnyEnvelope) -> Outgoing:
+    def _outgoing(self, envelope: AnyEnvelope, schema: "EventSchema | None" = None) -> Outgoing:
         metadata, options = envelope.metadata, self.options
+        source, max_bytes = options.source, options.max_event_bytes
         attributes: dict[str, str] | None = None
-        if options.content_mode == "structured":
-            document = cloudevents.encode(envelope, source=options.source, max_bytes=options.max_event_bytes)
+        if options.content_mode != "structured":
+            attributes, document = cloudevents.encode_binary(envelope, source=source, max_bytes=max_bytes)
+        elif schema is None:
+            document = cloudevents.encode(envelope, source=source, max_bytes=max_bytes)
         else:
-            attributes, document = cloudevents.encode_binary(
-                envelope, source=options.source, max_bytes=options.max_event_bytes
-            )
+            document = cloudevents.encode_stamped(envelope, schema, source=source, max_bytes=max_bytes)
         return Outgoing(
             metadata.event_type, envelope.topic, metadata.aggregate_id, document, metadata.event_id, attributes
         )

@@ -112,9 +112,8 @@ class Frames:
         """Take what is complete of ``buffer``; return where the rest begins."""
         at = self._needed = 0
         while (end := buffer.find(_END, at)) >= 0:
-            has_headers = buffer.startswith(_WITH_HEADERS, at)
-            size, block_size, words = -1, 0, _NONE
-            if has_headers or buffer.startswith(_WITHOUT, at):
+            has_headers, size, block_size, words = False, -1, 0, _NONE
+            if buffer.startswith(_WITHOUT, at) or (has_headers := buffer.startswith(_WITH_HEADERS, at)):
                 words = buffer[at:end].split()
                 try:
                     size, block_size = int(words[-1]), int(words[-2]) if has_headers else 0
@@ -132,8 +131,8 @@ class Frames:
             listener = self.listeners.get(words[2])
             if listener is not None:  # else nobody listens any more
                 reply = words[3] if len(words) - has_headers > _FEWEST_WORDS else b""
-                block, data = buffer[body : body + block_size], buffer[body + block_size : stop]
-                _give(listener, Message(words[1], reply, data, block))
+                begin = body + block_size
+                _give(listener, Message(words[1], reply, buffer[begin:stop], buffer[body:begin]))
             at = stop + 2
         return at
 

@@ -24,6 +24,8 @@ _NOT_NOW: Final = 500  # and above: the server's trouble, not ours
 
 _NS: Final = 1_000_000_000
 _OPERATION_HEADER: Final = "KV-Operation"
+MAY_BE_REFUSED: Final = b'"error"'
+"""What stands in the answer to a publish that was not taken: without it, there is nothing to read there."""
 
 
 class JetStreamError(Exception):
@@ -288,10 +290,9 @@ class JetStream:
 
 def accepted(message: Message, jetstream: JetStream) -> None:
     """Raise what the answer to a publish says, if it says that it was not taken."""
-    if b'"error"' in message.data:
-        problem = _decode_published(message.data).error
-        if problem is not None:
-            raise refused(problem, jetstream)
+    problem = _decode_published(message.data).error
+    if problem is not None:
+        raise refused(problem, jetstream)
 
 
 def refused(problem: _Problem, jetstream: JetStream) -> Exception:

@@ -222,7 +222,7 @@ class Pipe:
         if request is None:
             return
         self._bytes_sent -= len(request.message)
-        if message.is_for_nobody:
+        if message.block and message.is_for_nobody:
             self._refuse(request)
         else:
             self._answer(request, message)

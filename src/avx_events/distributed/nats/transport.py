@@ -15,7 +15,7 @@ from avx_events.distributed.nats.broadcast_source import BroadcastSource
 from avx_events.distributed.nats.dead_letters import NatsDeadLetters
 from avx_events.distributed.nats.frames import Frame, Message
 from avx_events.distributed.nats.group_source import GroupSource
-from avx_events.distributed.nats.jetstream import JetStream, TooLargeError, accepted
+from avx_events.distributed.nats.jetstream import MAY_BE_REFUSED, JetStream, TooLargeError, accepted
 from avx_events.distributed.nats.lanes import Lanes
 from avx_events.distributed.nats.log import IS_DELETED_WITHIN_S, EventLog
 from avx_events.distributed.nats.messages import headers_of, type_and_topic
@@ -188,10 +188,11 @@ class NatsTransport:
         )
 
     def _accepted(self, event_type: str, message: Message, size: int) -> None:
-        try:
-            accepted(message, self._jetstream)
-        except TooLargeError as exc:
-            raise self._too_large(event_type, size) from exc
+        if MAY_BE_REFUSED in message.data:
+            try:
+                accepted(message, self._jetstream)
+            except TooLargeError as exc:
+                raise self._too_large(event_type, size) from exc
 
     def _too_large(self, event_type: str, size: int) -> EventTooLargeError:
         return EventTooLargeError(event_type, size_bytes=size, max_bytes=self._wire.max_payload)
