@@ -324,44 +324,40 @@ def _check_source(source: object) -> None:
 
 
 # The hot path of buses that are connected: bench/redis_publish.py. Written out it takes half of what _Written does.
-def _document(envelope: EventEnvelope[Any], described: _Described, data: bytes, source: str, max_bytes: int) -> bytes:
-    metadata = envelope.metadata
-    try:
-        parts = _attribute_parts(envelope, described, source)
-        parts += (_BEFORE_DATA, data, _END)
-        document = b"".join(parts)
-    except _MISFITS as exc:
-        raise EncodeError(metadata.event_type, reason_of(exc)) from exc
-    if len(document) > max_bytes:
-        raise EventTooLargeError(metadata.event_type, size_bytes=len(document), max_bytes=max_bytes)
-    return document
-
-
-def _attribute_parts(envelope: EventEnvelope[Any], described: _Described, source: str) -> list[bytes]:
-    """Return a document up to its data: what msgspec makes of ``_written``, headers behind it."""
+def _document(  # noqa: C901 - the hot path: no calls
+    envelope: EventEnvelope[Any], described: _Described, data: bytes, source: str, max_bytes: int
+) -> bytes:
+    """Return what msgspec makes of ``_written``, with headers and data behind it."""
     metadata, topic, revision = envelope.metadata, envelope.topic, described.revision
     event_type, key, user_id = metadata.event_type, metadata.aggregate_id, metadata.user_id
-    if event_type != described.event_type or not metadata.event_id or revision != 1:
-        _check_type(metadata, described)
-    event_id = correlation_id = _write(metadata.event_id)
-    if metadata.correlation_id != metadata.event_id:
-        correlation_id = _write(metadata.correlation_id)
-    time = _time_text(metadata.timestamp)
-    parts = [_BEGIN, event_id, _between_id_and_time(source, event_type), time, _AFTER_TIME, correlation_id]
-    if metadata.causation_id is not None:
-        parts += (_BEFORE_CAUSATION, _write(metadata.causation_id))
-    if key:
-        written = _write(key)
-        parts += (_BEFORE_SUBJECT, written, _BEFORE_KEY, written)
-    if user_id is not None:
-        parts += (_BEFORE_USER, _write(user_id), _BEFORE_AUTH_TYPE, _write(_AUTH_TYPE))
-    if revision != 1:
-        parts += (_BEFORE_REVISION, _write(revision))
-    if topic != event_type:
-        parts += (_BEFORE_TOPIC, _write(check_topic(topic)))
-    if metadata.headers:
-        parts += (b",", _write(_header_attributes(metadata.headers))[1:-1])
-    return parts
+    try:
+        if event_type != described.event_type or not metadata.event_id or revision != 1:
+            _check_type(metadata, described)
+        event_id = correlation_id = _write(metadata.event_id)
+        if metadata.correlation_id != metadata.event_id:
+            correlation_id = _write(metadata.correlation_id)
+        time = _time_text(metadata.timestamp)
+        parts = [_BEGIN, event_id, _between_id_and_time(source, event_type), time, _AFTER_TIME, correlation_id]
+        if metadata.causation_id is not None:
+            parts += (_BEFORE_CAUSATION, _write(metadata.causation_id))
+        if key:
+            written = _write(key)
+            parts += (_BEFORE_SUBJECT, written, _BEFORE_KEY, written)
+        if user_id is not None:
+            parts += (_BEFORE_USER, _write(user_id), _BEFORE_AUTH_TYPE, _write(_AUTH_TYPE))
+        if revision != 1:
+            parts += (_BEFORE_REVISION, _write(revision))
+        if topic != event_type:
+            parts += (_BEFORE_TOPIC, _write(check_topic(topic)))
+        if metadata.headers:
+            parts += (b",", _write(_header_attributes(metadata.headers))[1:-1])
+    except _MISFITS as exc:
+        raise EncodeError(event_type, reason_of(exc)) from exc
+    parts += (_BEFORE_DATA, data, _END)
+    document = b"".join(parts)
+    if len(document) > max_bytes:
+        raise EventTooLargeError(event_type, size_bytes=len(document), max_bytes=max_bytes)
+    return document
 
 
 @lru_cache(maxsize=1024)

@@ -132,16 +132,13 @@ class Frames:
             if listener is not None:  # else nobody listens any more
                 reply = words[3] if len(words) - has_headers > _FEWEST_WORDS else b""
                 begin = body + block_size
-                _give(listener, Message(words[1], reply, buffer[begin:stop], buffer[body:begin]))
+                message = Message(words[1], reply, buffer[begin:stop], buffer[body:begin])
+                try:
+                    listener(message)
+                except Exception:
+                    log.exception("a message to %s is lost; this is a bug in avx-events", message.subject)
             at = stop + 2
         return at
-
-
-def _give(listener: Listener, message: Message) -> None:
-    try:
-        listener(message)
-    except Exception:
-        log.exception("a message to %s is lost; this is a bug in avx-events", message.subject)
 
 
 def frame(subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> bytes:

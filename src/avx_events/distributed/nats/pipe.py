@@ -112,7 +112,9 @@ class Pipe:
     @property
     def is_full(self) -> bool:
         """Whether as much waits as may."""
-        return self._gate.is_shut
+        # Each publish asks: what the gate would find out by two more calls.
+        is_too_much = len(self._waiting) > _MOST_WAITING or self._bytes_waiting > _MOST_BYTES_WAITING
+        return is_too_much or bool(self._gate.waiting)
 
     async def open(self) -> None:
         """Listen to answers, and send."""
@@ -172,7 +174,8 @@ class Pipe:
         deadline = now if self._wire.is_away_for(self._timeout_s) else now + self._timeout_s
         self._waiting.append(Request(self._next, subject, message, read, reply, deadline, unconfirmed))
         self._bytes_waiting += len(message)
-        self._wake()
+        if not self._is_to_send:
+            self._wake()
         return reply
 
     def _wake(self) -> None:
@@ -225,25 +228,14 @@ class Pipe:
         if message.block and message.is_for_nobody:
             self._refuse(request)
         else:
-            self._answer(request, message)
+            if self._refused:
+                self._give_up_overtaken(request)
+            if not request.reply.done():
+                _answer(request, message)
         if self._waiting:
             self._wake()
         if not self._sent:
             self._look_drained()
-
-    def _answer(self, request: Request, message: Message) -> None:
-        if self._refused:
-            self._give_up_overtaken(request)
-        reply = request.reply
-        if reply.done():
-            return
-        try:
-            result = request.read(message, len(request.message))
-        except Exception as exc:  # noqa: BLE001 - what the answer says is for who asked
-            reply.set_exception(exc)
-            reply.exception()
-        else:
-            reply.set_result(result)
 
     def _refuse(self, request: Request) -> None:
         """Keep what nobody listened to; it is sent again when everything else on the way is answered."""
@@ -310,3 +302,13 @@ class Pipe:
             for drained in self._drained:
                 wake(drained)
             self._drained.clear()
+
+
+def _answer(request: Request, message: Message) -> None:
+    try:
+        result = request.read(message, len(request.message))
+    except Exception as exc:  # noqa: BLE001 - what the answer says is for who asked
+        request.reply.set_exception(exc)
+        request.reply.exception()
+    else:
+        request.reply.set_result(result)

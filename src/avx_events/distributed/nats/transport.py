@@ -180,19 +180,19 @@ class NatsTransport:
         return refused
 
     def _new_way(self, lane: int, event_type: str, topic: str) -> Way:
-        fields = type_and_topic(event_type, topic)
-        return Way(
-            Frame.of(self._names.lanes[lane], reply=self._publishing.inbox, header=ID_HEADER, headers=fields),
-            partial(self._accepted, event_type),
-            partial(PublishUnknownError, self.name, event_type),
-        )
+        def read(message: Message, size: int) -> None:
+            if MAY_BE_REFUSED in message.data:
+                self._look_refused(event_type, message, size)
 
-    def _accepted(self, event_type: str, message: Message, size: int) -> None:
-        if MAY_BE_REFUSED in message.data:
-            try:
-                accepted(message, self._jetstream)
-            except TooLargeError as exc:
-                raise self._too_large(event_type, size) from exc
+        fields = type_and_topic(event_type, topic)
+        frame = Frame.of(self._names.lanes[lane], reply=self._publishing.inbox, header=ID_HEADER, headers=fields)
+        return Way(frame, read, partial(PublishUnknownError, self.name, event_type))
+
+    def _look_refused(self, event_type: str, message: Message, size: int) -> None:
+        try:
+            accepted(message, self._jetstream)
+        except TooLargeError as exc:
+            raise self._too_large(event_type, size) from exc
 
     def _too_large(self, event_type: str, size: int) -> EventTooLargeError:
         return EventTooLargeError(event_type, size_bytes=size, max_bytes=self._wire.max_payload)

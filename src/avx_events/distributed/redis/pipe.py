@@ -72,7 +72,8 @@ class Pipe:
     @property
     def is_full(self) -> bool:
         """Whether as much waits as may."""
-        return self._gate.is_shut
+        # Each publish asks: what the gate would find out by two more calls.
+        return len(self._waiting) > _MOST or self._bytes_waiting > _MOST_BYTES or bool(self._gate.waiting)
 
     async def connect(self) -> None:
         """Make the connection, waiting up to ``timeout_s`` seconds for the server.
