@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avx_events.core.errors import ProjectionReplacedError
 from avx_events.core.event import Event
 from avx_events.core.policy import Retry
 from avx_events.patterns.projection import Projection, Projector, handles
@@ -91,5 +93,59 @@ def test_a_projection_run_twice_equals_one_run(runs: list[list[Event]], batch_ev
                     await project(store, Balances(sorted(failures)), batch_events=batch_events)
 
             assert await rows_of(store) == expected([event for run in runs for event in run])
+
+    asyncio.run(scenario())
+
+
+class NamedBalances(Balances, name="named", tables=("balances",)):
+    """The same in tables that it has named, where a new version is built beside it."""
+
+    async def setup(self, connection: Connection) -> None:
+        columns = "(account TEXT PRIMARY KEY, amount INTEGER, history TEXT)"
+        await connection.execute(f"CREATE TABLE {self.table('balances')} {columns}")
+
+    @handles(Deposited)
+    async def deposit(self, event: Deposited, connection: Connection, stored: StoredEvent[Deposited]) -> None:
+        balances = self.table("balances")
+        await connection.execute(f"INSERT OR IGNORE INTO {balances} VALUES (?, 0, '')", event.account)  # noqa: S608
+        if stored.position in self.failures:
+            self.failures.remove(stored.position)
+            raise ConnectionError
+        await connection.execute(
+            f"UPDATE {balances} SET amount = amount + ?, history = history || ? WHERE account = ?",  # noqa: S608
+            event.amount,
+            f"{stored.position} ",
+            event.account,
+        )
+
+
+class NewBalances(NamedBalances, version=2):
+    """Its next version."""
+
+
+@settings(max_examples=50)
+@given(
+    runs=st.lists(st.tuples(events, st.booleans()), min_size=1, max_size=5),
+    batch_events=st.integers(1, 5),
+    failures=st.sets(st.integers(1, 60)),
+)
+def test_at_every_moment_one_version_is_read_and_has_everything_up_to_its_checkpoint(
+    runs: list[tuple[list[Event], bool]], batch_events: int, failures: set[int]
+) -> None:
+    async def scenario() -> None:
+        log: list[Event] = []
+        async with await EventStore.connect("sqlite://") as store:
+            await project(store, NamedBalances(), batch_events=batch_events)
+            for run, is_new in runs:
+                await store.append("s", run)
+                log += run
+                version = NewBalances if is_new else NamedBalances
+                with suppress(ProjectionReplacedError):
+                    await project(store, version(sorted(failures)), batch_events=batch_events)
+                [(position,)] = await store.fetch("SELECT position FROM avx_projections WHERE stage <> 'beside'")
+                assert await rows_of(store) == expected(log[:position])
+
+            await project(store, NewBalances(), batch_events=batch_events)
+            assert await rows_of(store) == expected(log)
 
     asyncio.run(scenario())

@@ -16,6 +16,7 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import (
     AvxEventsError,
     ClosedError,
+    DecodeError,
     NoHandlerError,
     NotRunningError,
     PermanentError,
@@ -207,7 +208,7 @@ class Follower:
         attempt, failed_at = 1, letters.now(self._clock)
         while True:
             before = self._seen
-            self._was_quiet = False
+            self._was_quiet, self._transactions.failed = False, None
             try:
                 await self._follow()
             except BaseException as exc:
@@ -312,7 +313,7 @@ class Follower:
             await anext(self._news)
         except StopAsyncIteration:
             raise ClosedError("the event store", "follow it") from None
-        except PermanentError as exc:  # whoever reads it for its own sake finds out
+        except DecodeError as exc:  # whoever reads it for its own sake finds out
             log.debug("projection %r: an event after position %d: %s", self.name, self._seen, exc)
         finally:
             self._was_quiet = self._clock.monotonic() - began_at > _QUIET_S
