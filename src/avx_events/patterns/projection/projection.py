@@ -15,6 +15,7 @@ from avx_events.core.event import ANSWERED_BY_ONE, Event, schema_of
 from avx_events.patterns.projection.handling import Action, current_handling
 from avx_events.patterns.projection.naming import LONGEST_IDENTIFIER, is_identifier, name_beside, quoted
 from avx_events.store.ports import Connection
+from avx_events.store.stored_event import StoredEvent
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, None]])
 
@@ -31,6 +32,12 @@ class Effect(NamedTuple):
     method: str
     call: Callable[..., Awaitable[None]]
     takes_stored: bool
+
+    def run(self, stored: StoredEvent[Any], connection: Connection) -> Awaitable[None]:
+        """Call the method with what it takes of an event."""
+        if self.takes_stored:
+            return self.call(stored.event, connection, stored)
+        return self.call(stored.event, connection)
 
 
 class CaughtUp(Protocol):
