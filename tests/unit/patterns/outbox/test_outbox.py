@@ -415,7 +415,9 @@ async def test_without_a_queue_such_a_row_holds_its_own_key_and_no_other(
         assert running.statistics().state == "active"
         with pytest.raises(RelayLagError):
             await running.caught_up(timeout_s=0.05)
-        assert (await running.lag()).events == 3
+        async with asyncio.timeout(10):
+            while (await running.lag()).events != 3:  # those that were accepted are removed a moment later
+                pass
 
     assert "can never be published and stays" in caplog.text
     bus.refuses = lambda _: None
