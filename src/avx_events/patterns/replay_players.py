@@ -185,8 +185,7 @@ class _ProjectionPlayer:
                         for effect in effects:
                             self._tried = effect
                             handling.method = effect.method
-                            more = (stored,) if effect.takes_stored else ()
-                            await effect.call(stored.event, connection, *more)
+                            await effect.run(stored, connection)
         finally:
             handling.is_open = False
             current_handling.reset(token)

@@ -138,7 +138,9 @@ async def prepare(connection: asyncpg.Connection, name: str) -> None:
     if not await _is_prepared(connection, name):
         async with connection.transaction():
             await connection.execute(_LOCK_SCHEMA)
-            version = await _version(connection)
+            # Not by a look into the catalogue: a session that found nothing there may not see it until it locks a table.
+            await connection.execute(_MAKE_VERSIONS)
+            version: int = await connection.fetchval(_VERSION, COMPONENT) or 0
             if version < len(MIGRATIONS):  # nobody else was quicker
                 await _migrate(connection, name, version)
     await _probe(connection, name)
