@@ -22,6 +22,8 @@ QUESTIONS: Final = (
     "topic_matching",
     "store_append",
     "store_replay",
+    "store_growth",
+    "aggregate_load",
     "postgres_append",
     "postgres_replay",
     "projections",

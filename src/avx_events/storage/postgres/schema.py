@@ -138,7 +138,7 @@ async def prepare(connection: asyncpg.Connection, name: str) -> None:
     if not await _is_prepared(connection, name):
         async with connection.transaction():
             await connection.execute(_LOCK_SCHEMA)
-            # Not by a look into the catalogue: a session that found nothing there may not see it until it locks a table.
+            # Not by a look into the catalogue: who found nothing there may not see it before it has locked a table.
             await connection.execute(_MAKE_VERSIONS)
             version: int = await connection.fetchval(_VERSION, COMPONENT) or 0
             if version < len(MIGRATIONS):  # nobody else was quicker
