@@ -27,7 +27,7 @@ from avx_events.distributed.nats.wire import Wire
 
 _HEADER_BYTES: Final = len(b"NATS/1.0\r\n\r\n")
 _FIELD_BYTES: Final = len(b": \r\n")
-_WAYS: Final = 4096
+_WAYS: Final = 4096  # topics may be without end
 
 
 class Way(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _TRIM_EVERY_S: Final = 60.0
-_WAYS: Final = 4096
+_WAYS: Final = 4096  # topics may be without end
 
 
 class Way(msgspec.Struct, frozen=True):
