@@ -12,8 +12,6 @@ from bench.rounds import Comparison, Contender, Opening, Round, Target
 from bench.store_append import append_from
 from bench.workload import UserCreated
 
-APPENDERS = 1_000
-APPENDS = 20_000
 STREAM_EVENTS = 10
 
 # As an append would write them, but a hundred times as fast: ids are random text, as of many processes.
@@ -26,7 +24,7 @@ FROM number
 """
 
 
-def appended_to(events: int) -> Opening:
+def appended_to(events: int, *, appenders: int, among_old: bool = False) -> Opening:
     @asynccontextmanager
     async def opened(count: int) -> AsyncGenerator[Round, None]:
         with folder_on_disk() as folder:
@@ -43,9 +41,11 @@ def appended_to(events: int) -> Opening:
 
                     async def append(stream: str, version: int) -> None:
                         event = UserCreated("123", "user@example.com", "John Doe")
-                        await store.append(f"{stream}-{rounds}", [event], expected_version=version)
+                        # As names, user-7-1 stands between user-7 and user-70, visit-1-user-7 behind all of them.
+                        name = f"{stream}-{rounds}" if among_old else f"visit-{rounds}-{stream}"
+                        await store.append(name, [event], expected_version=version)
 
-                    return 1_000_000 / await append_from(APPENDERS, append, count)
+                    return 1_000_000 / await append_from(appenders, append, count)
 
                 yield measure
 
@@ -67,16 +67,32 @@ def _fill(path: Path, events: int) -> None:
         os.fsync(file.fileno())
 
 
-SHORT = "avx-events, a log of 10,000 events"
+LONG = 10_000_000
+SHORT = 10_000
+LONG_LOG = "avx-events, a log of 10,000,000 events"
+SHORT_LOG = "avx-events, a log of 10,000 events"
 
-COMPARISONS = (
-    Comparison(
-        "SQLite, an append of 1,000 concurrent appenders, to a log of 10,000,000 events",
+
+def _comparison(title: str, count: int, *, appenders: int, among_old: bool = False) -> Comparison:
+    return Comparison(
+        title,
         "us",
         (
-            Contender("avx-events, a log of 10,000,000 events", appended_to(10_000_000), APPENDS),
-            Contender(SHORT, appended_to(10_000), APPENDS),
+            Contender(LONG_LOG, appended_to(LONG, appenders=appenders, among_old=among_old), count),
+            Contender(SHORT_LOG, appended_to(SHORT, appenders=appenders, among_old=among_old), count),
         ),
-        (Target(SHORT, at_most=1.5),),
+        (Target(SHORT_LOG, at_most=1.5),),
+    )
+
+
+COMPARISONS = (
+    _comparison("SQLite, one awaited append to a log of 10,000,000 events", 500, appenders=1),
+    _comparison(
+        "SQLite, an append of 1,000 concurrent appenders to a log of 10,000,000 events, to new streams",
+        20_000,
+        appenders=1_000,
+    ),
+    _comparison(
+        "SQLite, the same to streams whose names lie all over the index", 20_000, appenders=1_000, among_old=True
     ),
 )
