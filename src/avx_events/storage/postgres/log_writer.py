@@ -41,6 +41,8 @@ _HEADS: Final = (
     "SELECT stream, (SELECT version FROM avx_events e WHERE e.stream = s.stream ORDER BY version DESC LIMIT 1)"
     " FROM unnest($1::text[]) AS s(stream)"
 )
+_CLOSED: Final = "the store was closed meanwhile"
+_AWAY: Final = "its server could not be reached for as long as a call waits"
 _UNLOCKED: Final = "something writes to its table avx_events without taking its lock; stop that"
 _FIND: Final = "SELECT event_id, stream, version, position FROM avx_events WHERE event_id = ANY($1::text[])"
 
@@ -92,6 +94,12 @@ class LogWriter:
         self._waiting: deque[Member] = deque()
         self._changes: Final = Changes()
         self._is_closing = False
+        # Of the group that is on its way: whether the attempt that runs may be committed, and whether an earlier one
+        # may be whose connection was lost.
+        self._is_sent = False
+        self._is_unsure = False
+        # Whether it was refused because there is no connection: those who wait meanwhile have waited as long.
+        self._is_away = False
         self.groups = 0
 
     def submit(self, member: Member) -> None:
@@ -116,11 +124,13 @@ class LogWriter:
             try:
                 outcomes = await self._write(group)
             except asyncio.CancelledError:  # it took longer than a close may
-                _settle(group, [AppendUnknownError(self._name, "the store was closed meanwhile")] * len(group))
+                _settle(group, [self._cut_off() for _ in group])
                 raise
             except Exception as exc:  # noqa: BLE001 - a bug: said where the appends are awaited
                 outcomes = [exc] * len(group)
             _settle(group, outcomes)
+            if self._is_away:
+                self._refuse_waiting(_AWAY)
 
     def finish(self) -> None:
         """Let ``run`` end when everything that was submitted is written."""
@@ -129,9 +139,7 @@ class LogWriter:
 
     async def close(self) -> None:
         """Close the connection; those whose appends were not begun are told so."""
-        left = [*self._waiting]
-        self._waiting.clear()
-        _settle(left, [StoreUnavailableError(self._name, "the store was closed meanwhile")] * len(left))
+        self._refuse_waiting(_CLOSED)
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(*FAILURES):
@@ -149,36 +157,52 @@ class LogWriter:
             size_bytes += _size_of(member)
         return group
 
+    def _refuse_waiting(self, problem: str) -> None:
+        waiting = [*self._waiting]
+        self._waiting.clear()
+        _settle(waiting, [StoreUnavailableError(self._name, problem) for _ in waiting])
+
     async def _write(self, group: Sequence[Member]) -> list[Outcome]:
         """Append ``group`` in order and commit; a member that cannot be appended does not keep the others from it."""
         patience = Patience(self._timeout_s)
-        is_sent = False
+        self._is_unsure = False
         while True:
             try:
-                connection = await self._connected(patience)
-                try:
-                    outcomes = None if is_sent else await self._append_unlocked(connection, group, patience)
-                    if outcomes is None:
-                        outcomes = await self._append_locked(connection, group, patience)
-                except BaseException as exc:
-                    is_sent = True
-                    if not isinstance(exc, asyncpg.PostgresError) or is_lost(exc):
-                        self._drop(connection)
-                    raise
+                return await self._attempt(group, patience)
             except FAILURES as exc:
                 self._heads.clear()
                 if patience.is_over or not is_lost(exc):
-                    return await self._failed(group, exc, is_sent=is_sent and is_lost(exc))
-            else:
-                return outcomes
+                    return await self._failed(group, exc)
             await patience.pause()
 
-    async def _failed(self, group: Sequence[Member], exc: BaseException, *, is_sent: bool) -> list[Outcome]:
-        if is_sent:
+    async def _attempt(self, group: Sequence[Member], patience: Patience) -> list[Outcome]:
+        self._is_away = True
+        connection = await self._connected(patience)
+        self._is_away = self._is_sent = False
+        try:
+            outcomes = None if self._is_unsure else await self._append_unlocked(connection, group, patience)
+            return await self._append_locked(connection, group, patience) if outcomes is None else outcomes
+        except BaseException as exc:
+            is_undone = isinstance(exc, asyncpg.PostgresError) and not is_lost(exc)
+            self._is_unsure = self._is_unsure or (self._is_sent and not is_undone)
+            if not is_undone or connection.is_closed() or connection.is_in_transaction():
+                self._drop(connection)
+            raise
+
+    async def _failed(self, group: Sequence[Member], exc: BaseException) -> list[Outcome]:
+        if self._is_unsure:  # whatever the last attempt came to
             return [AppendUnknownError(self._name, said_by(exc)) for _ in group]
-        if len(group) > 1 and is_about_one_member(exc):
-            return [(await self._write([member]))[0] for member in group]
-        return [store_error(exc, self._name) for _ in group]
+        if len(group) == 1 or not is_about_one_member(exc):
+            return [store_error(exc, self._name) for _ in group]
+        outcomes: list[Outcome] = []
+        for member in group:
+            outcomes += await self._write([member])
+            _settle([member], outcomes[-1:])  # now: a close may cut off what comes next
+        return outcomes
+
+    def _cut_off(self) -> BaseException:
+        error = AppendUnknownError if self._is_unsure else StoreUnavailableError
+        return error(self._name, _CLOSED)
 
     async def _connected(self, patience: Patience) -> Connection:
         if self._connection is None or self._connection.is_closed():
@@ -200,8 +224,10 @@ class LogWriter:
             if expected is not None and expected != rows.version_of(stream):  # a conflict or a repeat, if it is so
                 return None
             rows.add(stream, records)
+        self._is_sent = True
         last = await self._call(connection, rows, patience)
         if last < 0:
+            self._is_sent = False
             for stream in rows.heads:
                 self._heads.pop(stream, None)
             return None
@@ -211,27 +237,30 @@ class LogWriter:
         self, connection: Connection, group: Sequence[Member], patience: Patience
     ) -> list[Outcome]:
         """Look at the log while nobody else can append to it, and append what can be appended."""
-        async with connection.transaction():
-            await connection.execute(_LOCK, timeout=patience.left_s)
-            last: int = await connection.fetchval(_LAST, timeout=patience.left_s)
-            streams = list({member.stream for member in group})
-            found_heads = await connection.fetch(_HEADS, streams, timeout=patience.left_s)
-            ids = [record[0] for member in group for record in member.records]
-            found_ids = await connection.fetch(_FIND, ids, timeout=patience.left_s)
-            rows = _Rows({stream: version or 0 for stream, version in found_heads})
-            places: dict[str, Place] = {event_id: (stream, *place) for event_id, stream, *place in found_ids}
-            outcomes: list[Outcome | None] = []
-            for _, stream, records, expected in group:
-                version = rows.version_of(stream)
-                found = {record[0]: places[record[0]] for record in records if record[0] in places}
-                verdict = judge(stream, records, found=found, expected_version=expected, version=version)
-                outcomes.append(verdict)
-                if verdict is None:
-                    position = last + len(rows.event_ids)
-                    places.update(_places(stream, records, version=version, position=position))
-                    rows.add(stream, records)
-            if rows.event_ids and await self._call(connection, rows, patience) != last:
-                raise StoreSchemaError(self._name, _UNLOCKED)
+        # Not a transaction of asyncpg's, which would wait for ever to undo it on a connection that is silent.
+        await connection.execute("BEGIN", timeout=patience.left_s)
+        await connection.execute(_LOCK, timeout=patience.left_s)
+        last: int = await connection.fetchval(_LAST, timeout=patience.left_s)
+        streams = list({member.stream for member in group})
+        found_heads = await connection.fetch(_HEADS, streams, timeout=patience.left_s)
+        ids = [record[0] for member in group for record in member.records]
+        found_ids = await connection.fetch(_FIND, ids, timeout=patience.left_s)
+        rows = _Rows({stream: version or 0 for stream, version in found_heads})
+        places: dict[str, Place] = {event_id: (stream, *place) for event_id, stream, *place in found_ids}
+        outcomes: list[Outcome | None] = []
+        for _, stream, records, expected in group:
+            version = rows.version_of(stream)
+            found = {record[0]: places[record[0]] for record in records if record[0] in places}
+            verdict = judge(stream, records, found=found, expected_version=expected, version=version)
+            outcomes.append(verdict)
+            if verdict is None:
+                position = last + len(rows.event_ids)
+                places.update(_places(stream, records, version=version, position=position))
+                rows.add(stream, records)
+        if rows.event_ids and await self._call(connection, rows, patience) != last:
+            raise StoreSchemaError(self._name, _UNLOCKED)
+        self._is_sent = bool(rows.event_ids)
+        await connection.execute("COMMIT", timeout=patience.left_s)
         written = iter(self._written(rows, last))
         return [next(written) if outcome is None else outcome for outcome in outcomes]
 

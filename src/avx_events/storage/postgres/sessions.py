@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeAlias, TypeVar
@@ -24,6 +25,9 @@ PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 # Each of our own queries has an index in whose order it reads. Before the tables have statistics PostgreSQL may think
 # that a stream is short, and sort all of it for each page; to compile a page's query takes longer than the query.
 _BY_INDEX: Final = {"enable_bitmapscan": "off", "enable_seqscan": "off", "enable_sort": "off", "jit": "off"}
+
+# An append that has waited for its turn has to see what was committed meanwhile, whatever the user's default is.
+_FRESH: Final = {"default_transaction_isolation": "read committed"}
 
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.5
@@ -68,7 +72,7 @@ class Sessions:
         own = location.own_settings(default_transaction_read_only="on", **_BY_INDEX)
         self._own: Final = self._pool(size, reset=_leave, settings=own)
         # Not one of those that are lent: who has the last of them may load an aggregate, which waits for its snapshot.
-        self._own_writes: Final = self._pool(1, reset=_leave, settings=location.own_settings())
+        self._own_writes: Final = self._pool(1, reset=_leave, settings=location.own_settings(**_FRESH))
         readers = location.settings(default_transaction_read_only="on")
         self._readers: Final = self._pool(size, reset=_leave, settings=readers)
         self._transactions: Final = self._pool(size, reset=_reset, settings=location.settings())
@@ -85,7 +89,9 @@ class Sessions:
             asyncpg.PostgresError: The server refuses.
             OSError: It cannot be reached.
         """
-        settings = self._location.own_settings(**_BY_INDEX)
+        settings = self._location.own_settings(**_BY_INDEX, **_FRESH)
+        # The log is not locked for longer by a process that stands still.
+        settings["idle_in_transaction_session_timeout"] = f"{math.ceil(self._location.timeout_s * 1000)}"
         return await self._connect(self._location.dsn, timeout=timeout_s, server_settings=settings)
 
     async def open_first(self) -> Connection:
