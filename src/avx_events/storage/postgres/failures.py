@@ -52,7 +52,7 @@ def is_lost(exc: BaseException) -> bool:
         return "closed" in f"{exc}" or "connection" in f"{exc}"
     if isinstance(exc, asyncpg.InternalClientError):  # what the server says last of all, to who is asking nothing yet
         return True
-    return isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError)
+    return isinstance(exc, OSError) and not _is_about_tls(exc)
 
 
 def is_about_one_member(exc: BaseException) -> bool:
@@ -63,7 +63,7 @@ def is_about_one_member(exc: BaseException) -> bool:
 def store_error(exc: BaseException, name: str) -> StoreUnavailableError | StoreRefusedError | StoreSchemaError:
     """Return the error of the store called ``name`` that stands for ``exc``, raised by one of our own statements."""
     said = said_by(exc)
-    if isinstance(exc, ssl.SSLError) or "SSL" in said:
+    if _is_about_tls(exc):
         return StoreRefusedError(name, said, remedy=_TLS)
     if not isinstance(exc, asyncpg.PostgresError):
         return StoreUnavailableError(name, said)
@@ -109,6 +109,12 @@ def said_by(exc: BaseException) -> str:
     """Return what ``exc`` says, in one line."""
     said = " ".join(f"{exc}".split()) or type(exc).__name__
     return "no answer in time" if isinstance(exc, TimeoutError) else said
+
+
+def _is_about_tls(exc: BaseException) -> bool:
+    # The client says that the server has none, the server that it takes no login without ("no encryption").
+    said = f"{exc}"
+    return isinstance(exc, ssl.SSLError) or "SSL" in said or "no encryption" in said
 
 
 def _code(exc: asyncpg.PostgresError) -> str:
