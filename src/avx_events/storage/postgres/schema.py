@@ -104,7 +104,10 @@ _SET_VERSION: Final = (
     "INSERT INTO avx_schema (component, version) VALUES ('{component}', {version})"
     " ON CONFLICT (component) DO UPDATE SET version = excluded.version"
 )
-_HAS_VERSIONS: Final = "SELECT to_regclass('avx_schema') IS NOT NULL"
+# to_regclass() would tell what this session saw before it waited for the lock.
+_HAS_VERSIONS: Final = (
+    "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'avx_schema' AND relkind <> 'i' AND pg_table_is_visible(oid))"
+)
 _VERSION: Final = "SELECT version FROM avx_schema WHERE component = $1"
 _PROBES: Final = (
     "SELECT position, stream, version, recorded_at, event_id, event_type, metadata, data FROM avx_events LIMIT 0",
