@@ -8,9 +8,9 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 import msgspec
 
 from avx_events.core.callables import required_positional
-from avx_events.core.errors import ProcessDefinitionError
+from avx_events.core.errors import NotAnEventError, ProcessDefinitionError
 from avx_events.core.event import ANSWERED_BY_ONE, Command, Event, schema_of, text_of
-from avx_events.store.stored_event import StoredEvent
+from avx_events.store.stored_event import StoredEvent, check_stream
 
 MethodT = TypeVar("MethodT", bound=Callable[..., None])
 
@@ -21,8 +21,12 @@ Kind: TypeAlias = Literal["starts", "reacts"]
 
 _MARK: Final = "__avx_process_marks__"
 _LONGEST_NAME: Final = 200
-LONGEST_ID: Final = 1_024
-"""Characters in the id of a process."""
+_NOT_PLAIN: Final = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+NOT_PLAIN: Final = "must be a plain method: it changes the state and says what is to happen, and waits for nobody"
+"""What is wrong with a reaction that is asynchronous, or a generator."""
+
+Mark: TypeAlias = Callable[["Definition", type, str, Any], None]
+"""Tells a definition of a method; it is given the class, the method's name and the method."""
 
 
 class Reaction(msgspec.Struct, frozen=True):
@@ -43,10 +47,17 @@ class Reaction(msgspec.Struct, frozen=True):
     takes_stored: bool
 
     def id_of(self, event: Any) -> str:
-        """Return the id of the process that ``event`` belongs to, empty where it belongs to none."""
+        """Return the id of the process that ``event`` belongs to, empty where it belongs to none.
+
+        Raises:
+            InvalidArgumentError: It cannot be the id of a process.
+            Exception: What ``by`` raises.
+        """
         if self.by is None:
-            return text_of(schema_of(event).aggregate_id(event))
-        return text_of(getattr(event, self.by) if isinstance(self.by, str) else self.by(event))
+            process_id = schema_of(event).aggregate_id(event)
+        else:
+            process_id = text_of(getattr(event, self.by) if isinstance(self.by, str) else self.by(event))
+        return process_id and check_stream(process_id, argument="process id")
 
 
 class Definition:
@@ -60,8 +71,8 @@ class Definition:
         event_classes: All classes that it reacts to.
     """
 
-    def __init__(self, process_class: type, name: str, body: Mapping[str, Any]) -> None:
-        """Look at the methods of ``process_class``; ``body`` are its members with those that it inherits.
+    def __init__(self, process_class: type, name: str, members: Mapping[str, tuple[Any, tuple[Mark, ...]]]) -> None:
+        """Look at the ``members`` of ``process_class``, each with what it is marked with; see ``members_of``.
 
         Raises:
             ProcessDefinitionError: One cannot be used as it is marked, or nothing starts a process.
@@ -70,8 +81,8 @@ class Definition:
         self.reactions: list[Reaction] = []
         self.deadlines: dict[str, str] = {}
         self.failures: dict[type, str] = {}
-        for method, member in body.items():
-            for mark in getattr(member, _MARK, ()):
+        for method, (member, marks) in members.items():
+            for mark in marks:
                 mark(self, process_class, method, member)
         if not any(reaction.kind == "starts" for reaction in self.reactions):
             raise ProcessDefinitionError(process_class.__qualname__, "needs a method that @starts a process")
@@ -173,14 +184,17 @@ def checked_name(class_name: str, name: object) -> str:
     return name
 
 
-def members_of(process_class: type) -> dict[str, Any]:
-    """Return the members of a class and its bases, those of base classes first, overridden ones in their place."""
-    found: dict[str, Any] = {}
+def members_of(process_class: type) -> dict[str, tuple[Any, tuple[Mark, ...]]]:
+    """Return the members of a class and its bases by name, those of base classes first, overridden ones in their place.
+
+    Each comes with its marks. One that overrides another and has none of its own is what that was, in this class only:
+    a mixin's method may be something else in the next one.
+    """
+    found: dict[str, tuple[Any, tuple[Mark, ...]]] = {}
     for name, member in _members(process_class):
-        marks = getattr(member, _MARK, None) or getattr(found.get(name), _MARK, None)
-        if marks and callable(member):  # one that is overridden stays what it was
-            setattr(member, _MARK, marks)
-        found[name] = member
+        _, inherited = found.get(name, (None, ()))
+        own: tuple[Mark, ...] = getattr(member, _MARK, ())
+        found[name] = member, own or (inherited if callable(member) else ())
     return found
 
 
@@ -209,8 +223,12 @@ def _reacting(kind: Kind, event_classes: tuple[type, ...], by: By) -> Callable[[
 
 
 def _check_event_class(where: str, event_class: object, by: By) -> None:
-    if isinstance(event_class, type) and issubclass(event_class, ANSWERED_BY_ONE):
+    if not isinstance(event_class, type):
+        raise NotAnEventError(event_class, problem=f"{where} takes event classes")
+    if issubclass(event_class, ANSWERED_BY_ONE):
         raise ProcessDefinitionError(where, f"{event_class.__qualname__} is answered by one handler and never stored")
+    if by is not None and not isinstance(by, str) and not callable(by):
+        raise ProcessDefinitionError(where, f"by= must be the name of a field, or a function of the event, not {by!r}")
     if event_class is Event:
         return
     schema = schema_of(event_class)
@@ -220,7 +238,7 @@ def _check_event_class(where: str, event_class: object, by: By) -> None:
 
 
 def _check_deadline(process_class: type, name: object) -> None:
-    if not isinstance(name, str) or not name.strip() or len(name) > _LONGEST_NAME:
+    if not isinstance(name, str) or not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
         raise ProcessDefinitionError(process_class.__qualname__, f"a deadline needs a name, not {name!r}")
 
 
@@ -231,16 +249,17 @@ def _check_command_class(class_name: str, method: str, command_class: object) ->
 
 def _check_method(process_class: type, method: str, member: Any, *, arguments: tuple[int, ...], shape: str) -> None:
     name = process_class.__qualname__
-    if not inspect.isfunction(member) or inspect.iscoroutinefunction(member):
-        problem = (
-            f"{method} must be a plain method: it changes the state and says what is to happen, and waits for nobody"
-        )
-        raise ProcessDefinitionError(name, problem)
-    if len(required_positional(member)) not in arguments:
+    if not inspect.isfunction(member) or any(is_so(member) for is_so in _NOT_PLAIN):
+        raise ProcessDefinitionError(name, f"{method} {NOT_PLAIN}")
+    try:
+        given = len(required_positional(member))
+    except TypeError as exc:
+        raise ProcessDefinitionError(name, f"{method}: {exc}") from exc
+    if given not in arguments:
         raise ProcessDefinitionError(name, f"{method} must take {shape}")
 
 
-def _marking(mark: Callable[[Definition, type, str, Any], None]) -> Callable[[MethodT], MethodT]:
+def _marking(mark: Mark) -> Callable[[MethodT], MethodT]:
     def decorate(method: MethodT) -> MethodT:
         setattr(method, _MARK, (*getattr(method, _MARK, ()), mark))
         return method

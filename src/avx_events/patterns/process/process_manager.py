@@ -11,8 +11,11 @@ from avx_events.core import arguments
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError, ProcessDefinitionError
 from avx_events.core.event import Command, schema_of
 from avx_events.patterns.own_defaults import with_own_defaults
-from avx_events.patterns.process.definition import Definition, checked_name, members_of
+from avx_events.patterns.process.definition import NOT_PLAIN, Definition, checked_name, members_of
 from avx_events.store.stored_event import microseconds_of
+
+LONGEST_WAIT_S: Final = 100 * 365 * 24 * 3600
+"""How far ahead something may be due, in seconds: past that, instants are no numbers of a database any more."""
 
 _RESERVED: Final = ("id", "is_ended", "send", "deadline", "cancel", "end", "__init__")
 
@@ -158,7 +161,7 @@ class ProcessManager(_Process):
 
         Args:
             name: Of the deadline.
-            after_s: In how many seconds from the moment in which this is written, more than 0.
+            after_s: In how many seconds from the moment in which this is written, more than 0, up to 100 years.
             at: When, with a time zone; one of both is given.
 
         Raises:
@@ -169,8 +172,8 @@ class ProcessManager(_Process):
             raise InvalidArgumentError("deadline", name, expected=expected)
         if (after_s is None) == (at is None):
             raise InvalidArgumentError("after_s", after_s, expected="either after_s= in seconds or at= an instant")
-        if after_s is not None:
-            arguments.seconds("after_s", after_s)
+        if after_s is not None and arguments.seconds("after_s", after_s) > LONGEST_WAIT_S:
+            raise InvalidArgumentError("after_s", after_s, expected=f"{LONGEST_WAIT_S} seconds at most, 100 years")
         if at is not None and not _is_instant(at):
             raise InvalidArgumentError("at", at, expected="a datetime with a time zone, as datetime.now(UTC)")
         wish = SetDeadline(name, after_s, None if at is None else microseconds_of(at))
@@ -222,6 +225,20 @@ def definition_of(process_class: object) -> Definition:
         expected = "a class derived from ProcessManager, with name= and a method that @starts"
         raise InvalidArgumentError("process", process_class, expected=expected)
     return found
+
+
+def call_reaction(process: ProcessManager, method: str, *arguments: object) -> None:
+    """Call a reaction.
+
+    Raises:
+        ProcessDefinitionError: It gave something that is to be awaited or iterated: it has done nothing yet.
+        BaseException: What it raises.
+    """
+    given: object = getattr(process, method)(*arguments)
+    if inspect.isawaitable(given) or inspect.isgenerator(given) or inspect.isasyncgen(given):
+        if inspect.iscoroutine(given):
+            given.close()
+        raise ProcessDefinitionError(type(process).__qualname__, f"{method} {NOT_PLAIN}")
 
 
 def take_wishes(process: ProcessManager) -> list[Wish]:

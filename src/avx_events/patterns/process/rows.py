@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from avx_events.core.errors import DecodeError
+from avx_events.core.errors import DecodeError, ProcessDefinitionError
 from avx_events.patterns.process.process_manager import ProcessManager
 from avx_events.patterns.tables import execute, fetch, fetch_one, prepare
 from avx_events.store.ports import Connection
@@ -179,10 +179,17 @@ class Rows:
     """The rows of one process manager."""
 
     def __init__(self, name: str, process_class: type[ProcessManager]) -> None:
-        """Keep processes of ``process_class`` under ``name``."""
+        """Keep processes of ``process_class`` under ``name``.
+
+        Raises:
+            ProcessDefinitionError: Its fields have types that cannot be read back.
+        """
         self._name: Final = name
         self._class: Final = process_class
-        self._decode: Final = msgspec.msgpack.Decoder(process_class).decode
+        try:
+            self._decode: Final = msgspec.msgpack.Decoder(process_class).decode
+        except (TypeError, NameError, ValueError) as exc:
+            raise ProcessDefinitionError(process_class.__qualname__, f"its state cannot be kept: {exc}") from exc
 
     async def enter(self, connection: Connection, *, position: int) -> None:
         """Make the tables, and the checkpoint at ``position`` where it is not there."""

@@ -12,13 +12,14 @@ from avx_events.core.clock import Clock
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContext, current_message, stamp
 from avx_events.patterns.cqrs.idempotency import IDEMPOTENCY_HEADER
-from avx_events.patterns.process.definition import LONGEST_ID, Definition, Reaction, arguments_of
+from avx_events.patterns.process.definition import Definition, Reaction, arguments_of
 from avx_events.patterns.process.process_manager import (
     CancelDeadline,
     ProcessManager,
     Send,
     SetDeadline,
     Wish,
+    call_reaction,
     take_wishes,
 )
 from avx_events.patterns.process.rows import DueDeadline, Row, Rows, ids_in_order
@@ -84,7 +85,7 @@ class Steps:
             if method is None:
                 message = f"no method is marked @on_deadline({due.name!r}) any more"
                 raise LookupError(message)
-            getattr(process, method)()
+            call_reaction(process, method)
 
         course = await self._step(connection, due.process, cause, run, now_us=now_us)
         if course is not None and course.row.status == "failed":  # so that it comes again once the process is mended
@@ -106,7 +107,7 @@ class Steps:
             return False
 
         def run(process: ProcessManager) -> None:
-            getattr(process, method)(command, error)
+            call_reaction(process, method, command, error)
 
         course = await self._step(connection, process_id, failed.metadata.event_id, run, now_us=now_us)
         return course is not None and course.row.status != "failed"
@@ -147,7 +148,7 @@ class Steps:
                 log.exception("process %r: by= of %s fails for %r", self._definition.name, reaction.method, stored)
                 self.failures += 1
                 continue
-            if 0 < len(process_id) <= LONGEST_ID:
+            if process_id:
                 yield reaction, process_id
             else:
                 self.passed_over += 1
@@ -190,7 +191,7 @@ class Steps:
 
         def run(process: ProcessManager) -> None:
             for reaction in wanted:
-                getattr(process, reaction.method)(*arguments_of(reaction, stored))
+                call_reaction(process, reaction.method, *arguments_of(reaction, stored))
 
         where = f"at {stored.metadata.event_type!r}, position {stored.position}"
         if not self._run(course, run, stored.metadata, where):
