@@ -1,17 +1,13 @@
 """The engine: appends through one connection, reads through others."""
 
 import asyncio
-import os
 import re
-import threading
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from operator import itemgetter
 from typing import Any, Final, TypeVar, cast
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, WrongLoopError
 from avx_events.core.tasks import TaskScope
 from avx_events.storage.postgres.failures import FAILURES, check_statement, statement_error, store_error
 from avx_events.storage.postgres.listener import Listener
@@ -22,6 +18,7 @@ from avx_events.storage.postgres.sessions import Connection, PooledConnection, S
 from avx_events.storage.postgres.transaction import postgres_transaction, refuse_inside
 from avx_events.store.append_signal import AppendSignal
 from avx_events.store.log_filter import filtered_pages
+from avx_events.store.owning_loop import OwningLoop
 from avx_events.store.ports import (
     PAGE_EVENTS,
     STRETCH_EVENTS,
@@ -98,21 +95,18 @@ class PostgresEngine:
 
     def __init__(self, sessions: Sessions, connection: Connection, location: Location, *, clock: Clock) -> None:
         """Append on ``connection``, to a database that is prepared, for the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._thread_id = threading.get_ident()
+        self._owner: Final = OwningLoop()
+        self._check: Final = self._owner.check
         self._name: Final = location.name
         self._timeout_s: Final = location.timeout_s
         self._sessions: Final = sessions
         self._signal: Final = AppendSignal(poll_s=location.poll_s)
         self._listener: Final = Listener(sessions, self._signal, timeout_s=location.timeout_s)
         self._log: Final = LogWriter(sessions, connection, location=location, clock=clock, announce=self._announce)
-        self._is_closed = False
-        self._is_forked = False
         self._scope: Final = TaskScope()
         self._writing: Final = self._scope.spawn(self._log.run(), name="avx-events: append to PostgreSQL")
         self._listening: Final = TaskScope()
         self._listening.spawn(self._listener.run(), name="avx-events: listen to PostgreSQL")
-        _engines.add(self)
 
     def append(
         self, stream: str, records: Sequence[NewRecordTuple], *, expected_version: int | None = None
@@ -120,7 +114,7 @@ class PostgresEngine:
         """Add ``records`` to the end of ``stream``, in one commit with what else waits; see ``StoreEngine.append``."""
         self._check("append")
         refuse_inside(self._sessions, "append")
-        future: asyncio.Future[AppendResult] = self._loop.create_future()
+        future: asyncio.Future[AppendResult] = self._owner.loop.create_future()
         self._log.submit(Member(future, stream, records, expected_version))
         return future
 
@@ -209,19 +203,13 @@ class PostgresEngine:
 
     async def close(self) -> None:
         """Write what waits, end transactions that are open, close all connections. Harmless when repeated."""
-        if self._is_forked or (self._loop.is_running() and asyncio.get_running_loop() is not self._loop):
-            raise WrongLoopError("the event store", "close")
-        self._is_closed = True
+        self._owner.close()
         self._signal.close()
         self._log.finish()
         await self._scope.finish(grace_s=self._timeout_s)
         await self._listening.cancel()
         await self._log.close()
         await self._sessions.close()
-
-    def leave_to_parent(self) -> None:
-        """Refuse everything: this process is a fork of the one that opened the store, and shares its connections."""
-        self._is_forked = True
 
     async def _query(self, sql: str, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         self._check("read")
@@ -255,25 +243,6 @@ class PostgresEngine:
         self._signal.announce(position)
         self._listener.tell(position)
 
-    def _check(self, action: str) -> None:
-        if self._is_closed:
-            raise ClosedError("the event store", action)
-        # What asyncio.get_running_loop() would tell, without its system call: a thread runs one loop at a time.
-        if threading.get_ident() != self._thread_id or not self._loop.is_running() or self._is_forked:
-            raise WrongLoopError("the event store", action)
-
 
 def _records(rows: Sequence[object]) -> list[RecordTuple]:
     return cast("list[RecordTuple]", rows)  # they unpack and count as tuples do
-
-
-_engines: "weakref.WeakSet[PostgresEngine]" = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for engine in _engines:
-        engine.leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,10 +1,7 @@
 """The engine: appends through the one writer, reads through connections of their own."""
 
 import asyncio
-import os
 import sqlite3
-import threading
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from operator import itemgetter
@@ -13,7 +10,6 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, WrongLoopError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
 from avx_events.storage.sqlite.failures import store_error
 from avx_events.storage.sqlite.interruption import run_while_awaited
@@ -29,6 +25,7 @@ from avx_events.storage.sqlite.transaction import refuse_inside, sqlite_transact
 from avx_events.storage.sqlite.writers import InlineWriter, ThreadWriter, Writer
 from avx_events.store.append_signal import AppendSignal
 from avx_events.store.log_filter import filtered_pages
+from avx_events.store.owning_loop import OwningLoop
 from avx_events.store.ports import (
     PAGE_EVENTS,
     STRETCH_EVENTS,
@@ -91,8 +88,8 @@ class SqliteEngine:
 
     def __init__(self, connection: sqlite3.Connection, location: Location, url: str, *, clock: Clock) -> None:
         """Write to ``connection``, which is prepared, for the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._thread_id = threading.get_ident()
+        self._owner: Final = OwningLoop()
+        self._check: Final = self._owner.check
         self._url = url
         self._file = file = OpenFile(location, url)
         self._signal = AppendSignal(poll_s=None if location.path is None else location.poll_s)
@@ -103,9 +100,6 @@ class SqliteEngine:
         self._readers = None if location.path is None else Readers(lambda: open_for_reading(location, file), url)
         self._turn = asyncio.Lock()
         self._brief = BriefStatements()
-        self._is_closed = False
-        self._is_forked = False
-        _engines.add(self)
 
     def append(
         self, stream: str, records: Sequence[NewRecordTuple], *, expected_version: int | None = None
@@ -113,7 +107,7 @@ class SqliteEngine:
         """Add ``records`` to the end of ``stream``, in one commit with what else waits; see ``StoreEngine.append``."""
         self._check("append")
         refuse_inside(self._writer, "append")
-        future: asyncio.Future[AppendResult] = self._loop.create_future()
+        future: asyncio.Future[AppendResult] = self._owner.loop.create_future()
         self._writer.submit((future, stream, records, expected_version))
         return future
 
@@ -199,9 +193,7 @@ class SqliteEngine:
 
     async def close(self) -> None:
         """Write what waits, undo a transaction that is open, close all connections. Harmless when repeated."""
-        if self._is_forked or (self._loop.is_running() and asyncio.get_running_loop() is not self._loop):
-            raise WrongLoopError("the event store", "close")
-        self._is_closed = True
+        self._owner.close()
         self._signal.close()
         undo(self._writer)
         try:
@@ -261,17 +253,6 @@ class SqliteEngine:
         except (sqlite3.Error, UnicodeDecodeError) as exc:
             raise store_error(exc, self._url) from exc
 
-    def _check(self, action: str) -> None:
-        if self._is_closed:
-            raise ClosedError("the event store", action)
-        # What asyncio.get_running_loop() would tell, without its system call: a thread runs one loop at a time.
-        if threading.get_ident() != self._thread_id or not self._loop.is_running() or self._is_forked:
-            raise WrongLoopError("the event store", action)
-
-    def leave_to_parent(self) -> None:
-        """Refuse everything: this process is a fork of the one that opened the store, and has none of its threads."""
-        self._is_forked = True
-
 
 def _log_page(connection: sqlite3.Connection, after: int, limit: int, wanted: LogFilter | None) -> LogPage:
     if wanted is None:
@@ -286,16 +267,3 @@ def _log_page(connection: sqlite3.Connection, after: int, limit: int, wanted: Lo
 def _number(connection: sqlite3.Connection, sql: str, *params: str) -> int:
     number: int = connection.execute(sql, params).fetchone()[0]
     return number
-
-
-# SQLite forbids to carry a connection over a fork.
-_engines: "weakref.WeakSet[SqliteEngine]" = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for engine in _engines:
-        engine.leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
