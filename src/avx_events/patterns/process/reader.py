@@ -51,15 +51,7 @@ class Reader:
         self.position = 0
 
     async def begin(self) -> None:
-        """Find the checkpoint.
-
-        Raises:
-            AvxEventsError: As ``EventStore.transaction``.
-        """
-        await self.begin_again()
-
-    async def begin_again(self) -> None:
-        """Go on from the checkpoint after trouble.
+        """Go to the checkpoint: at first, and after trouble.
 
         Raises:
             AvxEventsError: As ``EventStore.transaction``.

@@ -4,7 +4,7 @@ Everything here runs in a transaction of its caller.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -23,6 +23,7 @@ _MIGRATIONS: Final[Sequence[Sequence[str]]] = (
             manager TEXT NOT NULL,
             id TEXT NOT NULL,
             status TEXT NOT NULL,
+            is_ended INTEGER NOT NULL,
             state BLOB NOT NULL,
             correlation_id TEXT NOT NULL,
             user_id TEXT,
@@ -48,6 +49,9 @@ _MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         """,
         "CREATE UNIQUE INDEX avx_process_commands_order ON avx_process_commands (manager, process, number)",
         """
+        CREATE INDEX avx_process_commands_due ON avx_process_commands (manager, due_us, command_id) WHERE problem = ''
+        """,
+        """
         CREATE TABLE avx_process_deadlines (
             manager TEXT NOT NULL,
             process TEXT NOT NULL,
@@ -71,13 +75,14 @@ _MIGRATIONS: Final[Sequence[Sequence[str]]] = (
 _ENTER: Final = "INSERT INTO avx_process_managers (name, position) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 _POSITION: Final = "SELECT position FROM avx_process_managers WHERE name = ? FOR UPDATE"
 _MOVE: Final = "UPDATE avx_process_managers SET position = ? WHERE name = ?"
-_COLUMNS: Final = "id, status, state, correlation_id, user_id, sent, started_us, changed_us, problem"
+_COLUMNS: Final = "id, status, is_ended, state, correlation_id, user_id, sent, started_us, changed_us, problem"
 _SEVERAL: Final = f"SELECT {_COLUMNS} FROM avx_processes WHERE manager = ? AND id IN ({{marks}}) ORDER BY id FOR UPDATE"  # noqa: S608
 _OF_STATUS: Final = f"SELECT {_COLUMNS} FROM avx_processes WHERE manager = ? AND status = ? ORDER BY changed_us LIMIT ?"  # noqa: S608
 _WRITE: Final = (
-    "INSERT INTO avx_processes (manager, id, status, state, correlation_id, user_id, sent, started_us, changed_us,"
-    " problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (manager, id) DO UPDATE SET"
-    " status = excluded.status, state = excluded.state, sent = excluded.sent, changed_us = excluded.changed_us,"
+    "INSERT INTO avx_processes (manager, id, status, is_ended, state, correlation_id, user_id, sent, started_us,"
+    " changed_us, problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (manager, id) DO UPDATE SET"
+    " status = excluded.status, is_ended = excluded.is_ended, state = excluded.state, sent = excluded.sent,"
+    " changed_us = excluded.changed_us,"
     " problem = excluded.problem"
 )
 _ADD_COMMAND: Final = (
@@ -85,14 +90,22 @@ _ADD_COMMAND: Final = (
     " VALUES (?, ?, ?, ?, ?, 0, 0, '')"
 )
 # Of each process the first command that is left: the next is not dispatched before it is done.
-_FIRSTS: Final = (
-    "SELECT command_id, process, document, attempts FROM avx_process_commands c WHERE manager = ? AND due_us <= ?"
-    " AND problem = '' AND NOT EXISTS (SELECT 1 FROM avx_process_commands e WHERE e.manager = c.manager"
-    " AND e.process = c.process AND e.number < c.number) ORDER BY due_us, command_id LIMIT ?"
+_IS_FIRST: Final = (
+    "NOT EXISTS (SELECT 1 FROM avx_process_commands e WHERE e.manager = c.manager AND e.process = c.process"
+    " AND e.number < c.number)"
 )
-_NEXT_COMMAND: Final = "SELECT min(due_us) FROM avx_process_commands WHERE manager = ? AND problem = ''"
+_FIRSTS: Final = (
+    "SELECT command_id, process, document, attempts FROM avx_process_commands c WHERE manager = ? AND due_us <= ?"  # noqa: S608
+    f" AND problem = '' AND {_IS_FIRST} ORDER BY due_us, command_id LIMIT ?"
+)
+_NEXT_COMMAND: Final = (
+    f"SELECT min(due_us) FROM avx_process_commands c WHERE manager = ? AND due_us > ? AND problem = '' AND {_IS_FIRST}"  # noqa: S608
+)
 _COUNT_ATTEMPT: Final = "UPDATE avx_process_commands SET attempts = attempts + 1 WHERE command_id IN ({marks})"
-_REMOVE_COMMAND: Final = "DELETE FROM avx_process_commands WHERE command_id = ?"
+_UNCOUNT_ATTEMPT: Final = (
+    "UPDATE avx_process_commands SET attempts = attempts - 1 WHERE attempts > 0 AND command_id IN ({marks})"
+)
+_REMOVE_COMMANDS: Final = "DELETE FROM avx_process_commands WHERE command_id IN ({marks})"
 _POSTPONE: Final = "UPDATE avx_process_commands SET due_us = ? WHERE command_id = ?"
 _BLOCK: Final = "UPDATE avx_process_commands SET problem = ? WHERE command_id = ?"
 _UNBLOCK: Final = (
@@ -103,7 +116,11 @@ _WAITING: Final = (
     "SELECT command_id, document, attempts, due_us, problem FROM avx_process_commands"
     " WHERE manager = ? AND process = ? ORDER BY number LIMIT ?"
 )
-_COUNT_WAITING: Final = "SELECT count(*) FROM avx_process_commands WHERE manager = ? AND problem = ''"
+# What stands behind a blocked one waits for somebody to mend the process, and for nobody else.
+_COUNT_WAITING: Final = (
+    "SELECT count(*) FROM avx_process_commands c WHERE manager = ? AND NOT EXISTS (SELECT 1 FROM avx_process_commands e"
+    " WHERE e.manager = c.manager AND e.process = c.process AND e.number <= c.number AND e.problem <> '')"
+)
 _SET_DEADLINE: Final = (
     "INSERT INTO avx_process_deadlines (manager, process, name, due_us, cause) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (manager, process, name) DO UPDATE SET due_us = excluded.due_us, cause = excluded.cause"
@@ -115,7 +132,7 @@ _OF_RUNNING: Final = (
     " WHERE p.manager = d.manager AND p.id = d.process AND p.status = 'running')"
 )
 _DUE: Final = f"SELECT process, name, due_us, cause{_OF_RUNNING} AND due_us <= ? ORDER BY due_us LIMIT ?"
-_NEXT_DEADLINE: Final = f"SELECT min(due_us){_OF_RUNNING}"
+_NEXT_DEADLINE: Final = f"SELECT min(due_us){_OF_RUNNING} AND due_us > ?"
 _TAKE_DEADLINE: Final = (
     "DELETE FROM avx_process_deadlines WHERE manager = ? AND process = ? AND name = ? AND due_us = ?"
 )
@@ -126,18 +143,26 @@ _PARK: Final = (
 )
 _PARKED: Final = "SELECT position FROM avx_process_parked WHERE manager = ? AND process = ? ORDER BY position"
 _UNPARK: Final = "DELETE FROM avx_process_parked WHERE manager = ? AND process = ?"
-_FORGET: Final = "DELETE FROM avx_processes WHERE manager = ? AND status = 'ended' AND changed_us < ?"
+# One that began anew under its id would number its commands as those that are still to be dispatched.
+_FORGET: Final = (
+    "DELETE FROM avx_processes WHERE manager = ? AND status = 'ended' AND changed_us < ? AND NOT EXISTS"
+    " (SELECT 1 FROM avx_process_commands c WHERE c.manager = avx_processes.manager AND c.process = avx_processes.id)"
+)
+
+# Both engines take some ten thousand placeholders in one statement; a batch may be larger.
+_MOST_MARKS: Final = 1_000
 
 _encode_state: Final = msgspec.msgpack.Encoder().encode
 
 
-class Row(msgspec.Struct):
+class Row(msgspec.Struct, kw_only=True):
     """A process as it is kept.
 
     Attributes:
         id: Which.
         status: ``running``; ``ended``; or ``failed``, where it waits for somebody to mend it.
-        state: Its fields, encoded.
+        is_ended: Whether it has ended, also where what it sent last has failed since.
+        state: Its fields, encoded; nothing where its first reaction failed, so that it has not begun.
         correlation_id: That of the event that started it.
         user_id: Likewise.
         sent: How many commands it has sent.
@@ -148,6 +173,7 @@ class Row(msgspec.Struct):
 
     id: str
     status: Status
+    is_ended: bool
     state: bytes
     correlation_id: str
     user_id: str | None
@@ -207,15 +233,16 @@ class Rows:
 
     async def several(self, connection: Connection, ids: Sequence[str]) -> dict[str, Row]:
         """Return those processes that are there, locked; whoever locks several does so in one order."""
-        if not ids:
-            return {}
-        sql = _SEVERAL.format(marks=",".join("?" * len(ids)))
-        rows = await fetch(connection, sql, self._name, *ids)
-        return {row[0]: Row(*row) for row in rows}
+        found: dict[str, Row] = {}
+        for first in range(0, len(ids), _MOST_MARKS):
+            some = ids[first : first + _MOST_MARKS]
+            rows = await fetch(connection, _SEVERAL.format(marks=_marks(some)), self._name, *some)
+            found.update((row[0], _row(row)) for row in rows)
+        return found
 
     async def of_status(self, connection: Connection, status: Status, limit: int) -> list[Row]:
         """Return processes of ``status``, those first that were not changed for longest."""
-        return [Row(*row) for row in await fetch(connection, _OF_STATUS, self._name, status, limit)]
+        return [_row(row) for row in await fetch(connection, _OF_STATUS, self._name, status, limit)]
 
     async def write(self, connection: Connection, row: Row) -> None:
         """Keep a process."""
@@ -225,6 +252,7 @@ class Rows:
             self._name,
             row.id,
             row.status,
+            int(row.is_ended),
             row.state,
             row.correlation_id,
             row.user_id,
@@ -242,12 +270,12 @@ class Rows:
         """
         try:
             process: ProcessManager = self._decode(row.state)
-        except (msgspec.MsgspecError, TypeError, ValueError) as exc:
+        except Exception as exc:  # msgspec's, and what a __post_init__ of theirs raises
             problem = f"the state of process {row.id!r} does not fit the class: {exc}"
             raise DecodeError(f"process {self._name}", problem) from exc
         identified: ProcessManager = self._class(row.id)
         process.__avx_course__ = identified.__avx_course__
-        process.__avx_course__.is_ended = row.status == "ended"
+        process.__avx_course__.is_ended = row.is_ended
         return process
 
     def state_of(self, process: ProcessManager) -> bytes:
@@ -274,12 +302,17 @@ class Rows:
     async def count_attempts(self, connection: Connection, command_ids: Sequence[str]) -> None:
         """Say that an attempt begins."""
         if command_ids:
-            sql = _COUNT_ATTEMPT.format(marks=",".join("?" * len(command_ids)))
-            await execute(connection, sql, *command_ids)
+            await execute(connection, _COUNT_ATTEMPT.format(marks=_marks(command_ids)), *command_ids)
 
-    async def remove_command(self, connection: Connection, command_id: str) -> bool:
-        """Forget a command that is done; False where that was done before."""
-        return await execute(connection, _REMOVE_COMMAND, command_id) == 1
+    async def uncount_attempts(self, connection: Connection, command_ids: Sequence[str]) -> None:
+        """Say that attempts did not come to an end of their own."""
+        if command_ids:
+            await execute(connection, _UNCOUNT_ATTEMPT.format(marks=_marks(command_ids)), *command_ids)
+
+    async def remove_commands(self, connection: Connection, command_ids: Sequence[str]) -> None:
+        """Forget commands that are done."""
+        if command_ids:
+            await execute(connection, _REMOVE_COMMANDS.format(marks=_marks(command_ids)), *command_ids)
 
     async def postpone(self, connection: Connection, command_id: str, due_us: int) -> None:
         """Have a command wait until then."""
@@ -299,7 +332,7 @@ class Rows:
         return [(command_id, doc, attempts, due_us, problem) for command_id, doc, attempts, due_us, problem in found]
 
     async def count_waiting(self, connection: Connection) -> int:
-        """Count the commands that wait and are not blocked."""
+        """Count the commands that wait, and neither are blocked nor stand behind one that is."""
         row = await fetch_one(connection, _COUNT_WAITING, self._name)
         return 0 if row is None else int(row[0])
 
@@ -329,11 +362,11 @@ class Rows:
         """Return the deadlines of a process that are to come: the instants by name."""
         return dict(await fetch(connection, _DEADLINES, self._name, process))
 
-    async def next_us(self, connection: Connection) -> int | None:
-        """Return when the next command or deadline is due, None where there is none."""
+    async def next_us(self, connection: Connection, now_us: int) -> int | None:
+        """Return when the next command or deadline is due that is not due yet, None where there is none."""
         found: list[int] = []
         for sql in (_NEXT_COMMAND, _NEXT_DEADLINE):
-            row = await fetch_one(connection, sql, self._name)
+            row = await fetch_one(connection, sql, self._name, now_us)
             if row is not None and row[0] is not None:
                 found.append(int(row[0]))
         return min(found, default=None)
@@ -360,3 +393,13 @@ class Rows:
 def ids_in_order(ids: Iterable[str]) -> list[str]:
     """Return each id once, in the order in which rows are locked."""
     return sorted(set(ids))
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _row(columns: tuple[Any, ...]) -> Row:
+    row = Row(**dict(zip(Row.__struct_fields__, columns, strict=True)))
+    row.is_ended = bool(row.is_ended)
+    return row

@@ -28,7 +28,7 @@ from avx_events.core.errors import (
 )
 from avx_events.core.metadata import EPOCH
 from avx_events.core.policy import ONE_ATTEMPT, Retry
-from avx_events.core.tasks import TaskScope, is_interrupted
+from avx_events.core.tasks import CLEANUP_GRACE_S, TaskScope, is_interrupted
 from avx_events.patterns.cqrs import CommandBus
 from avx_events.patterns.outbox.lease import Lease
 from avx_events.patterns.outbox.shared_time import shared_now_us
@@ -142,6 +142,9 @@ class ProcessRunner:
     in one process or many, may run one manager on one database: all react to events, and one of them, which has a
     lease, dispatches and fires deadlines; where it dies another one takes over after ``lease_s``.
 
+    A deadline comes when its instant has passed and all that was in the log by then is reacted to: after a pause of the
+    runners, what came in time counts first.
+
     A command that fails is tried again as ``retry`` says, unless its error is a ``UsageError``, a ``PermanentError`` or
     a ``Reject``. Where it fails for good the method marked ``@on_failure`` of its class is called. Without one, and
     where a method of the process itself raises, the process is ``failed``: that is logged as an error, its events and
@@ -205,12 +208,15 @@ class ProcessRunner:
             lease=self._lease,
             retry=ONE_ATTEMPT if retry is None else retry,
             concurrency=concurrency,
+            reached=lambda: self._reader.position,
             clock=clock,
             bell=self._bell,
         )
         self._scope: Final = TaskScope()
         self._reading_trouble: Final = Trouble(f"process {definition.name!r}: the log", clock=clock)
         self._leasing_trouble: Final = Trouble(f"process {definition.name!r}: the store", clock=clock)
+        self._reading: asyncio.Task[None] | None = None
+        self._dispatching: asyncio.Task[None] | None = None
         self._state: State = "stopped"
         self._error: BaseException | None = None
         self._is_entered = False
@@ -234,23 +240,25 @@ class ProcessRunner:
             await self._rows.enter(connection, position=begin_at)
             await prepare(connection, "relays", [RELAYS])
             await self._lease.enter(connection, position=0)
-        await self._reader.begin()
         self._state = "standby"
-        self._scope.spawn(self._read(), name=f"avx-events {self._what}: react")
-        self._scope.spawn(self._dispatch(), name=f"avx-events {self._what}: dispatch")
+        self._reading = self._scope.spawn(self._read(), name=f"avx-events {self._what}: react")
+        self._dispatching = self._scope.spawn(self._dispatch(), name=f"avx-events {self._what}: dispatch")
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Begin nothing more, wait for the commands that run, and let another runner take over at once."""
         self._is_leaving = True
-        if self._state == "active":
-            await self._dispatcher.drain(timeout_s=self._drain_timeout_s)
-        for task in await self._scope.cancel():
-            log.error("%s swallowed its cancellation and still runs", task.get_name())
-        await self._free_lease()
-        if self._state != "failed":
-            self._state = "stopped"
-        self._bell.ring()
+        self._dispatcher.leave()
+        try:
+            await self._drain()
+        finally:
+            # What is cancelled then cancels its own and writes what came of that.
+            for task in await self._scope.cancel(grace_s=3 * CLEANUP_GRACE_S):
+                log.error("%s swallowed its cancellation and still runs", task.get_name())
+            await self._free_lease()
+            if self._state != "failed":
+                self._state = "stopped"
+            self._bell.ring()
 
     @property
     def is_active(self) -> bool:
@@ -372,6 +380,10 @@ class ProcessRunner:
             raise ProcessLagError(self._name, timeout_s=timeout_s, problem=left) from exc
 
     @property
+    def _is_over(self) -> bool:
+        return self._is_leaving or self._state in {"failed", "stopped"}
+
+    @property
     def _what(self) -> str:
         return f"process manager {self._name!r}"
 
@@ -440,28 +452,31 @@ class ProcessRunner:
             while not self._is_leaving:
                 before = self._reader.position
                 try:
+                    await self._reader.begin()
+                    self._reading_trouble.end()
                     await self._reader.follow()
                 except ClosedError:
                     self._state = "stopped"
                     return
                 except RetryableError as exc:
-                    attempt = 2 if self._reader.position != before else attempt + 1
+                    attempt = 2 if self._reader.position > before else attempt + 1
                     await self._reading_trouble.wait(exc, attempt)
-                    await self._reader.begin_again()
         except BaseException as exc:  # the boundary: kept, logged, raised by settled()
             if is_interrupted(exc):
                 raise
             self._state, self._error = "failed", exc
             log.exception("%s stopped after position %d", self._what, self._reader.position)
+            self._dispatcher.leave()  # another runner may be of a version that can read it
         finally:
             self._bell.ring()
 
     async def _dispatch(self) -> None:
         try:
-            while not self._is_leaving and await self._stand_by():
+            while not self._is_over and await self._stand_by():
                 self._state = "active" if self._state == "standby" else self._state
                 try:
                     await self._dispatcher.run()
+                    await self._free_lease()
                 except LeaseLostError:
                     log.warning("%s has lost its lease: another runner may be the active one", self._what)
                     self._state = "standby" if self._state == "active" else self._state
@@ -473,6 +488,9 @@ class ProcessRunner:
                 raise
             self._state, self._error = "failed", exc
             log.exception("%s dispatches nothing any more", self._what)
+            if self._reading is not None:
+                self._reading.cancel()
+            await self._free_lease()
         finally:
             self._bell.ring()
 
@@ -493,6 +511,13 @@ class ProcessRunner:
             if taken is not None:
                 return True
             await pause(self._clock, self._lease.lease_s / RENEWALS_IN_A_LEASE)
+
+    async def _drain(self) -> None:
+        if self._dispatching is None or not self._dispatcher.is_at_work:
+            return
+        _, late = await asyncio.wait({self._dispatching}, timeout=self._drain_timeout_s)
+        if late:
+            log.warning("%s: %d commands were not done in time", self._what, self._dispatcher.running)
 
     async def _free_lease(self) -> None:
         if not self._lease.is_held:

@@ -1,16 +1,18 @@
 """One step of a process: run a reaction in memory, then write what it did. Both in a transaction of the caller."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 import msgspec
 
 from avx_events.core import cloudevents
 from avx_events.core.clock import Clock
+from avx_events.core.errors import DecodeError
 from avx_events.core.ids import new_id
 from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContext, current_message, stamp
+from avx_events.core.tasks import is_interrupted
 from avx_events.patterns.cqrs.idempotency import IDEMPOTENCY_HEADER
 from avx_events.patterns.process.definition import Definition, Reaction, arguments_of
 from avx_events.patterns.process.process_manager import (
@@ -23,13 +25,21 @@ from avx_events.patterns.process.process_manager import (
     take_wishes,
 )
 from avx_events.patterns.process.rows import DueDeadline, Row, Rows, ids_in_order
+from avx_events.store.audited_event import plain
 from avx_events.store.ports import Connection
 from avx_events.store.stored_event import StoredEvent
 
 log = logging.getLogger("avx_events.process")
 
-Cause = MessageContext | EventMetadata
+Cause: TypeAlias = MessageContext | EventMetadata
 """What a step is a reaction to: its event id, and the correlation and user ids that commands inherit."""
+
+Call: TypeAlias = tuple[str, tuple[Any, ...]]
+"""A method of a process, and what it is called with."""
+
+
+# What an error says may be long, and is kept with each process that fails of it.
+_LONGEST_PROBLEM: Final = 2_000
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -76,50 +86,53 @@ class Steps:
         for course in courses.values():
             await self._write(connection, course, now_us)
 
-    async def react_to_deadline(self, connection: Connection, due: DueDeadline, *, now_us: int) -> None:
-        """React to a deadline that was taken."""
-        cause = due.cause
-        method = self._definition.deadlines.get(due.name)
-
-        def run(process: ProcessManager) -> None:
-            if method is None:
-                message = f"no method is marked @on_deadline({due.name!r}) any more"
-                raise LookupError(message)
-            call_reaction(process, method)
-
-        course = await self._step(connection, due.process, cause, run, now_us=now_us)
-        if course is not None and course.row.status == "failed":  # so that it comes again once the process is mended
-            await self._rows.set_deadline(connection, due.process, due.name, due.due_us, due.cause)
+    async def react_to_deadlines(self, connection: Connection, due: Sequence[DueDeadline], *, now_us: int) -> int:
+        """React to deadlines, one of each process, and return to how many: some may have been cancelled meanwhile."""
+        # Rows of processes are locked before those of their deadlines, as by all others.
+        courses = self._courses(await self._rows.several(connection, ids_in_order(each.process for each in due)))
+        fired = 0
+        for deadline in due:
+            course = courses.get(deadline.process)
+            if course is None or course.process is None:
+                continue  # it has ended, or waits to be mended
+            if await self._rows.take_deadline(connection, deadline):
+                fired += 1
+                if not self._run_deadline(course, deadline):  # it comes again once the process is mended
+                    course.wishes.append((SetDeadline(deadline.name, None, deadline.due_us), deadline.cause))
+        for course in courses.values():
+            await self._write(connection, course, now_us)
+        return fired
 
     async def react_to_failure(
         self,
         connection: Connection,
         process_id: str,
-        failed: EventEnvelope[Any],
+        failed: EventEnvelope[Any] | None,
         error: str,
         *,
         now_us: int,
     ) -> bool:
-        """React to the failure of a command; False where no method does, or it fails, too: nothing is reacted to."""
-        command: object = failed.event
-        method = self._definition.failure_method(type(command))
-        if method is None:
+        """React to the failure of a command, which nobody can read where it is None.
+
+        Returns:
+            False where no method does so, or it fails, too: the process waits to be mended then.
+        """
+        row = (await self._rows.several(connection, [process_id])).get(process_id)
+        if row is None:
             return False
-
-        def run(process: ProcessManager) -> None:
-            call_reaction(process, method, command, error)
-
-        course = await self._step(connection, process_id, failed.metadata.event_id, run, now_us=now_us)
-        return course is not None and course.row.status != "failed"
-
-    async def fail(self, connection: Connection, process_id: str, problem: str, *, now_us: int) -> None:
-        """Have a process wait until somebody mends it."""
-        found = await self._rows.several(connection, [process_id])
-        row = found.get(process_id)
-        if row is not None:
-            self._fail(row, problem)
-            row.changed_us = now_us
-            await self._rows.write(connection, row)
+        course = self._course(row)
+        command: object = None if failed is None else failed.event
+        method = self._definition.failure_method(type(command))
+        if course.process is None or failed is None or method is None:
+            if row.status != "failed":
+                self._fail(row, f"a command failed: {error}")
+            course.is_changed = True
+        else:
+            cause = _cause(row, failed.metadata.event_id)
+            event_type = failed.metadata.event_type
+            self._run(course, [(method, (command, error))], cause, f"at the failure of {event_type!r}")
+        await self._write(connection, course, now_us)
+        return row.status != "failed"
 
     async def mend(
         self, connection: Connection, process_id: str, events: Sequence[StoredEvent[Any]], *, now_us: int
@@ -128,7 +141,7 @@ class Steps:
         row = (await self._rows.several(connection, [process_id])).get(process_id)
         if row is None or row.status != "failed":
             return False
-        row.status, row.problem = "running", ""
+        row.status, row.problem = "ended" if row.is_ended else "running", ""
         await self._rows.unpark(connection, process_id)
         await self._rows.unblock(connection, process_id)
         courses = self._courses({process_id: row})
@@ -157,12 +170,14 @@ class Steps:
         return {process_id: self._course(row) for process_id, row in rows.items()}
 
     def _course(self, row: Row) -> Course:
-        if row.status == "failed":
+        if row.status != "running":
             return Course(row, None)
+        if not row.state:
+            return Course(row, self._class(row.id))
         try:
             return Course(row, self._rows.process_of(row))
-        except Exception as exc:  # noqa: BLE001 - its state; this process waits, the others go on
-            self._fail(row, f"{type(exc).__name__}: {exc}")
+        except DecodeError as exc:  # this process waits, the others go on
+            self._fail(row, said_of(exc))
             course = Course(row, None)
             course.is_changed = True
             return course
@@ -176,63 +191,47 @@ class Steps:
         now_us: int,
     ) -> None:
         course = courses.get(process_id)
-        kind = "starts" if course is None else "reacts"
-        wanted = [reaction for reaction in methods if reaction.kind == kind]
-        if not wanted or (course is not None and course.row.status == "ended"):
+        wanted = _wanted(course, methods)
+        if not wanted:
             self.passed_over += 1
             return
         if course is None:
-            metadata = stored.metadata
-            row = Row(process_id, "running", b"", metadata.correlation_id, metadata.user_id, 0, now_us, now_us)
+            row = _new_row(process_id, stored.metadata, now_us)
             course = courses[process_id] = Course(row, self._class(process_id))
-        if course.process is None:
-            course.parked.append(stored.position)
-            return
-
-        def run(process: ProcessManager) -> None:
-            for reaction in wanted:
-                call_reaction(process, reaction.method, *arguments_of(reaction, stored))
-
         where = f"at {stored.metadata.event_type!r}, position {stored.position}"
-        if not self._run(course, run, stored.metadata, where):
+        calls = [(reaction.method, arguments_of(reaction, stored)) for reaction in wanted]
+        if not self._run(course, calls, stored.metadata, where):
             course.parked.append(stored.position)
 
-    async def _step(
-        self,
-        connection: Connection,
-        process_id: str,
-        cause_id: str,
-        run: Callable[[ProcessManager], None],
-        *,
-        now_us: int,
-    ) -> Course | None:
-        row = (await self._rows.several(connection, [process_id])).get(process_id)
-        if row is None or row.status != "running":
-            return None
-        course = self._course(row)
-        if course.process is not None:
-            cause = MessageContext(correlation_id=row.correlation_id, user_id=row.user_id, event_id=cause_id)
-            self._run(course, run, cause, f"after {cause_id}")
-        await self._write(connection, course, now_us)
-        return course
+    def _run_deadline(self, course: Course, deadline: DueDeadline) -> bool:
+        method = self._definition.deadlines.get(deadline.name)
+        if method is None:
+            self._fail(course.row, f"no method is marked @on_deadline({deadline.name!r}) any more")
+            course.process, course.is_changed = None, True
+            return False
+        cause = _cause(course.row, deadline.cause)
+        return self._run(course, [(method, ())], cause, f"at the deadline {deadline.name!r}")
 
-    def _run(self, course: Course, run: Callable[[ProcessManager], None], cause: Cause, where: str) -> bool:
-        """Run a reaction; what one that raises has done to the state and wished is not kept."""
+    def _run(self, course: Course, calls: Sequence[Call], cause: Cause, where: str) -> bool:
+        """Run reactions; what they do to the state and wish for is kept where none of them raises."""
         process = course.process
         if process is None:
             return False
         course.is_changed = True
         try:
-            run(process)
+            for method, arguments in calls:
+                call_reaction(process, method, *arguments)
             state = self._rows.state_of(process)
             wishes = [self._prepared(wish, course.row, cause) for wish in take_wishes(process)]
-        except Exception as exc:  # noqa: BLE001 - the boundary of users' code: this process waits, the others go on
-            take_wishes(process)
+        except BaseException as exc:  # the boundary of users' code: this process waits, the others go on
+            if is_interrupted(exc):
+                raise
             course.process = None
-            self._fail(course.row, f"{where}: {type(exc).__name__}: {exc}")
+            self._fail(course.row, f"{where}: {said_of(exc)}")
             return False
         self.reactions += 1
         course.row.state = state
+        course.row.is_ended = process.is_ended
         course.row.status = "ended" if process.is_ended else "running"
         course.wishes += [(wish, cause.event_id or "") for wish in wishes]
         return True
@@ -248,11 +247,9 @@ class Steps:
             await rows.park(connection, row.id, position)
         if not course.is_changed:
             return
-        if not row.state:  # it failed in its first step
-            row.state = rows.state_of(self._class(row.id))
         for wish, cause_id in course.wishes:
             await self._grant(connection, row, wish, cause_id, now_us)
-        if row.status == "ended":
+        if row.is_ended:
             await rows.cancel_deadlines(connection, row.id)
         row.changed_us = now_us
         await rows.write(connection, row)
@@ -286,3 +283,44 @@ class Steps:
         finally:
             current_message.reset(token)
         return Order(command_id, cloudevents.encode(envelope, source=self._source))
+
+
+def said_of(error: BaseException) -> str:
+    """Return what an error says in one line, ``Type: message``, as any database takes it."""
+    try:
+        text = f"{error}"
+    except Exception as exc:  # noqa: BLE001 - a __str__ of theirs
+        text = f"its text cannot be had: {type(exc).__name__}"
+    return plain(f"{type(error).__name__}: {text}"[:_LONGEST_PROBLEM])
+
+
+def _wanted(course: Course | None, methods: Sequence[Reaction]) -> list[Reaction]:
+    """Return the reactions that are meant: those that start the process, or those of one that is there."""
+    if course is not None and course.row.is_ended:
+        return []
+    if course is not None and not course.row.state and course.process is None:
+        return [*methods]  # once it is mended it begins, and reacts to what has come since
+    kind = "reacts" if course is not None and course.row.state else "starts"
+    return [reaction for reaction in methods if reaction.kind == kind]
+
+
+def _new_row(process_id: str, cause: EventMetadata, now_us: int) -> Row:
+    return Row(
+        id=process_id,
+        status="running",
+        is_ended=False,
+        state=b"",
+        correlation_id=_writable(cause.correlation_id),
+        user_id=None if cause.user_id is None else _writable(cause.user_id),
+        sent=0,
+        started_us=now_us,
+        changed_us=now_us,
+    )
+
+
+def _cause(row: Row, event_id: str) -> MessageContext:
+    return MessageContext(correlation_id=row.correlation_id, event_id=event_id, user_id=row.user_id)
+
+
+def _writable(text: str) -> str:
+    return text.replace("\0", "\\x00")  # PostgreSQL's text has no NUL; an id from outside may

@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from avx_events import CommandBus, EventStore, Retry, ValidationError
+from avx_events import CommandBus, EventStore, ValidationError
 from avx_events.core.errors import (
     InvalidArgumentError,
     NotRunningError,
@@ -22,48 +20,10 @@ from avx_events.core.metadata import EventEnvelope, context
 from avx_events.patterns.process import ProcessManager, ProcessRunner, on_deadline, starts
 from avx_events.testing import ManualClock
 from tests.unit.patterns.process.orders import Cancel, Declined, Fulfilment, Noticed, Paid, Pay, Placed, Ship
+from tests.unit.patterns.process.shop import NO_PAUSE, Shop, opened
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(30)
-
-NO_PAUSE = Retry(attempts=3, initial_s=0, max_s=0)
-
-
-class Shop:
-    """The handlers of the commands; what they did, in order."""
-
-    def __init__(self, store: EventStore, *, answer: str = "paid") -> None:
-        self.store = store
-        self.answer = answer
-        self.done: list[Any] = []
-        self.envelopes: list[EventEnvelope[Any]] = []
-        self.bus = CommandBus()
-        self.bus.handler(self.pay)
-        self.bus.handler(self.ship)
-        self.bus.handler(self.cancel)
-
-    async def pay(self, command: Pay, envelope: EventEnvelope[Pay]) -> None:
-        self.note(envelope)
-        if self.answer == "paid":
-            await self.store.append(f"payment-{command.order_id}", Paid(f"p-{command.order_id}", command.order_id))
-        elif self.answer:
-            await self.store.append(command.order_id, Declined(command.order_id, self.answer))
-
-    async def ship(self, command: Ship, envelope: EventEnvelope[Ship]) -> None:
-        self.note(envelope)
-
-    async def cancel(self, command: Cancel, envelope: EventEnvelope[Cancel]) -> None:
-        self.note(envelope)
-
-    def note(self, envelope: EventEnvelope[Any]) -> None:
-        self.done.append(envelope.event)
-        self.envelopes.append(envelope)
-
-
-@asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncGenerator[EventStore, None]:
-    async with await EventStore.connect(url, **options) as store:
-        yield store
 
 
 async def test_a_process_sends_commands_as_events_come(url: str) -> None:
