@@ -292,8 +292,9 @@ class DeadLetterQueue:
         """Open the letters at ``url``, which several processes may share.
 
         In SQLite, ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite://`` for memory, a letter that was
-        added is on disk; the file may be an event store's. In a broker, ``redis://localhost:6379?namespace=avx`` and so
-        with NATS and Kafka, they are those of the buses of that namespace.
+        added is on disk, and in PostgreSQL, ``postgresql://user:password@host:5432/database``, it is committed; the
+        file or database may be an event store's. In a broker, ``redis://localhost:6379?namespace=avx`` and so with NATS
+        and Kafka, they are those of the buses of that namespace.
 
         Args:
             url: Where they are; the store's own options are its query.
@@ -304,9 +305,10 @@ class DeadLetterQueue:
             UnknownSchemeError: No store is installed for the URL's scheme.
             StoreSchemaError: There is something else at that place, or a store of a newer version.
             StoreUnavailableError: It cannot be opened now.
+            StoreRefusedError: The database wants other credentials or TLS, is not there, or permits too little.
             TransportUnavailableError: The broker does not answer.
             TransportRefusedError: It asks for a password, or the namespace has another layout.
-            MissingExtraError: The client library of the broker is not installed.
+            MissingExtraError: The client library of the broker or database is not installed.
         """
         open_store = cast("StoreFactory", serving(url, ENTRY_POINT_GROUP, example="sqlite:///dead_letters.db"))
         return cls(store=await open_store(url, clock=clock))

@@ -65,14 +65,21 @@ class Patience:
 class Sessions:
     """Opens connections in one place, and keeps pools: for our own reads and writes, a user's, and transactions."""
 
-    def __init__(self, location: Location) -> None:
-        """Open nothing yet."""
+    def __init__(self, location: Location, *, whose: str = "the event store", writers: int = 1) -> None:
+        """Open nothing yet.
+
+        Args:
+            location: Where, and how many.
+            whose: What a ``ClosedError`` calls the one who has closed them.
+            writers: The most connections for our own writes.
+        """
         self._location: Final = location
+        self._whose: Final = whose
         size = location.pool_size
         own = location.own_settings(default_transaction_read_only="on", **_BY_INDEX)
         self._own: Final = self._pool(size, reset=_leave, settings=own)
         # Not one of those that are lent: who has the last of them may load an aggregate, which waits for its snapshot.
-        self._own_writes: Final = self._pool(1, reset=_leave, settings=location.own_settings(**_FRESH))
+        self._own_writes: Final = self._pool(writers, reset=_leave, settings=location.own_settings(**_FRESH))
         readers = location.settings(default_transaction_read_only="on")
         self._readers: Final = self._pool(size, reset=_leave, settings=readers)
         self._transactions: Final = self._pool(size, reset=_reset, settings=location.settings())
@@ -142,6 +149,17 @@ class Sessions:
         except FAILURES as exc:
             raise store_error(exc, self._location.name) from exc
 
+    async def write_at_length(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+        """Return what ``write_own`` does, of a statement that may take as long as it likes while the server is there.
+
+        Raises:
+            AvxEventsError: As ``read_own``.
+        """
+        try:
+            return await self._answered_at_length(self._own_writes, query)
+        except FAILURES as exc:
+            raise store_error(exc, self._location.name) from exc
+
     async def read(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         """Return what a user's query reads; where its connection is lost, it is asked again on another one.
 
@@ -153,13 +171,7 @@ class Sessions:
             asyncpg.InterfaceError: Likewise.
             OSError: Likewise.
         """
-
-        async def watched(connection: PooledConnection) -> ResultT:
-            with self.watched(connection):
-                return await query(connection)
-
-        patience = Patience(self._location.timeout_s)
-        return await self._repeated(patience, lambda: self._once(self._readers, watched))
+        return await self._answered_at_length(self._readers, query)
 
     async def read_and_forget(self, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         """Return what ``read`` does, on a connection that nobody else gets afterwards: of what may change it.
@@ -239,6 +251,13 @@ class Sessions:
                 return await self._once(pool, query)
 
         return await self._repeated(patience, in_time)
+
+    async def _answered_at_length(self, pool: Pool, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
+        async def watched(connection: PooledConnection) -> ResultT:
+            with self.watched(connection):
+                return await query(connection)
+
+        return await self._repeated(Patience(self._location.timeout_s), lambda: self._once(pool, watched))
 
     async def _repeated(
         self, patience: Patience, work: Callable[[], Awaitable[ResultT]], *, action: str = "read"
@@ -331,7 +350,7 @@ class Sessions:
 
     def _check(self, action: str) -> None:
         if self._is_closed:
-            raise ClosedError("the event store", action)
+            raise ClosedError(self._whose, action)
 
     def _pool(self, size: int, *, reset: Callable[[Any], Awaitable[None]] | None, settings: dict[str, str]) -> Pool:
         return asyncpg.create_pool(
