@@ -404,7 +404,7 @@ async def test_credentials_and_databases_that_are_none_are_refused(postgres_data
         assert "secret" not in str(error.value)
 
 
-@pytest.mark.parametrize("query", ["schema=A", "pool_size=0", "timeout_s=soon"])
+@pytest.mark.parametrize("query", ["schema=A", "pool_size=0", "timeout_s=soon", "sslmode=maybe"])
 async def test_a_url_with_a_wrong_option_is_refused(postgres_database: str, query: str) -> None:
     with pytest.raises(InvalidArgumentError):
         await DeadLetterQueue.connect(f"{postgres_database}?{query}")

@@ -115,12 +115,13 @@ class Sessions:
                 connection = await self.connect(timeout_s=patience.left_s)
                 for pool in self._pools:
                     await pool
+            except asyncpg.ClientConfigurationError as exc:  # before FAILURES, whose kind it is, too
+                raise self._no_url(exc) from exc
             except FAILURES as exc:
                 if patience.is_over or not is_lost(exc):
                     raise store_error(exc, self._location.name) from exc
-            except (ValueError, TypeError, asyncpg.ClientConfigurationError) as exc:  # what is no URL for the client
-                expected = f"a URL that PostgreSQL's client understands ({said_by(exc)})"
-                raise InvalidArgumentError("url", self._location.name, expected=expected) from exc
+            except (ValueError, TypeError) as exc:
+                raise self._no_url(exc) from exc
             else:
                 return connection
             await patience.pause()
@@ -347,6 +348,10 @@ class Sessions:
             if outcome.done() and not outcome.cancelled() and outcome.exception() is None:  # at the same moment
                 outcome.result().terminate()
             raise
+
+    def _no_url(self, exc: Exception) -> InvalidArgumentError:
+        expected = f"a URL that PostgreSQL's client understands ({said_by(exc)})"
+        return InvalidArgumentError("url", self._location.name, expected=expected)
 
     def _check(self, action: str) -> None:
         if self._is_closed:
