@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from avx_events.bus.remote import position as positions
 from avx_events.bus.remote.ports import Incoming, Lane
+from avx_events.bus.remote.position import Progress
 from avx_events.core.errors import AvxEventsError
 from avx_events.core.tasks import TaskScope, wake
-from avx_events.distributed.nats import position as positions
 from avx_events.distributed.nats.jetstream import ConflictError, JetStream
 from avx_events.distributed.nats.messages import incoming_of
-from avx_events.distributed.nats.position import Progress
 from avx_events.distributed.nats.reader import Entry, Reader
 
 log = logging.getLogger("avx_events")

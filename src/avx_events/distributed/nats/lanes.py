@@ -5,18 +5,18 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from avx_events.bus.remote import position as positions
 from avx_events.bus.remote.ports import Consumer, Lane, Withdrawal
+from avx_events.bus.remote.position import Position, Progress, first_position
+from avx_events.bus.remote.shares import plan
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError
 from avx_events.core.tasks import TaskScope
-from avx_events.distributed.nats import position as positions
 from avx_events.distributed.nats.held_lane import AHEAD, HeldLane
 from avx_events.distributed.nats.jetstream import ConflictError, JetStream, Stored, StreamInfo
 from avx_events.distributed.nats.membership import Membership
 from avx_events.distributed.nats.names import Names, bucket_stream
-from avx_events.distributed.nats.position import Position, Progress, first_position
 from avx_events.distributed.nats.reader import Entry, Reader, Readers
-from avx_events.distributed.nats.shares import plan
 from avx_events.distributed.nats.wire import Wire
 
 log = logging.getLogger("avx_events")

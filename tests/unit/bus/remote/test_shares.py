@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avx_events.distributed.nats.shares import Plan, plan
+from avx_events.bus.remote.shares import Plan, plan
 
 
 def test_a_member_that_is_alone_takes_every_lane() -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avx_events.distributed.nats.position import Position, Progress, decode, encode, first_position
+from avx_events.bus.remote.position import Position, Progress, decode, encode, first_position
 
 LOG = "2026-01-01T00:00:00Z"
 
