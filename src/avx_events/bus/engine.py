@@ -175,7 +175,7 @@ class Engine:
             capacity: How many unread events it holds.
             overflow: What happens when they are that many.
             what: What it subscribed to: its name in a group, the same in all members and after each start.
-            wants: Tells which events of a broker it gets.
+            wants: Which events of a broker it gets.
             on_close: Called with its subscription when its reader closes it.
 
         Raises:

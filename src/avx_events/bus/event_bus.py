@@ -544,7 +544,7 @@ def _type_of(event_class: type) -> str:
 
 
 def _wants(classes: tuple[type, ...]) -> Wants:
-    """Return what tells which events from a broker a consumer of ``classes`` gets."""
+    """Return which events from a broker a consumer of ``classes`` gets."""
     known: dict[str, bool] = {}
 
     def wants(event_type: str, _: str) -> bool:
@@ -556,7 +556,7 @@ def _wants(classes: tuple[type, ...]) -> Wants:
             is_wanted = known[event_type] = Event in classes or issubclass(found, classes)
         return is_wanted
 
-    return wants
+    return Wants(wants, classes)
 
 
 def refuse_other_messages(envelope: AnyEnvelope) -> None:

@@ -351,7 +351,7 @@ class TopicBus(DeliveringBus):
 
 
 def _wants(patterns: tuple[str, ...]) -> Wants:
-    """Return what tells which events from a broker a consumer of ``patterns`` gets."""
+    """Return which events from a broker a consumer of ``patterns`` gets."""
     trie: TopicTrie[str] = TopicTrie()
     for pattern in patterns:
         trie.add(pattern, pattern)
@@ -359,7 +359,7 @@ def _wants(patterns: tuple[str, ...]) -> Wants:
     def wants(_: str, topic: str) -> bool:
         return bool(trie.match(topic))
 
-    return wants
+    return Wants(wants)
 
 
 def _checked(patterns: tuple[str, ...]) -> tuple[str, ...]:

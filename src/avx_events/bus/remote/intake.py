@@ -17,6 +17,8 @@ from contextvars import Context
 from itertools import chain
 from typing import Final
 
+import msgspec
+
 from avx_events.bus.admission import Admission
 from avx_events.bus.dispatcher import Dispatcher
 from avx_events.bus.life import Life
@@ -32,14 +34,23 @@ from avx_events.core.tasks import Changes, TaskScope
 
 log = logging.getLogger("avx_events")
 
-Wants = Callable[[str, str], bool]
-"""Tells whether a consumer wants an event of this type, published to this topic."""
-
-Decode = Callable[[bytes], AnyEnvelope]
+Decode = Callable[[Incoming], AnyEnvelope]
 
 _MOST_AT_ONCE: Final = 256
 _PAUSE_S: Final = 0.5
 _FEW_ATTEMPTS: Final = 2
+
+
+class Wants(msgspec.Struct, frozen=True):
+    """Which events a consumer wants.
+
+    Attributes:
+        tells: Tells whether it wants an event of this type, published to this topic.
+        classes: The classes that it wants, each with those derived from it; None where topics say what.
+    """
+
+    tells: Callable[[str, str], bool]
+    classes: tuple[type, ...] | None = None
 
 
 class ReceivedWork(Work):
@@ -104,14 +115,14 @@ class Intake:
             consumer: Whose events.
             transport: Where from.
             wants: Which of them.
-            decode: Turns a document into an envelope.
+            decode: Turns what came into an envelope.
             most: How many may be received and not acknowledged, at most.
             life: Of the bus.
         """
         self.dispatcher = dispatcher
         self._consumer = consumer
         self._transport = transport
-        self._wants = wants
+        self._wants = wants.tells
         self._decode = decode
         self._most = most
         self._life = life
@@ -290,7 +301,7 @@ class Intake:
             event_type = today
             if not self._wants(event_type, topic):
                 return None
-        envelope = self._decode(incoming.document)
+        envelope = self._decode(incoming)
         if (event_type, topic) != (envelope.metadata.event_type, envelope.topic):
             # The document says what it is; what the entry says beside it is a way to skip it unread.
             return envelope if self._wants(envelope.metadata.event_type, envelope.topic) else None

@@ -5,13 +5,22 @@ import logging
 from collections.abc import Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from avx_events.bus.dispatcher import Dispatcher
 from avx_events.bus.remote.intake import Decode, Intake, Wants
-from avx_events.bus.remote.ports import CONTENT_MODES, STARTS, Consumer, ContentMode, Outgoing, Start, Transport
+from avx_events.bus.remote.ports import (
+    CONTENT_MODES,
+    STARTS,
+    Consumer,
+    ContentMode,
+    Incoming,
+    Outgoing,
+    Start,
+    Transport,
+)
 from avx_events.bus.subscription import AnyEnvelope
 from avx_events.core import cloudevents
 from avx_events.core.arguments import text, whole
@@ -21,6 +30,7 @@ from avx_events.core.metadata import current_message
 if TYPE_CHECKING:
     from avx_events.bus.dead_letters import DeadLetterStore
     from avx_events.bus.life import Life
+    from avx_events.core.clock import Clock
     from avx_events.core.event import EventSchema
 
 log = logging.getLogger("avx_events")
@@ -38,6 +48,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
         source: Who publishes, as a URI reference.
         max_event_bytes: The largest document that is sent or looked into.
         content_mode: How events are sent: as documents, or as data with the attributes beside it.
+        decode: Turns what came into an envelope; None where it comes as a CloudEvents document.
     """
 
     group: str | None = None
@@ -46,6 +57,7 @@ class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "/avx"
     max_event_bytes: int = cloudevents.MAX_EVENT_BYTES
     content_mode: ContentMode = "structured"
+    decode: Decode | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no transport can do.
@@ -83,10 +95,7 @@ class Link:
         self._intakes: dict[Dispatcher, Intake] = {}
         self._unopened: list[Intake] = []
         self._sending: set[asyncio.Future[None]] = set()
-        self._decode = cast(
-            "Decode",
-            partial(cloudevents.decode, keep_unknown=True, max_bytes=options.max_event_bytes, clock=life.clock),
-        )
+        self._decode = options.decode or partial(_decoded, max_bytes=options.max_event_bytes, clock=life.clock)
 
     # Consumers
 
@@ -104,11 +113,17 @@ class Link:
             raise UnsupportedError(name, problem, remedy="use overflow='drop_oldest' or 'drop_newest'")
         if has_key and self.options.group is not None and self._transport.lanes > 1:
             problem = "key= cannot keep order between members: events are spread over lanes by their aggregate id"
-            raise UnsupportedError(name, problem, remedy="connect with partitions=1, or make it the aggregate id")
+            remedy = "connect with one lane (partitions=1, or lanes=1), or make it the aggregate id"
+            raise UnsupportedError(name, problem, remedy=remedy)
 
     def add(self, dispatcher: Dispatcher, *, wants: Wants, capacity: int) -> None:
         """Let ``dispatcher`` receive what it ``wants``, once it was opened or the bus starts."""
-        consumer = Consumer(name=dispatcher.name, group=self.options.group, start=self.options.start)
+        consumer = Consumer(
+            name=dispatcher.name,
+            group=self.options.group,
+            start=self.options.start,
+            event_classes=wants.classes,
+        )
         intake = Intake(
             dispatcher,
             consumer,
@@ -265,6 +280,10 @@ class Link:
             self.published += 1
         else:
             log.error("%r was not published: %s", envelope, error)
+
+
+def _decoded(incoming: Incoming, *, max_bytes: int, clock: "Clock") -> AnyEnvelope:
+    return cloudevents.decode(incoming.document, keep_unknown=True, max_bytes=max_bytes, clock=clock)
 
 
 def _forget(future: "asyncio.Future[None]") -> None:

@@ -79,7 +79,8 @@ class Incoming(msgspec.Struct, gc=False):
     Attributes:
         lane: Through which lane; None for a broadcast listener, which acknowledges nothing.
         receipt: What the adapter knows it by.
-        document: What was published, in structured mode; anything at all where somebody else wrote it.
+        document: What was published, in structured mode; anything at all where somebody else wrote it. What cannot be
+            read becomes a dead letter with these bytes.
         event_type: Its type, where the broker's entry says so beside the document.
         topic: Its topic, likewise.
         attempts: How many attempts have begun before, as far as they were counted.
@@ -114,11 +115,14 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
         name: The handler's name.
         group: The group; None for a broadcast listener, which gets everything from now on.
         start: Where a group that is new begins.
+        event_classes: The classes that it wants, each with those derived from it: a source that knows them need give
+            no others. None where topics say what it wants.
     """
 
     name: str
     group: str | None
     start: Start
+    event_classes: tuple[type, ...] | None = None
 
 
 class Source(Protocol):

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from avx_events import Discard, Event, Reject, Retry, TopicBus
+from avx_events import Discard, Event, EventBus, Reject, Retry, TopicBus
 from avx_events.bus.remote.link import LinkOptions
-from avx_events.core.errors import StoreUnavailableError
+from avx_events.bus.remote.ports import Incoming
+from avx_events.bus.subscription import AnyEnvelope
+from avx_events.core.errors import DecodeError, StoreUnavailableError
+from avx_events.core.metadata import EventEnvelope, EventMetadata
 from avx_events.testing import ManualClock
 from tests.unit.bus.remote.broker import AWAY, FakeBroker, FakeSource, bus_on
 from tests.waiting import until
@@ -97,6 +100,46 @@ async def test_an_event_under_a_former_name_comes_to_the_topic_that_its_class_ha
     assert (envelope.event, envelope.topic) == (Renamed("n"), "intake.renamed")
     assert others.statistics().queued == 0
     await bus.close()
+
+
+# Reading
+
+
+async def test_a_source_is_told_which_classes_its_consumer_wants(broker: FakeBroker) -> None:
+    bus = bus_on(broker)
+    bus.on(Happened, name="handler")(Handler())
+
+    async with bus:
+        assert source_of(broker).consumer.event_classes == (Happened,)
+
+
+async def test_a_transport_may_have_its_own_way_to_read_what_is_wanted(broker: FakeBroker) -> None:
+    read: list[Incoming] = []
+    seen: list[object] = []
+
+    def decode(incoming: Incoming) -> AnyEnvelope:
+        read.append(incoming)
+        if incoming.document == b"bad":
+            incoming.document = b"as it was"
+            raise DecodeError("intake.happened", "it is bad")
+        return EventEnvelope(Happened("a", 7), EventMetadata("1", "intake.happened", "a", 0, "1"), "intake.happened")
+
+    bus = EventBus(remote=(broker, LinkOptions(group="billing", decode=decode)))
+
+    @bus.on(Happened, name="handler")
+    async def handler(event: Happened) -> None:
+        seen.append(event)
+
+    async with bus:
+        source_of(broker).put(b"unread", event_type="of.others")
+        source_of(broker).put(b"bad", event_type="intake.happened")
+        source_of(broker).put(b"good", event_type="intake.happened")
+        await until(lambda: len(source_of(broker).acknowledged) == 3)
+        (letter,) = await bus.dead_letter_queue.list()
+
+    assert [incoming.document for incoming in read] == [b"as it was", b"good"]
+    assert seen == [Happened("a", 7)]
+    assert (letter.reason, letter.raw) == ("undecodable", b"as it was")
 
 
 # Acknowledging
