@@ -1,8 +1,12 @@
 """How far a handler is in one lane, and what of it is kept in the broker."""
 
-from itertools import takewhile
+from itertools import islice, takewhile
+from typing import Final
 
 import msgspec
+
+_FEW: Final = 16
+"""So many open numbers are rather named than everything that follows on them looked at again."""
 
 
 class Position(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -83,6 +87,14 @@ class Progress:
             return False
         self._unfinished[number] = None
         return True
+
+    def pass_over(self, number: int) -> None:
+        """Note that up to ``number`` there is nothing for the handler but what it was given."""
+        if number <= self._taken:
+            return
+        self._taken = number
+        if len(list(islice(takewhile(self.done.__lt__, reversed(self._unfinished)), _FEW + 1))) <= _FEW:
+            self.done = number
 
     def count(self, number: int, attempts: int) -> None:
         """Note how many attempts have begun with it."""

@@ -32,6 +32,40 @@ def test_what_is_not_done_before_what_is_stays_open() -> None:
     assert (position.done, position.open) == (9, [3, 7])
 
 
+def test_what_is_passed_over_is_not_looked_at_again_behind_a_few_that_are_open() -> None:
+    lane = progress()
+    for number in (3, 7):
+        lane.take(number)
+    lane.pass_over(90)
+    lane.finish(7)
+
+    position = lane.position("me")
+
+    assert (position.done, position.open) == (90, [3])
+    following = progress(position)
+    assert [following.take(number) for number in (3, 7, 50, 91)] == [True, False, False, True]
+
+
+def test_what_is_passed_over_behind_many_that_are_open_is_looked_at_again() -> None:
+    lane = progress()
+    for number in range(1, 31):
+        lane.take(number)
+    lane.finish(4)
+    lane.pass_over(90)
+
+    position = lane.position("me")
+
+    assert (position.done, position.open) == (4, [1, 2, 3])
+
+
+def test_what_was_given_already_is_not_passed_over() -> None:
+    lane = progress()
+    lane.take(50)
+    lane.pass_over(20)
+
+    assert lane.position("me").done == 0
+
+
 def test_the_next_member_is_told_what_may_have_begun_and_what_has_not() -> None:
     lane = progress()
     for number in (3, 7, 9, 12, 15):
