@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from operator import itemgetter
 from typing import Any, Final, TypeVar, cast
 
@@ -206,10 +206,12 @@ class PostgresEngine:
         self._owner.close()
         self._signal.close()
         self._log.finish()
-        await self._scope.finish(grace_s=self._timeout_s)
-        await self._listening.cancel()
-        await self._log.close()
-        await self._sessions.close()
+        async with AsyncExitStack() as stack:  # all of it, also where it is cancelled on the way
+            stack.push_async_callback(self._sessions.close)
+            stack.push_async_callback(self._log.close)
+            stack.push_async_callback(self._listening.cancel)
+            stack.push_async_callback(self._scope.cancel)
+            await self._scope.finish(grace_s=self._timeout_s)
 
     async def _query(self, sql: str, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         self._check("read")

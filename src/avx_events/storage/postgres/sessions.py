@@ -234,15 +234,17 @@ class Sessions:
         self._is_closed = True
         for connection in [*self._lent]:
             end(connection)
-        await self._watching.cancel()
         patience = Patience(self._location.timeout_s)
-        for pool in self._pools:
-            try:
-                async with asyncio.timeout(patience.left_s):
-                    await pool.close()
-            except (TimeoutError, *FAILURES):
+        try:
+            await self._watching.cancel()
+            for pool in self._pools:
+                with suppress(*FAILURES):
+                    async with asyncio.timeout(patience.left_s):
+                        await pool.close()
+        finally:
+            for pool in self._pools:
                 pool.terminate()
-        await self._connecting.finish()
+            await self._connecting.finish()
 
     async def _answered(self, pool: Pool, query: Callable[[PooledConnection], Awaitable[ResultT]]) -> ResultT:
         patience = Patience(self._location.timeout_s)
