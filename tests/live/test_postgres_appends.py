@@ -1,6 +1,7 @@
 """Appends whose server or connection fails at any moment: each caller is told what is so, and what he cannot know."""
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -23,7 +24,7 @@ from avx_events.store.ports import AppendResult
 from tests.live.histories import Kept, Refused, violations
 from tests.live.postgres_asking import END_THE_STORES, as_user, asked, connected, through, until_answer, until_waiting
 from tests.live.postgres_attempts import Load, repeated
-from tests.live.sqlite_processes import log_of
+from tests.live.sqlite_processes import log_of, running
 from tests.live.sqlite_writer import Counted
 from tests.servers.postgres import PostgresServer
 from tests.servers.proxy import Proxy
@@ -322,6 +323,29 @@ async def test_those_who_wait_while_the_server_is_away_do_not_wait_one_after_the
     assert took_s < 3
     play.proxy.mend()
     assert await play.versions() == [("a", 1)]
+
+
+async def test_a_process_that_stands_still_with_the_lock_stops_no_reader_and_no_writer_for_long(
+    postgres_database: str,
+) -> None:
+    async with (
+        await EventStore.connect(postgres_database) as store,
+        connected(postgres_database) as observer,
+        running("postgres_holder", f"{postgres_database}?timeout_s=1") as holder,
+    ):
+        assert holder.stdout is not None
+        assert await holder.stdout.readline() == b"held\n"
+        async with asyncio.timeout(8), asyncio.TaskGroup() as tasks:
+            appending = tasks.create_task(store.append("a", Counted("a", 2)))
+            await until_waiting(observer)
+            assert await store.last_position() == 0
+
+        assert appending.result() == AppendResult(1, 1)
+        holder.send_signal(signal.SIGCONT)
+        output, _ = await holder.communicate()
+        # Its own time was over, too.
+        assert output == b"StoreUnavailableError StoreUnavailableError; ConcurrencyError \n"
+        assert await store.version_of("a") == 2
 
 
 # What a role or a database may be set to
