@@ -5,6 +5,7 @@ Whatever happens to them, each order ends in one way, its commands come in order
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -60,8 +61,10 @@ class Worker:
         await self.says("settled")
         assert await self._process.wait() == 0
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
+        # Until it stands still it may take a lock.
+        await asyncio.to_thread(os.waitid, os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def go_on(self) -> None:
         self._process.send_signal(signal.SIGCONT)
@@ -119,7 +122,7 @@ class Scene:
         """Let a worker stand still, at a moment in which it has no lock, for which all would wait."""
         async with asyncio.timeout(LONGEST_S):
             while True:
-                worker.stop()
+                await worker.stop()
                 if not await self._is_locked():
                     return
                 worker.go_on()
