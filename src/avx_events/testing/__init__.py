@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from avx_events.testing.mock_bus import MockEventBus
     from avx_events.testing.mock_store import MockEventStore
+    from avx_events.testing.process_scenarios import process_scenario
     from avx_events.testing.request_contract import RequestReplyContract, SharedRequestContract
     from avx_events.testing.scenarios import command_scenario, projection_scenario, read_back, scenario
     from avx_events.testing.store_check import StoreReport, UnreadableEvents, check_store
@@ -61,6 +62,7 @@ __all__ = [
     "check_store",
     "command_scenario",
     "evolution_test",
+    "process_scenario",
     "projection_scenario",
     "read_back",
     "record_events",
@@ -98,6 +100,7 @@ _MODULES: Final = {
     "check_store": "store_check",
     "command_scenario": "scenarios",
     "evolution_test": "evolution",
+    "process_scenario": "process_scenarios",
     "projection_scenario": "scenarios",
     "read_back": "scenarios",
     "record_events": "evolution",
