@@ -31,6 +31,7 @@ from avx_events.core.errors import (
     IdempotencyKeyReusedError,
     InvalidArgumentError,
     InvalidTopicError,
+    LanesMismatchError,
     MissingExtraError,
     NoDeadLetterQueueError,
     NoHandlerError,
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
         time_dispatch,
         validate,
     )
+    from avx_events.patterns.log_bus import LogBus
     from avx_events.patterns.outbox import Inbox, Outbox, OutboxRelay, Relay, inbox_ddl, outbox_ddl
     from avx_events.patterns.process import ProcessManager, ProcessRunner, on_deadline, on_failure, reacts, starts
     from avx_events.patterns.projection import (
@@ -162,8 +164,10 @@ __all__ = [
     "Inbox",
     "InvalidArgumentError",
     "InvalidTopicError",
+    "LanesMismatchError",
     "LetterFilter",
     "Listener",
+    "LogBus",
     "MessageContext",
     "MissingExtraError",
     "NoDeadLetterQueueError",
@@ -272,6 +276,7 @@ _PLACES: Final = {
     "Inbox": "avx_events.patterns.outbox",
     "LetterFilter": "avx_events.bus.dead_letters",
     "Listener": "avx_events.bus.responders",
+    "LogBus": "avx_events.patterns.log_bus",
     "Outbox": "avx_events.patterns.outbox",
     "OutboxRelay": "avx_events.patterns.outbox",
     "ProcessManager": "avx_events.patterns.process",

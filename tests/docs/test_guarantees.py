@@ -17,7 +17,13 @@ from tests.docs.pages import ROOT
 README: Final = (ROOT / "README.md").read_text("utf-8")
 
 # How the test classes of an engine begin, by the heading of its column.
-ENGINES: Final = {"memory": "TestMemory", "Redis": "TestRedis", "NATS": "TestNats", "Kafka": "TestKafka"}
+ENGINES: Final = {
+    "memory": "TestMemory",
+    "Redis": "TestRedis",
+    "NATS": "TestNats",
+    "Kafka": "TestKafka",
+    "a store's log": "TestLogBus",
+}
 
 
 def table() -> tuple[list[str], dict[str, dict[str, str]]]:

@@ -23,6 +23,7 @@ PLACES: Final = {
     "Buses": (
         "bus.event_bus",
         "bus.topic_bus",
+        "patterns.log_bus.log_bus",
         "bus.request_reply",
         "bus.responders",
         "bus.subscriber",

@@ -285,6 +285,18 @@ class PartitionsMismatchError(UsageError):
         self.broker, self.namespace, self.here, self.there = broker, namespace, here, there
 
 
+class LanesMismatchError(UsageError):
+    """Members of one group must agree on how many lanes a handler has, or the order by key would be lost."""
+
+    def __init__(self, group: str, handler: str, *, here: int, there: int) -> None:
+        """``here`` is what was given, ``there`` what the handler began with."""
+        super().__init__(
+            f"handler {handler!r} of group {group!r} has {there} lanes, not {here}; "
+            f"connect with lanes={there}, or begin anew with another name or group"
+        )
+        self.group, self.handler, self.here, self.there = group, handler, here, there
+
+
 class TransactionError(UsageError):
     """A transaction on the store's database is used where it cannot be."""
 
