@@ -3,7 +3,7 @@
 Everything here runs in a transaction of its caller.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -80,14 +80,14 @@ _SEVERAL: Final = f"SELECT {_COLUMNS} FROM avx_processes WHERE manager = ? AND i
 _OF_STATUS: Final = f"SELECT {_COLUMNS} FROM avx_processes WHERE manager = ? AND status = ? ORDER BY changed_us LIMIT ?"  # noqa: S608
 _WRITE: Final = (
     "INSERT INTO avx_processes (manager, id, status, is_ended, state, correlation_id, user_id, sent, started_us,"
-    " changed_us, problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (manager, id) DO UPDATE SET"
+    " changed_us, problem) VALUES {rows} ON CONFLICT (manager, id) DO UPDATE SET"
     " status = excluded.status, is_ended = excluded.is_ended, state = excluded.state, sent = excluded.sent,"
     " changed_us = excluded.changed_us,"
     " problem = excluded.problem"
 )
-_ADD_COMMAND: Final = (
-    "INSERT INTO avx_process_commands (command_id, manager, process, number, document, attempts, due_us, problem)"
-    " VALUES (?, ?, ?, ?, ?, 0, 0, '')"
+_ADD_COMMANDS: Final = (
+    "INSERT INTO avx_process_commands (manager, process, number, command_id, document, attempts, due_us, problem)"
+    " VALUES {rows}"
 )
 # Of each process the first command that is left: the next is not dispatched before it is done.
 _IS_FIRST: Final = (
@@ -121,12 +121,12 @@ _COUNT_WAITING: Final = (
     "SELECT count(*) FROM avx_process_commands c WHERE manager = ? AND NOT EXISTS (SELECT 1 FROM avx_process_commands e"
     " WHERE e.manager = c.manager AND e.process = c.process AND e.number <= c.number AND e.problem <> '')"
 )
-_SET_DEADLINE: Final = (
-    "INSERT INTO avx_process_deadlines (manager, process, name, due_us, cause) VALUES (?, ?, ?, ?, ?)"
+_SET_DEADLINES: Final = (
+    "INSERT INTO avx_process_deadlines (manager, process, name, due_us, cause) VALUES {rows}"
     " ON CONFLICT (manager, process, name) DO UPDATE SET due_us = excluded.due_us, cause = excluded.cause"
 )
-_CANCEL_DEADLINE: Final = "DELETE FROM avx_process_deadlines WHERE manager = ? AND process = ? AND name = ?"
-_CANCEL_ALL: Final = "DELETE FROM avx_process_deadlines WHERE manager = ? AND process = ?"
+_CANCEL_DEADLINES: Final = "DELETE FROM avx_process_deadlines WHERE (manager, process, name) IN (VALUES {rows})"
+_CANCEL_ALL: Final = "DELETE FROM avx_process_deadlines WHERE (manager, process) IN (VALUES {rows})"
 _OF_RUNNING: Final = (
     " FROM avx_process_deadlines d WHERE manager = ? AND EXISTS (SELECT 1 FROM avx_processes p"
     " WHERE p.manager = d.manager AND p.id = d.process AND p.status = 'running')"
@@ -138,7 +138,7 @@ _TAKE_DEADLINE: Final = (
 )
 _DEADLINES: Final = "SELECT name, due_us FROM avx_process_deadlines WHERE manager = ? AND process = ? ORDER BY due_us"
 _PARK: Final = (
-    "INSERT INTO avx_process_parked (manager, process, position) VALUES (?, ?, ?)"
+    "INSERT INTO avx_process_parked (manager, process, position) VALUES {rows}"
     " ON CONFLICT (manager, process, position) DO NOTHING"
 )
 _PARKED: Final = "SELECT position FROM avx_process_parked WHERE manager = ? AND process = ? ORDER BY position"
@@ -151,6 +151,9 @@ _FORGET: Final = (
 
 # Both engines take some ten thousand placeholders in one statement; a batch may be larger.
 _MOST_MARKS: Final = 1_000
+
+# In one statement: a power of two.
+_MOST_ROWS: Final = 64
 
 _encode_state: Final = msgspec.msgpack.Encoder().encode
 
@@ -244,23 +247,9 @@ class Rows:
         """Return processes of ``status``, those first that were not changed for longest."""
         return [_row(row) for row in await fetch(connection, _OF_STATUS, self._name, status, limit)]
 
-    async def write(self, connection: Connection, row: Row) -> None:
-        """Keep a process."""
-        await execute(
-            connection,
-            _WRITE,
-            self._name,
-            row.id,
-            row.status,
-            int(row.is_ended),
-            row.state,
-            row.correlation_id,
-            row.user_id,
-            row.sent,
-            row.started_us,
-            row.changed_us,
-            row.problem,
-        )
+    async def write(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Keep processes."""
+        await self._execute_rows(connection, _WRITE, [_columns(row) for row in rows])
 
     def process_of(self, row: Row) -> ProcessManager:
         """Return the process that a row keeps.
@@ -291,9 +280,9 @@ class Rows:
 
     # Commands
 
-    async def add_command(self, connection: Connection, process: str, number: int, command_id: str, doc: bytes) -> None:
-        """Have a command wait."""
-        await execute(connection, _ADD_COMMAND, command_id, self._name, process, number, doc)
+    async def add_commands(self, connection: Connection, commands: Sequence[tuple[str, int, str, bytes]]) -> None:
+        """Have commands wait: of which process, their numbers in it, their ids, and their documents."""
+        await self._execute_rows(connection, _ADD_COMMANDS, [(*command, 0, 0, "") for command in commands])
 
     async def first_commands(self, connection: Connection, now_us: int, limit: int) -> list[WaitingCommand]:
         """Return the commands that may be dispatched now, one of each process."""
@@ -338,17 +327,17 @@ class Rows:
 
     # Deadlines
 
-    async def set_deadline(self, connection: Connection, process: str, name: str, due_us: int, cause: str) -> None:
-        """Set a deadline, or move it."""
-        await execute(connection, _SET_DEADLINE, self._name, process, name, due_us, cause)
+    async def set_deadlines(self, connection: Connection, deadlines: Sequence[tuple[str, str, int, str]]) -> None:
+        """Set deadlines, or move them: of which process, their names, their instants and causes; each name once."""
+        await self._execute_rows(connection, _SET_DEADLINES, deadlines)
 
-    async def cancel_deadline(self, connection: Connection, process: str, name: str) -> None:
-        """Forget a deadline."""
-        await execute(connection, _CANCEL_DEADLINE, self._name, process, name)
+    async def cancel_deadlines(self, connection: Connection, deadlines: Sequence[tuple[str, str]]) -> None:
+        """Forget deadlines: of which process, and their names."""
+        await self._execute_rows(connection, _CANCEL_DEADLINES, deadlines)
 
-    async def cancel_deadlines(self, connection: Connection, process: str) -> None:
-        """Forget all deadlines of a process."""
-        await execute(connection, _CANCEL_ALL, self._name, process)
+    async def cancel_all_deadlines(self, connection: Connection, processes: Sequence[str]) -> None:
+        """Forget all deadlines of processes."""
+        await self._execute_rows(connection, _CANCEL_ALL, [(process,) for process in processes])
 
     async def due_deadlines(self, connection: Connection, now_us: int, limit: int) -> list[DueDeadline]:
         """Return the deadlines of running processes whose time has come, the earliest first."""
@@ -373,9 +362,9 @@ class Rows:
 
     # Events set aside
 
-    async def park(self, connection: Connection, process: str, position: int) -> None:
-        """Set the event at ``position`` aside for a process that has failed."""
-        await execute(connection, _PARK, self._name, process, position)
+    async def park(self, connection: Connection, events: Sequence[tuple[str, int]]) -> None:
+        """Set events aside for processes that have failed: for which, and their positions in the log."""
+        await self._execute_rows(connection, _PARK, events)
 
     async def parked(self, connection: Connection, process: str) -> list[int]:
         """Return the positions of the events that are set aside, ascending."""
@@ -389,10 +378,25 @@ class Rows:
         """Forget processes that ended before an instant, and return how many they were."""
         return await execute(connection, _FORGET, self._name, before_us)
 
+    async def _execute_rows(self, connection: Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Run a statement over ``rows``, each with the manager's name before it."""
+        for portion in _portions(rows):
+            marks = f"({_marks([self._name, *portion[0]])})"
+            params = [value for row in portion for value in (self._name, *row)]
+            await execute(connection, sql.format(rows=", ".join([marks] * len(portion))), *params)
+
 
 def ids_in_order(ids: Iterable[str]) -> list[str]:
     """Return each id once, in the order in which rows are locked."""
     return sorted(set(ids))
+
+
+def _portions(rows: Sequence[tuple[object, ...]]) -> Iterator[Sequence[tuple[object, ...]]]:
+    """Give the rows in portions of few sizes, so that a database is given few statements to prepare."""
+    while rows:
+        size = min(1 << (len(rows).bit_length() - 1), _MOST_ROWS)
+        yield rows[:size]
+        rows = rows[size:]
 
 
 def _marks(values: Sequence[object]) -> str:
@@ -403,3 +407,9 @@ def _row(columns: tuple[Any, ...]) -> Row:
     row = Row(**dict(zip(Row.__struct_fields__, columns, strict=True)))
     row.is_ended = bool(row.is_ended)
     return row
+
+
+def _columns(row: Row) -> tuple[object, ...]:
+    status, is_ended = row.status, int(row.is_ended)
+    dates = (row.started_us, row.changed_us)
+    return (row.id, status, is_ended, row.state, row.correlation_id, row.user_id, row.sent, *dates, row.problem)

@@ -1,7 +1,7 @@
 """One step of a process: run a reaction in memory, then write what it did. Both in a transaction of the caller."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
@@ -59,6 +59,19 @@ class Course:
         self.parked: list[int] = []
         self.is_changed = False
 
+    def numbered(self) -> Iterator[tuple[str, int, str, bytes]]:
+        """Give the commands that it sends, with their numbers, which are used up."""
+        for wish, _ in self.wishes:
+            if isinstance(wish, Order):
+                self.row.sent += 1
+                yield self.row.id, self.row.sent, wish.command_id, wish.document
+
+    def deadlines(self) -> Iterator[tuple[Row, str, SetDeadline | CancelDeadline, str]]:
+        """Give what it wishes for its deadlines, each name once: what it said last."""
+        last = {wish.name: (wish, cause) for wish, cause in self.wishes if not isinstance(wish, Order)}
+        for name, (wish, cause_id) in last.items():
+            yield self.row, name, wish, cause_id
+
 
 class Steps:
     """Runs the reactions of one process manager."""
@@ -83,8 +96,7 @@ class Steps:
             for process_id in dict.fromkeys(process_id for _, process_id in reactions):
                 methods = [reaction for reaction, its_id in reactions if its_id == process_id]
                 self._react_to_one(courses, process_id, methods, stored, now_us)
-        for course in courses.values():
-            await self._write(connection, course, now_us)
+        await self._write(connection, courses.values(), now_us)
 
     async def react_to_deadlines(self, connection: Connection, due: Sequence[DueDeadline], *, now_us: int) -> int:
         """React to deadlines, one of each process, and return to how many: some may have been cancelled meanwhile."""
@@ -99,8 +111,7 @@ class Steps:
                 fired += 1
                 if not self._run_deadline(course, deadline):  # it comes again once the process is mended
                     course.wishes.append((SetDeadline(deadline.name, None, deadline.due_us), deadline.cause))
-        for course in courses.values():
-            await self._write(connection, course, now_us)
+        await self._write(connection, courses.values(), now_us)
         return fired
 
     async def react_to_failure(
@@ -131,7 +142,7 @@ class Steps:
             cause = _cause(row, failed.metadata.event_id)
             event_type = failed.metadata.event_type
             self._run(course, [(method, (command, error))], cause, f"at the failure of {event_type!r}")
-        await self._write(connection, course, now_us)
+        await self._write(connection, [course], now_us)
         return row.status != "failed"
 
     async def mend(
@@ -149,7 +160,7 @@ class Steps:
         for stored in events:
             methods = [reaction for reaction, its_id in self._reactions(stored) if its_id == process_id]
             self._react_to_one(courses, process_id, methods, stored, now_us)
-        await self._write(connection, courses[process_id], now_us)
+        await self._write(connection, courses.values(), now_us)
         return True
 
     def _reactions(self, stored: StoredEvent[Any]) -> Iterator[tuple[Reaction, str]]:
@@ -241,35 +252,29 @@ class Steps:
         row.status, row.problem = "failed", problem
         log.error("process %r %r waits to be mended: %s", self._definition.name, row.id, problem)
 
-    async def _write(self, connection: Connection, course: Course, now_us: int) -> None:
-        row, rows = course.row, self._rows
-        for position in course.parked:
-            await rows.park(connection, row.id, position)
-        if not course.is_changed:
-            return
-        for wish, cause_id in course.wishes:
-            await self._grant(connection, row, wish, cause_id, now_us)
-        if row.is_ended:
-            await rows.cancel_deadlines(connection, row.id)
-        row.changed_us = now_us
-        await rows.write(connection, row)
+    async def _write(self, connection: Connection, courses: Collection[Course], now_us: int) -> None:
+        """Write what became of processes, and what they wish for."""
+        parked = [(course.row.id, position) for course in courses for position in course.parked]
+        changed = [course for course in courses if course.is_changed]
+        for course in changed:
+            course.row.changed_us = now_us
+        rows = self._rows
+        await rows.park(connection, parked)
+        await rows.add_commands(connection, [command for course in changed for command in course.numbered()])
+        await self._write_deadlines(connection, changed, now_us)
+        await rows.write(connection, [course.row for course in changed])
 
-    async def _grant(
-        self,
-        connection: Connection,
-        row: Row,
-        wish: Order | SetDeadline | CancelDeadline,
-        cause_id: str,
-        now_us: int,
-    ) -> None:
-        if isinstance(wish, Order):
-            row.sent += 1
-            await self._rows.add_command(connection, row.id, row.sent, wish.command_id, wish.document)
-        elif isinstance(wish, SetDeadline):
-            due_us = now_us + round((wish.after_s or 0) * 1_000_000) if wish.at_us is None else wish.at_us
-            await self._rows.set_deadline(connection, row.id, wish.name, due_us, cause_id)
-        else:
-            await self._rows.cancel_deadline(connection, row.id, wish.name)
+    async def _write_deadlines(self, connection: Connection, courses: Sequence[Course], now_us: int) -> None:
+        wanted: list[tuple[str, str, int, str]] = []
+        unwanted: list[tuple[str, str]] = []
+        for row, name, wish, cause_id in (each for course in courses for each in course.deadlines()):
+            if isinstance(wish, SetDeadline):
+                wanted.append((row.id, name, _due_us(wish, now_us), cause_id))
+            else:
+                unwanted.append((row.id, name))
+        await self._rows.set_deadlines(connection, wanted)
+        await self._rows.cancel_deadlines(connection, unwanted)
+        await self._rows.cancel_all_deadlines(connection, [each.row.id for each in courses if each.row.is_ended])
 
     def _prepared(self, wish: Wish, row: Row, cause: Cause) -> Order | SetDeadline | CancelDeadline:
         if not isinstance(wish, Send):
@@ -320,6 +325,10 @@ def _new_row(process_id: str, cause: EventMetadata, now_us: int) -> Row:
 
 def _cause(row: Row, event_id: str) -> MessageContext:
     return MessageContext(correlation_id=row.correlation_id, event_id=event_id, user_id=row.user_id)
+
+
+def _due_us(wish: SetDeadline, now_us: int) -> int:
+    return now_us + round((wish.after_s or 0) * 1_000_000) if wish.at_us is None else wish.at_us
 
 
 def _writable(text: str) -> str:
