@@ -29,6 +29,7 @@ from avx_events.core.errors import (
     IdempotencyKeyReusedError,
     InvalidArgumentError,
     InvalidTopicError,
+    LanesMismatchError,
     MissingExtraError,
     NoDeadLetterQueueError,
     NoHandlerError,
@@ -126,6 +127,12 @@ CASES: list[tuple[AvxEventsError, type[AvxEventsError], type[Exception], list[st
     ),
     (RelayFailedError("to-redis", problem="a bug"), PermanentError, Exception, ["to-redis", "a bug"]),
     (RelayLagError("to-redis", timeout_s=5), RetryableError, TimeoutError, ["to-redis", "5 s"]),
+    (
+        LanesMismatchError("billing", "bill", here=8, there=16),
+        UsageError,
+        Exception,
+        ["'billing'", "'bill'", "8", "16"],
+    ),
     (AppendUnknownError("postgresql://a", "cut off"), RetryableError, Exception, ["postgresql://a", "cut off"]),
     (CommitUnknownError("postgresql://a", "cut off"), RetryableError, Exception, ["postgresql://a", "cut off"]),
     (
