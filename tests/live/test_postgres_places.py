@@ -163,7 +163,12 @@ async def test_a_schema_of_which_the_user_has_no_use_is_refused(postgres_databas
     with pytest.raises(StoreRefusedError, match="USAGE"):
         await EventStore.connect(f"{user}?schema=tenant")
 
-    await asked(postgres_database, f"GRANT USAGE, CREATE ON SCHEMA tenant TO {name_of(user)}")
+    async with connected(postgres_database) as owner:
+        await owner.execute(f"SET search_path = tenant; GRANT USAGE ON SCHEMA tenant TO {name_of(user)}")
+        with pytest.raises(StoreRefusedError, match="search_path"):
+            await EventStore.connect(f"{user}?schema=tenant")
+        await owner.execute(await printed())
+        await owner.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLES} TO {name_of(user)}")
     await use(f"{user}?schema=tenant")
 
 

@@ -21,8 +21,8 @@ _ONLY_READS: Final = (
 _CREDENTIALS: Final = "give user, password and database in the URL, as postgresql://user:password@host/database"
 _TLS: Final = "say how to use TLS in the URL: sslmode=require, or verify-full with sslrootcert= of your authority"
 _PERMISSION: Final = (
-    "have the owner of the database run what 'python -m avx_events.storage.postgres' prints, and grant the user "
-    "SELECT, INSERT, UPDATE and DELETE on the tables"
+    "have the owner of the database run what 'python -m avx_events.storage.postgres' prints, with the store's schema "
+    "as search_path, and grant the user USAGE of it and SELECT, INSERT, UPDATE and DELETE on the tables"
 )
 
 _REMEDIES: Final = {
