@@ -104,7 +104,7 @@ class Dispatcher:
     @property
     def running(self) -> int:
         """How many commands run now."""
-        return len(self._running) - len(self._done)
+        return len(self._running - self._done.keys())
 
     def leave(self) -> None:
         """Begin nothing more; ``run`` returns when what runs is done."""

@@ -112,7 +112,7 @@ class ProcessStatistics(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         state: ``standby``, ``active``, ``failed`` or ``stopped``.
         position: The position in the log up to which all is reacted to.
-        reactions: Methods that ran and whose outcome was written.
+        reactions: Events, deadlines and failures that were reacted to; again where their transaction was undone.
         passed_over: Events of no process: not started, ended, or without an id.
         failures: Reactions that failed; their processes wait to be mended.
         dispatched: Commands that were carried out.
