@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(params=["sqlite://", "sqlite:///{folder}/store.db", "postgresql"])
+@pytest.fixture(params=["sqlite://", "sqlite:///{folder}/store.db", pytest.param("postgresql", marks=pytest.mark.live)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return where the store of this test is."""
     if request.param == "postgresql":
