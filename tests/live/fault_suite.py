@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 from uuid import uuid4
 
 import pytest
@@ -24,6 +24,14 @@ ROOT: Final = Path(__file__).parents[2]
 CAPACITY: Final = 64
 PUBLISHERS: Final = 4
 KEYS: Final = 12
+
+
+class Publisher(Protocol):
+    """What publishes: a bus, or what stands for one."""
+
+    async def publish(self, event: object, /) -> object:
+        """Publish ``event``."""
+        ...
 
 
 class Member:
@@ -44,7 +52,13 @@ class Member:
 
 
 class Scene:
-    """A namespace of a broker, publishers in this process, members in others, and what they all did."""
+    """A namespace of a broker, publishers in this process, members in others, and what they all did.
+
+    Attributes:
+        program: What a member runs.
+    """
+
+    program: ClassVar = PROGRAM
 
     def __init__(self, url: str, folder: Path, options: dict[str, Any]) -> None:
         self.url = url
@@ -60,7 +74,7 @@ class Scene:
         name = f"member-{len(self.members)}"
         given = json.dumps({"capacity": CAPACITY, **self.options, **options})
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, PROGRAM, url or self.url, self.namespace, self.path, name, given),
+            *(sys.executable, self.program, url or self.url, self.namespace, self.path, name, given),
             stdout=asyncio.subprocess.PIPE,
             env={"PYTHONPATH": str(ROOT)},
         )
@@ -72,13 +86,13 @@ class Scene:
         assert line in {b"ready\n", b""}  # one that is killed at once may not get so far
         return member
 
-    async def publish(self, bus: EventBus, count: int, *, first: int = 0) -> None:
+    async def publish(self, bus: Publisher, count: int, *, first: int = 0) -> None:
         """Publish ``count`` events from each publisher, one after the other, and record what each is told."""
         async with asyncio.TaskGroup() as tasks:
             for publisher in range(PUBLISHERS):
                 tasks.create_task(self._publish(bus, f"publisher-{publisher}", range(first, first + count)))
 
-    async def _publish(self, bus: EventBus, publisher: str, numbers: range) -> None:
+    async def _publish(self, bus: Publisher, publisher: str, numbers: range) -> None:
         for number in numbers:
             event = Numbered(publisher, number, f"{publisher}-{number % KEYS}")
             self.outcomes[publisher, number] = "unknown"
