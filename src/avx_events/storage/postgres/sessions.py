@@ -318,7 +318,7 @@ class Sessions:
                 await self._answered(self._own, lambda own: own.execute("SELECT 1"))
             except asyncpg.PostgresError as exc:  # an answer, if not the one that was wanted
                 log.debug("a long statement goes on though the server says: %s", exc)
-            except FAILURES:
+            except (*FAILURES, ClosedError):
                 end(connection)
                 return
             await asyncio.sleep(self._location.timeout_s)
