@@ -81,7 +81,10 @@ class EventStore:
         snapshot_every: int | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> Self:
-        """Open the store at ``url``: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` for memory.
+        """Open the store at ``url``.
+
+        ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``sqlite://`` for memory, or
+        ``postgresql://user:password@host/database``.
 
         Args:
             url: Where it is; the engine's own options are its query, as ``sqlite:///events.db?writer=inline``.
@@ -95,6 +98,7 @@ class EventStore:
             UnknownSchemeError: No engine is installed for the URL's scheme.
             MissingExtraError: The engine needs packages that are not installed.
             StoreSchemaError: There is something else at that place, or a store of a newer version.
+            StoreRefusedError: Its server wants other credentials or TLS, has no such database, or permits too little.
             StoreUnavailableError: It cannot be opened now.
         """
         open_engine = engine_factory(url)
@@ -562,13 +566,14 @@ class EventStore:
         """Return a transaction on the store's own database, for tables of your own beside it.
 
         ``async with store.transaction() as connection:`` commits at the end of the block and undoes everything where
-        it raises or is cancelled. Appends wait meanwhile, so keep it short; an append inside of the block would wait
-        for itself and is refused.
+        it raises or is cancelled. On SQLite appends wait meanwhile, so keep it short; an append inside of the block
+        would wait for itself, or be committed apart from it, and is refused.
 
         Raises:
             TransactionError: The store is in memory, or the caller has a transaction open.
             ReplayedMessageError: It is called by what is being replayed.
             StoreUnavailableError: On entering or leaving: nothing was written.
+            CommitUnknownError: On leaving: the server of the store did not confirm the commit.
             StoreSchemaError: The database is damaged.
             ClosedError: The store is closed.
             WrongLoopError: The store belongs to another loop.
