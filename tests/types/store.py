@@ -9,6 +9,7 @@ from typing import Any, assert_type
 from avx_events.core.event import Event
 from avx_events.core.metadata import EventEnvelope
 from avx_events.patterns.aggregate import AggregateRoot
+from avx_events.patterns.log_bus import LogBus
 from avx_events.storage.sqlite.engine import SqliteEngine, connect
 from avx_events.store.event_store import EventStore
 from avx_events.store.history import Change, HistoryEntry
@@ -91,6 +92,24 @@ async def transactions(store: EventStore) -> None:
         assert_type(await connection.fetch_one("SELECT id FROM users"), tuple[Any, ...] | None)
     assert_type(await store.fetch("SELECT id FROM users WHERE name = ?", "Ada"), list[tuple[Any, ...]])
     assert_type(await store.fetch_one("SELECT id FROM users"), tuple[Any, ...] | None)
+
+
+async def handlers(store: EventStore) -> None:
+    """A handler on the log takes the event, and may take its place in the log."""
+    bus = await LogBus.connect(store, group="billing")
+    assert_type(bus, LogBus)
+
+    @bus.on(UserCreated, concurrency=2)
+    async def bill(event: UserCreated, stored: StoredEvent[UserCreated]) -> int:
+        return len(event.email) + stored.position
+
+    @bus.on(UserCreated)
+    async def greet(event: UserCreated, envelope: EventEnvelope[UserCreated]) -> None: ...
+
+    async def place(event: User) -> None: ...
+
+    bus.on(UserCreated)(place)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    del bill, greet
 
 
 def engines(sqlite: SqliteEngine) -> list[StoreEngine]:

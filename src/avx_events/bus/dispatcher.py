@@ -336,23 +336,23 @@ class Dispatcher:
             in_flight=in_flight,
         )
 
-    def key_of(self, envelope: AnyEnvelope) -> Hashable:
-        """Return what the order of ``envelope`` is kept by; None where it has none.
+    def key_of(self, work: Work) -> Hashable:
+        """Return what the order of ``work`` is kept by; None where it has none.
 
         Raises:
             TypeError: The key function gave something that cannot be compared with other keys.
             BaseException: Whatever the key function raises.
         """
         if self._key is None:
-            return envelope.metadata.aggregate_id or None
-        key = self._key(envelope.event)
+            return work.own_key or work.envelope.metadata.aggregate_id or None
+        key = self._key(work.envelope.event)
         hash(key)
         return None if key == "" else key
 
     def _enter_lane(self, work: Work) -> bool:
         """Return whether ``work`` may run; otherwise it waits behind another of its key."""
         try:
-            key = work.key = self.key_of(work.envelope)
+            key = work.key = self.key_of(work)
         except BaseException as exc:  # noqa: BLE001 - the key is a part of the handler: its attempts fail of it
             work.key_error = exc
             return True

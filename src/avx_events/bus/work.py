@@ -26,12 +26,14 @@ class Work:
         key_error: What the handler's key function raised for it.
         pause_s: How many seconds its next attempt has to wait, where others of its key come before it.
         is_kept_elsewhere: Whether a broker gives it out again where this process does not settle it.
+        own_key: What its order is kept by where the handler has no key function; None is the aggregate id.
         must_count: Whether each attempt is to be counted where it is kept, before it begins.
     """
 
     __slots__ = ("attempts", "burial", "envelope", "first_failed_at", "key", "key_error", "letter", "pause_s")
 
     is_kept_elsewhere: ClassVar[bool] = False
+    own_key: str | None = None
     must_count: bool = False
 
     def __init__(self, envelope: AnyEnvelope, *, letter: DeadLetter | None = None) -> None:

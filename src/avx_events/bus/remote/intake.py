@@ -56,7 +56,7 @@ class Wants(msgspec.Struct, frozen=True):
 class ReceivedWork(Work):
     """An event of a group: the broker keeps it until it is acknowledged."""
 
-    __slots__ = ("incoming", "intake", "must_count")
+    __slots__ = ("incoming", "intake", "must_count", "own_key")
 
     is_kept_elsewhere = True
 
@@ -66,6 +66,7 @@ class ReceivedWork(Work):
         self.attempts = incoming.attempts
         self.incoming = incoming
         self.intake = intake
+        self.own_key = incoming.key
         # It may have killed the process that had it before: from now on that is counted exactly.
         self.must_count = incoming.is_redelivered or incoming.attempts > 0
 

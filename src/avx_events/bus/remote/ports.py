@@ -85,6 +85,7 @@ class Incoming(msgspec.Struct, gc=False):
         topic: Its topic, likewise.
         attempts: How many attempts have begun before, as far as they were counted.
         is_redelivered: Whether it was given out before, and whoever had it did not say whether its handler has begun.
+        key: What its order is kept by; None is the aggregate id.
     """
 
     lane: Lane | None
@@ -94,6 +95,7 @@ class Incoming(msgspec.Struct, gc=False):
     topic: str | None = None
     attempts: int = 0
     is_redelivered: bool = False
+    key: str | None = None
 
 
 class Withdrawal(Protocol):

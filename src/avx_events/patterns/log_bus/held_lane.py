@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from avx_events.bus.remote.ports import Incoming, Lane
 from avx_events.bus.remote.position import Progress
+from avx_events.patterns.log_bus.records import key_of
 from avx_events.patterns.log_bus.rows import SavedLane, TakenLane
 from avx_events.store.ports import RecordTuple
 
@@ -74,6 +75,7 @@ class HeldLane:
             record[5],
             attempts=known or 0,
             is_redelivered=known is None,
+            key=key_of(record),
         )
 
     def pass_over(self, reached: int) -> None:

@@ -1,20 +1,47 @@
 """Handlers and subscribers on the log of an event store: each keeps its place, and several processes share its work."""
 
-from typing import Final, Self
+from collections.abc import Callable
+from typing import Any, Final, Protocol, Self, TypeVar, overload
 
 from avx_events.bus.dead_letters import DeadLetterQueue
-from avx_events.bus.event_bus import EventBus
+from avx_events.bus.dispatcher import KeyFunction
+from avx_events.bus.event_bus import DEFAULT_RETRY, EventBus, HandlerDecorator
 from avx_events.bus.remote.link import DEFAULT_IN_FLIGHT, LinkOptions
 from avx_events.bus.remote.ports import STARTS, Start
+from avx_events.bus.subscription import DEFAULT_CAPACITY
 from avx_events.core.arguments import is_whole, seconds, text, whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import InvalidArgumentError
+from avx_events.core.metadata import EventEnvelope
+from avx_events.core.policy import Overflow, Retry
 from avx_events.patterns.log_bus.records import decode
 from avx_events.patterns.log_bus.transport import LogTransport
 from avx_events.store.event_store import EventStore
+from avx_events.store.stored_event import StoredEvent
+
+EventT = TypeVar("EventT")
+ResultT = TypeVar("ResultT")
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 _MOST_LANES: Final = 1024
 _GREATEST: Final = 2**63 - 1
+
+
+class StoredHandlerDecorator(HandlerDecorator[EventT], Protocol[EventT]):
+    """What ``bus.on`` of a log bus gives for one event class: the envelope may be asked for as a ``StoredEvent``."""
+
+    @overload
+    def __call__(self, function: Callable[[EventT], ResultT], /) -> Callable[[EventT], ResultT]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[EventT, EventEnvelope[EventT]], ResultT], /
+    ) -> Callable[[EventT, EventEnvelope[EventT]], ResultT]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[EventT, StoredEvent[EventT]], ResultT], /
+    ) -> Callable[[EventT, StoredEvent[EventT]], ResultT]: ...
 
 
 class LogBus(EventBus):
@@ -89,6 +116,73 @@ class LogBus(EventBus):
             drain_timeout_s=drain_timeout_s,
             clock=clock,
             remote=(transport, LinkOptions(group=group, capacity=capacity, decode=decode)),
+        )
+
+    @overload
+    def on(
+        self,
+        event_class: type[EventT],
+        /,
+        *,
+        name: str | None = None,
+        retry: Retry | None = DEFAULT_RETRY,
+        concurrency: int = 1,
+        timeout_s: float | None = None,
+        key: KeyFunction | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        overflow: Overflow = "wait",
+    ) -> StoredHandlerDecorator[EventT]: ...
+
+    @overload
+    def on(
+        self,
+        *event_classes: type,
+        name: str | None = None,
+        retry: Retry | None = DEFAULT_RETRY,
+        concurrency: int = 1,
+        timeout_s: float | None = None,
+        key: KeyFunction | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        overflow: Overflow = "wait",
+    ) -> Callable[[HandlerT], HandlerT]: ...
+
+    def on(
+        self,
+        *event_classes: type,
+        name: str | None = None,
+        retry: Retry | None = DEFAULT_RETRY,
+        concurrency: int = 1,
+        timeout_s: float | None = None,
+        key: KeyFunction | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        overflow: Overflow = "wait",
+    ) -> Any:
+        """Decorate a handler as ``EventBus.on`` does; its envelope, if it takes one, is the ``StoredEvent``.
+
+        Its name is what its place in the log is kept by: give it one, or leave the function's own as it is.
+
+        Args:
+            event_classes: As for ``EventBus.on``.
+            name: What its place, statistics and dead letters go by; its qualified name if not given.
+            retry: As for ``EventBus.on``.
+            concurrency: As for ``EventBus.on``.
+            timeout_s: As for ``EventBus.on``.
+            key: As for ``EventBus.on``, where there is one lane.
+            capacity: How many events it may have received and not acknowledged, 1 or more, up to that of the bus.
+            overflow: ``wait``: the log keeps what is not handled yet.
+
+        Raises:
+            AvxEventsError: As ``EventBus.on``.
+        """
+        return super().on(
+            *event_classes,
+            name=name,
+            retry=retry,
+            concurrency=concurrency,
+            timeout_s=timeout_s,
+            key=key,
+            capacity=capacity,
+            overflow=overflow,
         )
 
 

@@ -142,6 +142,24 @@ async def test_a_transport_may_have_its_own_way_to_read_what_is_wanted(broker: F
     assert (letter.reason, letter.raw) == ("undecodable", b"as it was")
 
 
+async def test_order_is_kept_by_the_key_that_a_transport_says(broker: FakeBroker) -> None:
+    bus, handler = bus_on(broker), Handler()
+    bus.on(Happened, name="handler", concurrency=8)(handler)
+
+    async with bus:
+        await bus.publish(Happened("", 1))
+        document = document_of(broker)
+        await until(lambda: handler.began == [1])
+        for _ in range(3):
+            source_of(broker).put(document, key="stream-1")
+        await until(lambda: len(handler.began) == 2)
+        await asyncio.sleep(0)
+
+        assert len(handler.began) == 2
+        handler.may_end.set()
+        await until(lambda: len(handler.ended) == 4)
+
+
 # Acknowledging
 
 
