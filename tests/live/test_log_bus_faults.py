@@ -12,6 +12,7 @@ import pytest
 from avx_events import EventStore, LogBus
 from tests.live.fault_suite import CAPACITY, Member, Scene, begun
 from tests.live.group_member import Numbered
+from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.live
 
@@ -96,6 +97,21 @@ async def test_a_member_that_stands_still_past_its_lease_comes_back_and_nothing_
         await scene.all_handled()
 
     scene.judge(most_repeats=CAPACITY)
+
+
+async def test_a_server_that_is_restarted_loses_nothing_and_everybody_goes_on(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    async with scene_at(postgres_server.url, tmp_path) as (scene, appender):
+        await scene.publish(appender, 300)
+        for _ in range(2):
+            await scene.member(work_s=0.005)
+        await scene.until(begun(300))
+        await asyncio.to_thread(postgres_server.kill)
+        await asyncio.to_thread(postgres_server.start)
+        await scene.all_handled()
+
+    scene.judge(most_repeats=2 * CAPACITY)
 
 
 async def test_members_that_are_told_to_stop_under_load_finish_and_run_nothing_twice(url: str, tmp_path: Path) -> None:

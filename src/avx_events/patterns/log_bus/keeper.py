@@ -5,12 +5,10 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError
 from avx_events.core.tasks import TaskScope, wake
 from avx_events.patterns.log_bus.held_lane import HeldLane
 from avx_events.patterns.log_bus.rows import Rows
-from avx_events.patterns.pause import pause
 
 log = logging.getLogger("avx_events")
 
@@ -26,7 +24,6 @@ class Keeper:
         *,
         what: str,
         lease_s: float,
-        clock: Clock,
         reached: Callable[[], int],
         on_written: Callable[[], None],
         on_taken_away: Callable[[HeldLane], None],
@@ -37,7 +34,6 @@ class Keeper:
             rows: Where to.
             what: What logs call the consumer.
             lease_s: How long the database lets a transaction of this process stand still.
-            clock: Time.
             reached: Tells how far the log was read.
             on_written: Called when more events may be given than before.
             on_taken_away: Called with a lane that another member has.
@@ -45,7 +41,6 @@ class Keeper:
         self._rows: Final = rows
         self._what: Final = what
         self._lease_s: Final = lease_s
-        self._clock: Final = clock
         self._reached: Final = reached
         self._on_written: Final = on_written
         self._on_taken_away: Final = on_taken_away
@@ -96,7 +91,7 @@ class Keeper:
                 self.ask(stale)
                 log.warning("the positions of %s are not written yet: %s", self._what, exc)
                 _fail(waiters, exc)
-                await pause(self._clock, _PAUSE_S)
+                await asyncio.sleep(_PAUSE_S)
             except BaseException:
                 self._waiters = waiters + self._waiters
                 raise

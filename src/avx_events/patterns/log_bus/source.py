@@ -63,7 +63,6 @@ class LogSource:
             rows,
             what=self._what,
             lease_s=lease_s,
-            clock=clock,
             reached=lambda: self._reader.reached,
             on_written=self._changes.tell,
             on_taken_away=lambda held: self._lanes.taken_away(held),  # noqa: PLW0108 - there are none yet
