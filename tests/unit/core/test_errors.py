@@ -104,6 +104,12 @@ CASES: list[tuple[AvxEventsError, type[AvxEventsError], type[Exception], list[st
         Exception,
         ["'avx'", "redis://a", "not 8", "partitions=16"],
     ),
+    (
+        LanesMismatchError("billing", "mail", here=8, there=16),
+        UsageError,
+        Exception,
+        ["'mail'", "'billing'", "not 8", "lanes=16"],
+    ),
     (TransactionError("cannot append in here"), UsageError, Exception, ["cannot append in here"]),
     (SubscriptionFullError("mail", 8), RetryableError, Exception, ["'mail'", "8", "capacity="]),
     (HandlerTimeoutError("mail", 1.5), RetryableError, TimeoutError, ["mail", "1.5 s"]),

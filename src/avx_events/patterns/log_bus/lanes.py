@@ -145,6 +145,7 @@ class Lanes:
             except AvxEventsError as exc:
                 log.warning("the lanes of %s are not renewed: %s", self._what, exc)
                 self._lose_expired()
+                self._must_beat = True
                 await pause(self._clock, _PAUSE_S)
 
     async def _wait(self) -> None:
@@ -265,7 +266,7 @@ class Lanes:
         del self._leaving[held.lane.number]
 
     def _lose(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
+        for number in [number for number in numbers if number in self.held]:
             held = self._lost[number] = self.held.pop(number)
             held.stop_reading(self._reached())
             self._withdrawal.lose(held.lane)

@@ -146,8 +146,8 @@ class LogSource:
         if self._reader.has_begun:
             after = min(after, self._reader.reached)
         again = [(held, record) for held in taken for record in held.again]
-        # What follows is read again.
-        kept = sorted((entry for entry in (*self._ahead, *again) if entry[1][0] <= after), key=_position)
+        # What follows is read again; what is open of it comes twice then, and is given once.
+        kept = sorted([*(entry for entry in self._ahead if entry[1][0] <= after), *again], key=_position)
         for held, _ in self._ahead:
             held.waiting = 0
         self._ahead.clear()

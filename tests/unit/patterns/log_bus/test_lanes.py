@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -144,6 +145,23 @@ async def test_a_member_that_comes_gets_its_share_and_one_that_leaves_gives_it_b
             await asyncio.sleep(0)
 
     assert sorted(first.ended + second.ended) == list(range(20))
+
+
+async def test_lanes_that_are_lost_come_back_and_what_waited_is_done_once(memory: EventStore) -> None:
+    worker = Worker()
+    await append(memory, *range(10))
+    async with worker.at_work(memory, lanes=2) as bus:
+        await until(lambda: worker.began == [0])
+        source: Any = next(iter(bus._engine.link._intakes.values()))._source  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+        for _ in range(2):  # a beat may find out at the same time as an acknowledgement
+            source._lanes._lose([0, 1])
+        worker.may_end.set()
+        while worker.ended != [*range(10)]:
+            worker.clock.advance(1)
+            await asyncio.sleep(0)
+        await bus.settled()
+
+    assert worker.began == [*range(10)]
 
 
 # How far a lane is
