@@ -96,7 +96,8 @@ async def test_a_member_that_stands_still_past_its_lease_comes_back_and_nothing_
         await scene.publish(appender, 100, first=500)
         await scene.all_handled()
 
-    scene.judge(most_repeats=CAPACITY)
+    # SQLite's lock stays with a process that stands still in the midst of a transaction: then all three stand still.
+    scene.judge(most_repeats=3 * CAPACITY if url.startswith("sqlite") else CAPACITY)
 
 
 async def test_a_server_that_is_restarted_loses_nothing_and_everybody_goes_on(

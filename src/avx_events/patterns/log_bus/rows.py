@@ -89,6 +89,9 @@ _FREE: Final = "UPDATE avx_log_lanes SET member = '' WHERE group_name = ? AND ha
 
 _lane = attrgetter("lane")
 
+_IDLE_IN_A_LEASE: Final = 3
+"""A transaction of a process that stands still ends before the leases of those who wait for it."""
+
 Holder: TypeAlias = tuple[str, int]
 """A member, and the token of its lane."""
 
@@ -186,7 +189,7 @@ class Rows:
             AvxEventsError: As ``EventStore.transaction``.
         """
         async with self._store.transaction() as connection:
-            await end_when_idle(connection, after_s=lease_s)
+            await end_when_idle(connection, after_s=lease_s / _IDLE_IN_A_LEASE)
             if await fetch_one(connection, _LOCK, *self._consumer) is None:
                 problem = f"the rows of handler {self._consumer[1]!r} were removed; start its bus again"
                 raise StoreSchemaError("the store's database", problem)
@@ -237,7 +240,7 @@ class Rows:
         """
         taken_away: list[SavedLane] = []
         async with self._store.transaction() as connection:
-            await end_when_idle(connection, after_s=lease_s)
+            await end_when_idle(connection, after_s=lease_s / _IDLE_IN_A_LEASE)
             for one in sorted(saved, key=_lane):  # all in one order, so that no two wait for each other
                 sql, text = _RELEASE if one.is_released else _SAVE, positions.encode(one.position).decode()
                 if not await execute(connection, sql, text, *self._consumer, one.lane, one.token):
