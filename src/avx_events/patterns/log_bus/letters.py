@@ -15,7 +15,7 @@ from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError
 from avx_events.core.metadata import EPOCH
 from avx_events.core.tasks import TaskScope
-from avx_events.patterns.outbox.shared_time import shared_now_us
+from avx_events.patterns.shared_time import shared_now_us
 from avx_events.patterns.tables import execute, fetch_one, in_dialect, prepare
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection, Dialect

@@ -22,7 +22,7 @@ from avx_events.bus.remote import position as positions
 from avx_events.bus.remote.position import Position
 from avx_events.core.clock import Clock
 from avx_events.core.errors import LanesMismatchError, StoreSchemaError
-from avx_events.patterns.outbox.shared_time import end_when_idle, shared_now_us
+from avx_events.patterns.shared_time import end_when_idle, shared_now_us
 from avx_events.patterns.tables import execute, fetch, fetch_one, in_dialect, prepare
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection, Dialect

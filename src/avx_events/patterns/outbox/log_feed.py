@@ -1,5 +1,6 @@
 """The log of a store as what a relay publishes: done is what lies before a position."""
 
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -8,15 +9,16 @@ import msgspec
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import ClosedError, DecodeError, RetryableError
-from avx_events.patterns.outbox.lease import Lease
+from avx_events.patterns.lease import Lease
 from avx_events.patterns.outbox.parcel import Parcel
-from avx_events.patterns.outbox.tables import RELAYS
-from avx_events.patterns.outbox.trouble import Trouble
-from avx_events.patterns.tables import in_dialect, prepare
+from avx_events.patterns.tables import in_dialect
+from avx_events.patterns.trouble import Trouble
 from avx_events.store.event_store import EventStore
 from avx_events.store.log_filter import WantedTypes, log_filter
 from avx_events.store.ports import Connection, Dialect
 from avx_events.store.stored_event import StoredEvent
+
+log = logging.getLogger("avx_events.outbox")
 
 if TYPE_CHECKING:
     from avx_events.store.subscription import StoreSubscription
@@ -65,7 +67,7 @@ class LogFeed:
         self._store: Final = store
         self._lease: Final = lease
         self._after: Final = after
-        self._trouble: Final = Trouble(f"{relay}: the store", clock=clock)
+        self._trouble: Final = Trouble(f"{relay}: the store", log=log, clock=clock)
         self._dialect: Dialect = "sqlite"
         self._subscription: StoreSubscription | None = None
         self._pending: deque[Parcel] = deque()
@@ -88,7 +90,6 @@ class LogFeed:
     async def prepare(self, connection: Connection) -> None:
         """Make the table of positions, and a row in it."""
         self._dialect = connection.dialect
-        await prepare(connection, "relays", [RELAYS])
         await self._lease.enter(connection, position=self._after)
 
     def begin(self, position: int, /) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.core import arguments
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.patterns.outbox.lease import Lease
+from avx_events.patterns.lease import Lease
 from avx_events.patterns.outbox.log_feed import LogFeed
 from avx_events.patterns.outbox.relaying import Relaying, checked_route
 from avx_events.patterns.outbox.undeliverable import Publishing

@@ -18,7 +18,6 @@ from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.core import arguments
 from avx_events.core.clock import Clock
 from avx_events.core.errors import (
-    AvxEventsError,
     ClosedError,
     InvalidArgumentError,
     NotRunningError,
@@ -26,12 +25,11 @@ from avx_events.core.errors import (
     RelayLagError,
 )
 from avx_events.core.tasks import Changes, TaskScope, is_interrupted
-from avx_events.patterns.outbox.lease import Lease
+from avx_events.patterns.lease import Lease, LeaseLostError
 from avx_events.patterns.outbox.parcel import Feed
-from avx_events.patterns.outbox.tenure import RENEWALS_IN_A_LEASE, Counts, LeaseLostError, Route, Tenure
-from avx_events.patterns.outbox.trouble import Trouble
+from avx_events.patterns.outbox.tenure import Counts, Route, Tenure
 from avx_events.patterns.outbox.undeliverable import redrive
-from avx_events.patterns.pause import pause
+from avx_events.patterns.trouble import Trouble
 from avx_events.store.event_store import EventStore
 
 State: TypeAlias = Literal["standby", "active", "failed", "stopped"]
@@ -90,7 +88,7 @@ class Relaying:
         self._counts: Final = Counts()
         self._changes: Final = Changes()
         self._scope: Final = TaskScope()
-        self._trouble: Final = Trouble(f"{route.name}: the store", clock=route.clock)
+        self._trouble: Final = Trouble(f"{route.name}: the store", log=log, clock=route.clock)
         self._tenure: Tenure | None = None
         self._state: State = "stopped"
         self._error: BaseException | None = None
@@ -124,7 +122,7 @@ class Relaying:
             await self._scope.finish(grace_s=self._route.drain_timeout_s + 1)
         for task in await self._scope.cancel():
             log.error("%s swallowed its cancellation and still runs", task.get_name())
-        await self._free_lease()
+        await self._lease.give_up(self._route.name, log)  # what was taken in the moment in which it was left
         if self._state != "failed":
             self._state = "stopped"
         self._changes.tell()
@@ -241,32 +239,11 @@ class Relaying:
     async def _stand_by(self) -> bool:
         """Return True when this is the active one, False when the store is closed."""
         self._state = "standby"
-        attempt = 1
-        while True:
-            try:
-                position = await self._lease.take()
-            except ClosedError:
-                return False
-            except AvxEventsError as exc:
-                attempt += 1
-                await self._trouble.wait(exc, attempt)
-                continue
-            attempt = 1
-            self._trouble.end()
-            if position is not None:
-                self._feed.begin(position)
-                return True
-            await pause(self._route.clock, self._lease.lease_s / RENEWALS_IN_A_LEASE)
-
-    async def _free_lease(self) -> None:
-        """Give up what was taken in the moment in which it was left."""
-        if not self._lease.is_held:
-            return
-        try:
-            async with self._route.store.transaction() as connection:
-                await self._lease.free(connection)
-        except AvxEventsError as exc:
-            log.warning("%s: others wait for the end of its lease: %s", self._route.name, exc)
+        position = await self._lease.obtain(self._trouble)
+        if position is None:
+            return False
+        self._feed.begin(position)
+        return True
 
     async def _be_active(self) -> None:
         tenure = self._tenure = Tenure(self._route, self._feed, self._lease, self._counts, self._changes)

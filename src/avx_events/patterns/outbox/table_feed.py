@@ -1,5 +1,6 @@
 """The rows of ``avx_outbox`` as what a relay publishes: done is what is not there any more, or marked."""
 
+import logging
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
@@ -9,15 +10,17 @@ import msgspec
 from avx_events.core import cloudevents
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, RetryableError
-from avx_events.patterns.outbox.lease import Lease
+from avx_events.patterns.lease import Lease
 from avx_events.patterns.outbox.parcel import Parcel
-from avx_events.patterns.outbox.shared_time import shared_now_us
-from avx_events.patterns.outbox.tables import OUTBOX, RELAYS
-from avx_events.patterns.outbox.trouble import Trouble
+from avx_events.patterns.outbox.tables import OUTBOX
 from avx_events.patterns.pause import pause
+from avx_events.patterns.shared_time import shared_now_us
 from avx_events.patterns.tables import in_dialect, prepare
+from avx_events.patterns.trouble import Trouble
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection, Dialect
+
+log = logging.getLogger("avx_events.outbox")
 
 _PAGE: Final = 100
 _COLUMNS: Final = "SELECT id, key, event_id, event_type, added_us, document FROM avx_outbox WHERE published_us IS NULL"
@@ -67,7 +70,7 @@ class TableFeed:
         self._keep_us: Final = None if keep_s is None else int(keep_s * 1_000_000)
         self._poll_s: Final = poll_s
         self._clock: Final = clock
-        self._trouble: Final = Trouble(f"{relay}: the store", clock=clock)
+        self._trouble: Final = Trouble(f"{relay}: the store", log=log, clock=clock)
         self._dialect: Dialect = "sqlite"
         self._position = 0
         self._read_until = 0
@@ -89,7 +92,6 @@ class TableFeed:
     async def prepare(self, connection: Connection) -> None:
         """Make the tables, and a row for the lease."""
         self._dialect = connection.dialect
-        await prepare(connection, "relays", [RELAYS])
         await prepare(connection, "outbox", [OUTBOX[self._dialect]])
         await self._lease.enter(connection, position=0)
 

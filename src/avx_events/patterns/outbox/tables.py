@@ -46,18 +46,6 @@ INBOX: Final[Statements] = (
 )
 """What makes ``avx_inbox``."""
 
-RELAYS: Final[Statements] = (
-    """
-    CREATE TABLE IF NOT EXISTS avx_relays (
-        name TEXT NOT NULL PRIMARY KEY,
-        owner TEXT NOT NULL,
-        until_us INTEGER NOT NULL,
-        position INTEGER NOT NULL
-    )
-    """,
-)
-"""What makes ``avx_relays``."""
-
 ALONE: Final[Mapping[Dialect, Statements]] = {
     "sqlite": (),
     "postgresql": (f"SELECT pg_advisory_xact_lock({int.from_bytes(b'avx_tabl', 'big')})",),

@@ -16,17 +16,16 @@ from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, RelayFailedError, UsageError
 from avx_events.core.tasks import Changes, TaskScope, is_interrupted, wake
-from avx_events.patterns.outbox.lease import Lease
+from avx_events.patterns.lease import RENEWALS_IN_A_LEASE, Lease, LeaseLostError
 from avx_events.patterns.outbox.lines import Lines
 from avx_events.patterns.outbox.parcel import Feed, Parcel
-from avx_events.patterns.outbox.trouble import Trouble
 from avx_events.patterns.outbox.undeliverable import Publishing, letter_of
 from avx_events.patterns.outbox.verdict import verdict_of
+from avx_events.patterns.trouble import Trouble
 from avx_events.store.event_store import EventStore
 
 log = logging.getLogger("avx_events.outbox")
 
-RENEWALS_IN_A_LEASE: Final = 3
 # The share of what may be in flight that is kept at once, where more is on its way.
 _SHARE_KEPT: Final = 4
 _MOMENT_S: Final = 1e-6
@@ -63,10 +62,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
 
 
-class LeaseLostError(Exception):
-    """Another process may be the active one now. Nobody outside of a relay sees it."""
-
-
 class Tenure:
     """Publishes while the lease is held."""
 
@@ -80,9 +75,9 @@ class Tenure:
         self._changes: Final = Changes()
         self._scope: Final = TaskScope(self._end)
         self._lines: Final = Lines(self._send, most=route.in_flight, scope=self._scope, name=self._task("publish"))
-        self._bus_trouble: Final = Trouble(f"{route.name}: the bus", clock=route.clock)
-        self._store_trouble: Final = Trouble(f"{route.name}: the store", clock=route.clock)
-        self._letter_trouble: Final = Trouble(f"{route.name}: the dead letter queue", clock=route.clock)
+        self._bus_trouble: Final = Trouble(f"{route.name}: the bus", log=log, clock=route.clock)
+        self._store_trouble: Final = Trouble(f"{route.name}: the store", log=log, clock=route.clock)
+        self._letter_trouble: Final = Trouble(f"{route.name}: the dead letter queue", log=log, clock=route.clock)
         self._over: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self._error: BaseException | None = None
         self._unsettled: set[int] = set()

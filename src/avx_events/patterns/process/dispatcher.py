@@ -12,14 +12,14 @@ from avx_events.core.errors import AvxEventsError, ClosedError, HandlerKilledErr
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
 from avx_events.core.tasks import OwnedTask, TaskScope, is_interrupted
 from avx_events.patterns.cqrs import CommandBus
-from avx_events.patterns.outbox.lease import Lease
-from avx_events.patterns.outbox.shared_time import shared_now_us
-from avx_events.patterns.outbox.trouble import Trouble
+from avx_events.patterns.lease import RENEWALS_IN_A_LEASE, Lease, LeaseLostError
 from avx_events.patterns.pause import pause
 from avx_events.patterns.process.bell import Bell
 from avx_events.patterns.process.process_manager import LONGEST_WAIT_S
 from avx_events.patterns.process.rows import DueDeadline, Rows, WaitingCommand
 from avx_events.patterns.process.steps import Steps, said_of
+from avx_events.patterns.shared_time import shared_now_us
+from avx_events.patterns.trouble import Trouble
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 
@@ -28,14 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("avx_events.process")
 
-RENEWALS_IN_A_LEASE: Final = 3
 _MOST_DEADLINES: Final = 100
 # How often what is due is looked for where nobody says that something has changed, in seconds.
 _LOOK_S: Final = 1.0
-
-
-class LeaseLostError(Exception):
-    """Another runner may be the active one now. Nobody outside sees it."""
 
 
 class Dispatcher:
@@ -89,7 +84,7 @@ class Dispatcher:
         self._reached: Final = reached
         self._clock: Final = clock
         self._bell: Final = bell
-        self._trouble: Final = Trouble(f"process {name!r}: the store", clock=clock)
+        self._trouble: Final = Trouble(f"process {name!r}: the store", log=log, clock=clock)
         self._scope: Final = TaskScope()
         # Processes whose command runs, or has run and is not written yet; those of the latter, with its id.
         self._running: Final[set[str]] = set()

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import ClosedError, PermanentError
-from avx_events.patterns.outbox.shared_time import shared_now_us
 from avx_events.patterns.process.bell import Bell
 from avx_events.patterns.process.definition import Definition
 from avx_events.patterns.process.rows import Rows
 from avx_events.patterns.process.steps import Steps
+from avx_events.patterns.shared_time import shared_now_us
 from avx_events.store.event_store import EventStore
 from avx_events.store.stored_event import StoredEvent
 

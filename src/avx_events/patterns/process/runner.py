@@ -30,18 +30,15 @@ from avx_events.core.metadata import EPOCH
 from avx_events.core.policy import ONE_ATTEMPT, Retry
 from avx_events.core.tasks import CLEANUP_GRACE_S, TaskScope, is_interrupted
 from avx_events.patterns.cqrs import CommandBus
-from avx_events.patterns.outbox.lease import Lease
-from avx_events.patterns.outbox.shared_time import shared_now_us
-from avx_events.patterns.outbox.tables import RELAYS
-from avx_events.patterns.outbox.trouble import Trouble
-from avx_events.patterns.pause import pause
+from avx_events.patterns.lease import Lease, LeaseLostError
 from avx_events.patterns.process.bell import Bell
-from avx_events.patterns.process.dispatcher import RENEWALS_IN_A_LEASE, Dispatcher, LeaseLostError
+from avx_events.patterns.process.dispatcher import Dispatcher
 from avx_events.patterns.process.process_manager import ProcessManager, definition_of, fields_of
 from avx_events.patterns.process.reader import Reader
 from avx_events.patterns.process.rows import Row, Rows, Status
 from avx_events.patterns.process.steps import Steps
-from avx_events.patterns.tables import prepare
+from avx_events.patterns.shared_time import shared_now_us
+from avx_events.patterns.trouble import Trouble
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 from avx_events.store.stored_event import StoredEvent, microseconds_of
@@ -213,8 +210,8 @@ class ProcessRunner:
             bell=self._bell,
         )
         self._scope: Final = TaskScope()
-        self._reading_trouble: Final = Trouble(f"process {definition.name!r}: the log", clock=clock)
-        self._leasing_trouble: Final = Trouble(f"process {definition.name!r}: the store", clock=clock)
+        self._reading_trouble: Final = Trouble(f"process {definition.name!r}: the log", log=log, clock=clock)
+        self._leasing_trouble: Final = Trouble(f"process {definition.name!r}: the store", log=log, clock=clock)
         self._reading: asyncio.Task[None] | None = None
         self._dispatching: asyncio.Task[None] | None = None
         self._state: State = "stopped"
@@ -238,7 +235,6 @@ class ProcessRunner:
         begin_at = 0 if self._start == "earliest" else await self._store.last_position()
         async with self._store.transaction() as connection:
             await self._rows.enter(connection, position=begin_at)
-            await prepare(connection, "relays", [RELAYS])
             await self._lease.enter(connection, position=0)
         self._state = "standby"
         self._reading = self._scope.spawn(self._read(), name=f"avx-events {self._what}: react")
@@ -255,7 +251,7 @@ class ProcessRunner:
             # What is cancelled then cancels its own and writes what came of that.
             for task in await self._scope.cancel(grace_s=3 * CLEANUP_GRACE_S):
                 log.error("%s swallowed its cancellation and still runs", task.get_name())
-            await self._free_lease()
+            await self._lease.give_up(self._what, log)
             if self._state != "failed":
                 self._state = "stopped"
             self._bell.ring()
@@ -476,7 +472,7 @@ class ProcessRunner:
                 self._state = "active" if self._state == "standby" else self._state
                 try:
                     await self._dispatcher.run()
-                    await self._free_lease()
+                    await self._lease.give_up(self._what, log)
                 except LeaseLostError:
                     log.warning("%s has lost its lease: another runner may be the active one", self._what)
                     self._state = "standby" if self._state == "active" else self._state
@@ -490,27 +486,13 @@ class ProcessRunner:
             log.exception("%s dispatches nothing any more", self._what)
             if self._reading is not None:
                 self._reading.cancel()
-            await self._free_lease()
+            await self._lease.give_up(self._what, log)
         finally:
             self._bell.ring()
 
     async def _stand_by(self) -> bool:
         """Return True when this is the active one, False when the store is closed."""
-        attempt = 1
-        while True:
-            try:
-                taken = await self._lease.take()
-            except ClosedError:
-                return False
-            except AvxEventsError as exc:
-                attempt += 1
-                await self._leasing_trouble.wait(exc, attempt)
-                continue
-            attempt = 1
-            self._leasing_trouble.end()
-            if taken is not None:
-                return True
-            await pause(self._clock, self._lease.lease_s / RENEWALS_IN_A_LEASE)
+        return await self._lease.obtain(self._leasing_trouble) is not None
 
     async def _drain(self) -> None:
         if self._dispatching is None or not self._dispatcher.is_at_work:
@@ -518,15 +500,6 @@ class ProcessRunner:
         _, late = await asyncio.wait({self._dispatching}, timeout=self._drain_timeout_s)
         if late:
             log.warning("%s: %d commands were not done in time", self._what, self._dispatcher.running)
-
-    async def _free_lease(self) -> None:
-        if not self._lease.is_held:
-            return
-        try:
-            async with self._store.transaction() as connection:
-                await self._lease.free(connection)
-        except AvxEventsError as exc:
-            log.warning("%s: others wait for the end of its lease: %s", self._what, exc)
 
 
 def _check(store: object, commands: object, retry: object, start: object) -> None:

@@ -1,4 +1,4 @@
-"""Who of those that run one relay is the active one: a lease in the table ``avx_relays``.
+"""Who of those that run one relay, or one process manager, is the active one: a lease in the table ``avx_relays``.
 
 | state of a lease | its row |
 |---|---|
@@ -11,18 +11,39 @@ from before it asked, by clocks of its own: what it believes to hold, nobody els
 See docs/decisions/0029-a-relay-publishes-key-by-key.md.
 """
 
+from collections.abc import Sequence
+from logging import Logger
 from typing import Final, TypeAlias
 
 from avx_events.core.clock import Clock
+from avx_events.core.errors import AvxEventsError, ClosedError
 from avx_events.core.ids import new_id
-from avx_events.patterns.outbox.shared_time import end_when_idle, shared_now_us
-from avx_events.patterns.tables import execute, fetch_one
+from avx_events.patterns.pause import pause
+from avx_events.patterns.shared_time import end_when_idle, shared_now_us
+from avx_events.patterns.tables import execute, fetch_one, prepare
+from avx_events.patterns.trouble import Trouble
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 
 Instant: TypeAlias = tuple[float, int]
 """Seconds that never go back, and the time of day in nanoseconds, which goes on while a machine sleeps."""
 
+RENEWALS_IN_A_LEASE: Final = 3
+"""How often a holder renews it, and who waits asks for it, in the time that it lasts."""
+
+# Bears to be repeated: a program may have made the table by hand.
+_TABLES: Final[Sequence[Sequence[str]]] = (
+    (
+        """
+        CREATE TABLE IF NOT EXISTS avx_relays (
+            name TEXT NOT NULL PRIMARY KEY,
+            owner TEXT NOT NULL,
+            until_us INTEGER NOT NULL,
+            position INTEGER NOT NULL
+        )
+        """,
+    ),
+)
 _ENTER: Final = (
     "INSERT INTO avx_relays (name, owner, until_us, position) VALUES (?, '', 0, ?) ON CONFLICT (name) DO NOTHING"
 )
@@ -34,8 +55,12 @@ _POSITION: Final = "SELECT position FROM avx_relays WHERE name = ?"
 _NEVER: Final[Instant] = (float("-inf"), 0)
 
 
+class LeaseLostError(Exception):
+    """Another process may be the active one now. Nobody outside of who holds leases sees it."""
+
+
 class Lease:
-    """The lease of one relay, as one process sees it."""
+    """One lease, as one process sees it."""
 
     def __init__(self, store: EventStore, name: str, *, lease_s: float, clock: Clock) -> None:
         """Hold nothing yet.
@@ -65,7 +90,8 @@ class Lease:
         return max(self._until[0] - self._clock.monotonic(), 0.0)
 
     async def enter(self, connection: Connection, *, position: int) -> None:
-        """Have a row, at ``position`` where it is a new one."""
+        """Make the table, and a row in it, at ``position`` where it is a new one."""
+        await prepare(connection, "relays", _TABLES)
         await execute(connection, _ENTER, self.name, position)
 
     async def take(self) -> int | None:
@@ -85,6 +111,38 @@ class Lease:
             return None
         self.extend(before)
         return position
+
+    async def obtain(self, trouble: Trouble) -> int | None:
+        """Hold it as soon as nobody else does, and return the position kept in it; None where the store is closed.
+
+        Args:
+            trouble: Says so, and waits, where the store is away.
+        """
+        attempt = 1
+        while True:
+            try:
+                position = await self.take()
+            except ClosedError:
+                return None
+            except AvxEventsError as exc:
+                attempt += 1
+                await trouble.wait(exc, attempt)
+                continue
+            attempt = 1
+            trouble.end()
+            if position is not None:
+                return position
+            await pause(self._clock, self.lease_s / RENEWALS_IN_A_LEASE)
+
+    async def give_up(self, whose: str, log: Logger) -> None:
+        """Let somebody else take it at once, where it is held; where that fails, ``log`` hears ``whose`` it was."""
+        if not self.is_held:
+            return
+        try:
+            async with self._store.transaction() as connection:
+                await self.free(connection)
+        except AvxEventsError as exc:
+            log.warning("%s: others wait for the end of its lease: %s", whose, exc)
 
     def instant(self) -> Instant:
         """Return the time now, to count a renewal from that is about to be asked for."""
