@@ -35,6 +35,22 @@ def seconds(name: str, value: object) -> float:
     return value
 
 
+def seconds_in_text(name: str, written: str, *, most: float) -> float:
+    """Return the seconds that ``written`` says, as an option of a URL does, if they are above 0 and not past ``most``.
+
+    Raises:
+        InvalidArgumentError: It does not, or it is not.
+    """
+    expected = f"a number of seconds, more than 0 and at most {most:g}"
+    try:
+        value = float(written)
+    except ValueError as exc:
+        raise InvalidArgumentError(name, written, expected=expected) from exc
+    if not 0 < value <= most:
+        raise InvalidArgumentError(name, written, expected=expected)
+    return value
+
+
 def text(name: str, value: object) -> str:
     """Return ``value`` if it is text with something in it.
 

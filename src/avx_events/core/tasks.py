@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
+from typing import Any
 
 log = logging.getLogger("avx_events")
 
@@ -29,22 +30,41 @@ def wake(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-class Changes:
-    """Lets those look again who wait for something to be otherwise, each time that it may be."""
+def settle_all(futures: Iterable[asyncio.Future[Any]], outcomes: Iterable[object]) -> None:
+    """Tell those who wait for ``futures`` their outcomes, as many as there are futures; errors are raised there."""
+    for future, outcome in zip(futures, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
-    __slots__ = ("_waiters",)
+
+class Changes:
+    """Lets those look again who wait for something to be otherwise, each time that it may be.
+
+    Attributes:
+        told: How many changes there were.
+    """
+
+    __slots__ = ("_waiters", "told")
 
     def __init__(self) -> None:
         """Begin with nobody waiting."""
         self._waiters: set[asyncio.Future[None]] = set()
+        self.told = 0
 
     def tell(self) -> None:
         """Let all who wait look again."""
+        self.told += 1
         for waiter in self._waiters:
             wake(waiter)
 
-    async def wait(self) -> None:
-        """Return at the next change."""
+    async def wait(self, *, since: int | None = None) -> None:
+        """Return at the next change; at once where there were more than ``since``, as of a look that took a while."""
+        if since is not None and self.told > since:
+            return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:

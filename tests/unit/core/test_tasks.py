@@ -201,3 +201,21 @@ def test_a_change_is_told_to_all_who_wait_and_not_to_those_who_come_later() -> N
         assert sorted(told) == [1, 2, 3]
 
     run(scenario)
+
+
+def test_a_change_that_came_between_a_look_and_a_wait_is_not_missed() -> None:
+    async def scenario() -> None:
+        changes = Changes()
+        before = changes.told
+        changes.tell()
+
+        await changes.wait(since=before)
+
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(changes.wait(since=changes.told))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            changes.tell()
+
+    run(scenario)

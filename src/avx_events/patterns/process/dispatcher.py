@@ -10,11 +10,10 @@ from avx_events.core import cloudevents
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, HandlerKilledError, PermanentError, UsageError
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
-from avx_events.core.tasks import OwnedTask, TaskScope, is_interrupted
+from avx_events.core.tasks import Changes, OwnedTask, TaskScope, is_interrupted
 from avx_events.patterns.cqrs import CommandBus
 from avx_events.patterns.lease import RENEWALS_IN_A_LEASE, Lease, LeaseLostError
 from avx_events.patterns.pause import pause
-from avx_events.patterns.process.bell import Bell
 from avx_events.patterns.process.process_manager import LONGEST_WAIT_S
 from avx_events.patterns.process.rows import DueDeadline, Rows, WaitingCommand
 from avx_events.patterns.process.steps import Steps, said_of
@@ -56,7 +55,7 @@ class Dispatcher:
         concurrency: int,
         reached: Callable[[], int],
         clock: Clock,
-        bell: Bell,
+        changes: Changes,
     ) -> None:
         """Dispatch through ``commands``, for so many processes at once.
 
@@ -71,7 +70,7 @@ class Dispatcher:
             concurrency: Commands that run at once, each of another process.
             reached: Says up to which position all of the log is reacted to.
             clock: Time.
-            bell: Rings when something was written.
+            changes: Told when something was written.
         """
         self._store: Final = store
         self._name: Final = name
@@ -83,7 +82,7 @@ class Dispatcher:
         self._concurrency: Final = concurrency
         self._reached: Final = reached
         self._clock: Final = clock
-        self._bell: Final = bell
+        self._changes: Final = changes
         self._trouble: Final = Trouble(f"process {name!r}: the store", log=log, clock=clock)
         self._scope: Final = TaskScope()
         # Processes whose command runs, or has run and is not written yet; those of the latter, with its id.
@@ -104,7 +103,7 @@ class Dispatcher:
     def leave(self) -> None:
         """Begin nothing more; ``run`` returns when what runs is done."""
         self._is_leaving = True
-        self._bell.ring()
+        self._changes.tell()
 
     async def run(self) -> None:
         """Dispatch and fire until told to leave; cancelled, it cancels what runs, for who comes next.
@@ -117,7 +116,7 @@ class Dispatcher:
         self.is_at_work = True
         try:
             while self._running or not self._is_leaving:
-                heard, began_s = self._bell.rung, self._clock.monotonic()
+                heard, began_s = self._changes.told, self._clock.monotonic()
                 try:
                     next_s = await self._look()
                 except ClosedError:
@@ -162,7 +161,7 @@ class Dispatcher:
         if is_asked:
             self._lease.extend(before)
         if not was_held:
-            self._bell.ring()  # what was passed over may begin now
+            self._changes.tell()  # what was passed over may begin now
         self._begin(found)
         await self._fire(due, now_us)
         return _LOOK_S if next_us is None else (next_us - now_us) / 1_000_000
@@ -180,7 +179,7 @@ class Dispatcher:
             del self._done[process]
             self._running.discard(process)
         if done and self._is_leaving:
-            self._bell.ring()  # it was perhaps the last one
+            self._changes.tell()  # it was perhaps the last one
 
     def _begin(self, found: Sequence[WaitingCommand]) -> None:
         if not self._lease.is_held:  # this process stood still meanwhile
@@ -206,7 +205,7 @@ class Dispatcher:
         async with self._store.transaction() as connection:
             fired = await self._steps.react_to_deadlines(connection, [*firsts.values()], now_us=now_us)
         self.fired += fired
-        self._bell.ring()
+        self._changes.tell()
 
     async def _wait(self, heard: int, began_s: float, next_s: float) -> None:
         """Return when something has changed, the next thing is due, or the lease is to be renewed.
@@ -217,9 +216,9 @@ class Dispatcher:
         left_s = began_s + longest_s - self._clock.monotonic()
         if left_s <= 0:
             return
-        timer = self._clock.call_later(left_s, self._bell.ring)
+        timer = self._clock.call_later(left_s, self._changes.tell)
         try:
-            await self._bell.wait(heard)
+            await self._changes.wait(since=heard)
         finally:
             timer.cancel()
 
@@ -237,7 +236,7 @@ class Dispatcher:
         finally:
             if waiting.process not in self._done:
                 self._running.discard(waiting.process)
-            self._bell.ring()
+            self._changes.tell()
 
     async def _attempt(self, waiting: WaitingCommand) -> BaseException | None:
         if waiting.attempts >= self._retry.attempts:  # each of them ended its process

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import ClosedError, PermanentError
-from avx_events.patterns.process.bell import Bell
+from avx_events.core.tasks import Changes
 from avx_events.patterns.process.definition import Definition
 from avx_events.patterns.process.rows import Rows
 from avx_events.patterns.process.steps import Steps
@@ -37,16 +37,16 @@ class Reader:
         *,
         batch_events: int,
         clock: Clock,
-        bell: Bell,
+        changes: Changes,
     ) -> None:
-        """Read ``store``; ``bell`` rings after each transaction."""
+        """Read ``store``; ``changes`` are told after each transaction."""
         self._store: Final = store
         self._types: Final = definition.event_classes
         self._rows: Final = rows
         self._steps: Final = steps
         self._batch_events: Final = batch_events
         self._clock: Final = clock
-        self._bell: Final = bell
+        self._changes: Final = changes
         self._kept = 0
         self.position = 0
 
@@ -107,4 +107,4 @@ class Reader:
 
     def _advance(self, position: int) -> None:
         self.position = max(self.position, position)
-        self._bell.ring()
+        self._changes.tell()

@@ -28,10 +28,9 @@ from avx_events.core.errors import (
 )
 from avx_events.core.metadata import EPOCH
 from avx_events.core.policy import ONE_ATTEMPT, Retry
-from avx_events.core.tasks import CLEANUP_GRACE_S, TaskScope, is_interrupted
+from avx_events.core.tasks import CLEANUP_GRACE_S, Changes, TaskScope, is_interrupted
 from avx_events.patterns.cqrs import CommandBus
 from avx_events.patterns.lease import Lease, LeaseLostError
-from avx_events.patterns.process.bell import Bell
 from avx_events.patterns.process.dispatcher import Dispatcher
 from avx_events.patterns.process.process_manager import ProcessManager, definition_of, fields_of
 from avx_events.patterns.process.reader import Reader
@@ -189,12 +188,12 @@ class ProcessRunner:
         self._clock: Final = clock
         self._start: Final = start
         self._drain_timeout_s: Final = arguments.seconds("drain_timeout_s", drain_timeout_s)
-        self._bell: Final = Bell()
+        self._changes: Final = Changes()
         self._rows: Final = Rows(definition.name, process)
         self._steps: Final = Steps(process, definition, self._rows, clock=clock)
         self._lease: Final = Lease(store, f"process:{definition.name}", lease_s=lease_s, clock=clock)
         self._reader: Final = Reader(
-            store, definition, self._rows, self._steps, batch_events=batch_events, clock=clock, bell=self._bell
+            store, definition, self._rows, self._steps, batch_events=batch_events, clock=clock, changes=self._changes
         )
         self._dispatcher: Final = Dispatcher(
             store,
@@ -207,7 +206,7 @@ class ProcessRunner:
             concurrency=concurrency,
             reached=lambda: self._reader.position,
             clock=clock,
-            bell=self._bell,
+            changes=self._changes,
         )
         self._scope: Final = TaskScope()
         self._reading_trouble: Final = Trouble(f"process {definition.name!r}: the log", log=log, clock=clock)
@@ -254,7 +253,7 @@ class ProcessRunner:
             await self._lease.give_up(self._what, log)
             if self._state != "failed":
                 self._state = "stopped"
-            self._bell.ring()
+            self._changes.tell()
 
     @property
     def is_active(self) -> bool:
@@ -330,7 +329,7 @@ class ProcessRunner:
                     continue  # one more came meanwhile
                 now_us = await shared_now_us(connection, self._clock)
                 is_mended = await self._steps.mend(connection, process_id, events, now_us=now_us)
-            self._bell.ring()
+            self._changes.tell()
             return is_mended
 
     async def forget_ended(self, *, older_than: timedelta) -> int:
@@ -400,10 +399,10 @@ class ProcessRunner:
         return "" if await self._store.last_position() == last else "more was appended"
 
     async def _next_look(self) -> None:
-        heard = self._bell.rung
+        heard = self._changes.told
         try:
             async with asyncio.timeout(_LOOK_S):
-                await self._bell.wait(heard)
+                await self._changes.wait(since=heard)
         except TimeoutError:
             return
 
@@ -464,7 +463,7 @@ class ProcessRunner:
             log.exception("%s stopped after position %d", self._what, self._reader.position)
             self._dispatcher.leave()  # another runner may be of a version that can read it
         finally:
-            self._bell.ring()
+            self._changes.tell()
 
     async def _dispatch(self) -> None:
         try:
@@ -488,7 +487,7 @@ class ProcessRunner:
                 self._reading.cancel()
             await self._lease.give_up(self._what, log)
         finally:
-            self._bell.ring()
+            self._changes.tell()
 
     async def _stand_by(self) -> bool:
         """Return True when this is the active one, False when the store is closed."""

@@ -21,10 +21,10 @@ from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import AvxEventsError, ClosedError, InvalidArgumentError, WrongLoopError
 from avx_events.core.metadata import EPOCH
 from avx_events.core.tasks import TaskScope
-from avx_events.storage.postgres.failures import FAILURES, store_error
+from avx_events.storage.postgres.failures import FAILURES
 from avx_events.storage.postgres.letter_tables import DEAD_LETTERS
 from avx_events.storage.postgres.location import parse
-from avx_events.storage.postgres.schema import prepare
+from avx_events.storage.postgres.opening import open_prepared
 from avx_events.storage.postgres.sessions import PooledConnection, Sessions
 
 # A claim of another process is left to it: whoever puts a letter then has lost its own.
@@ -84,17 +84,9 @@ async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "PostgresDeadLett
     """
     location = parse(url)
     sessions = Sessions(location, whose="the dead letter queue", writers=location.pool_size)
-    connection = await sessions.open_first()
-    try:
-        async with asyncio.timeout(location.timeout_s):
-            await prepare(connection, location.name, DEAD_LETTERS)
-            await connection.close()
-    except BaseException as exc:
-        connection.terminate()
-        await sessions.close()
-        if isinstance(exc, FAILURES):
-            raise store_error(exc, location.name) from exc
-        raise
+    connection = await open_prepared(sessions, location, DEAD_LETTERS)
+    with suppress(*FAILURES):  # letters come and go on other connections
+        await connection.close(timeout=location.timeout_s)
     return PostgresDeadLetters(sessions, clock=clock)
 
 

@@ -1,19 +1,18 @@
 """The engine: appends through one connection, reads through others."""
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from operator import itemgetter
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.tasks import TaskScope
-from avx_events.storage.postgres.failures import FAILURES, check_statement, statement_error, store_error
+from avx_events.storage.postgres.failures import FAILURES, check_statement, statement_error
 from avx_events.storage.postgres.listener import Listener
 from avx_events.storage.postgres.location import Location, parse
 from avx_events.storage.postgres.log_writer import LogWriter, Member
-from avx_events.storage.postgres.schema import prepare
+from avx_events.storage.postgres.opening import open_prepared
 from avx_events.storage.postgres.sessions import Connection, PooledConnection, Sessions
 from avx_events.storage.postgres.transaction import postgres_transaction, refuse_inside
 from avx_events.store.append_signal import AppendSignal
@@ -30,6 +29,9 @@ from avx_events.store.ports import (
     SnapshotRecord,
 )
 from avx_events.store.ports import Connection as StoreConnection
+
+if TYPE_CHECKING:
+    import asyncio
 
 ResultT = TypeVar("ResultT")
 
@@ -77,16 +79,7 @@ async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "PostgresEngine":
     """
     location = parse(url)
     sessions = Sessions(location)
-    connection = await sessions.open_first()
-    try:
-        async with asyncio.timeout(location.timeout_s):
-            await prepare(connection, location.name)
-    except BaseException as exc:
-        connection.terminate()
-        await sessions.close()
-        if isinstance(exc, FAILURES):
-            raise store_error(exc, location.name) from exc
-        raise
+    connection = await open_prepared(sessions, location)
     return PostgresEngine(sessions, connection, location, clock=clock)
 
 

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 
+from avx_events.core.arguments import seconds_in_text
 from avx_events.core.errors import InvalidArgumentError
 
 _SHAPE: Final = "'postgresql://user:password@host:5432/database'"
@@ -86,7 +87,7 @@ def _with_options(query: Mapping[str, str], location: Location) -> Location:
         found["pool_size"] = _count("pool_size", query["pool_size"])
     for name in ("timeout_s", "poll_s"):
         if name in query:
-            found[name] = _seconds(name, query[name])
+            found[name] = seconds_in_text(name, query[name], most=_GREATEST_S)
     return msgspec.structs.replace(location, **found)
 
 
@@ -101,14 +102,3 @@ def _count(name: str, text: str) -> int:
     if not (text.isdecimal() and text.isascii() and 1 <= int(text[:9]) <= _MOST_CONNECTIONS):
         raise InvalidArgumentError(name, text, expected=f"a whole number, 1 to {_MOST_CONNECTIONS:,}")
     return int(text)
-
-
-def _seconds(name: str, text: str) -> float:
-    expected = f"a number of seconds, more than 0 and at most {_GREATEST_S:g}"
-    try:
-        seconds = float(text)
-    except ValueError as exc:
-        raise InvalidArgumentError(name, text, expected=expected) from exc
-    if not 0 < seconds <= _GREATEST_S:
-        raise InvalidArgumentError(name, text, expected=expected)
-    return seconds

@@ -14,7 +14,7 @@ import asyncpg
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AppendUnknownError, InvalidArgumentError, StoreSchemaError, StoreUnavailableError
-from avx_events.core.tasks import Changes
+from avx_events.core.tasks import Changes, settle_all
 from avx_events.storage.postgres.failures import FAILURES, is_about_one_member, is_lost, said_by, store_error
 from avx_events.storage.postgres.location import Location
 from avx_events.storage.postgres.schema import LOCK
@@ -366,11 +366,4 @@ def _check_name(argument: str, name: str) -> None:
 
 
 def _settle(group: Sequence[Member], outcomes: Sequence[Outcome]) -> None:
-    for member, outcome in zip(group, outcomes, strict=True):
-        future = member.future
-        if future.done():
-            continue
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+    settle_all([member.future for member in group], outcomes)

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from avx_events.core.arguments import seconds_in_text
 from avx_events.core.errors import InvalidArgumentError
 from avx_events.storage.sqlite.failures import moved_error
 
@@ -106,7 +107,7 @@ def _with_options(url: str, location: Location, query: str) -> Location:
         if name == "writer":
             found[name] = _writer(text)
         elif name in {"busy_timeout_s", "poll_s"}:
-            found[name] = _seconds(name, text)
+            found[name] = seconds_in_text(name, text, most=_GREATEST_S)
         else:
             expected = "a URL with no other options than writer, busy_timeout_s and poll_s"
             raise InvalidArgumentError("url", url, expected=expected)
@@ -118,14 +119,3 @@ def _writer(text: str) -> WriterChoice:
         if text == writer:
             return writer
     raise InvalidArgumentError("writer", text, expected=f"one of {', '.join(WRITERS)}")
-
-
-def _seconds(name: str, text: str) -> float:
-    expected = f"a number of seconds, more than 0 and at most {_GREATEST_S:g}"
-    try:
-        seconds = float(text)
-    except ValueError as exc:
-        raise InvalidArgumentError(name, text, expected=expected) from exc
-    if not 0 < seconds <= _GREATEST_S:
-        raise InvalidArgumentError(name, text, expected=expected)
-    return seconds

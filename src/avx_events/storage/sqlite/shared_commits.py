@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeVar
 
+from avx_events.core.tasks import settle_all
 from avx_events.storage.sqlite.failures import is_about_one_member, moved_error, store_error
 from avx_events.storage.sqlite.writers import Work, Writer
 
@@ -59,7 +60,7 @@ class SharedCommits:
         except BaseException as exc:  # noqa: BLE001 - a bug: said where the changes are awaited
             outcomes = [exc] * len(group)
         with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            self._loop.call_soon_threadsafe(_settle, group, outcomes)
+            self._loop.call_soon_threadsafe(settle_all, [future for _, future in group], outcomes)
 
     def _next_group(self) -> list[Waiting]:
         group: list[Waiting] = []
@@ -90,13 +91,3 @@ def _committed(connection: sqlite3.Connection, group: Sequence[Waiting]) -> list
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
     return results
-
-
-def _settle(group: Sequence[Waiting], outcomes: Sequence[Any]) -> None:
-    for (_, future), outcome in zip(group, outcomes, strict=True):
-        if future.done():
-            continue
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
