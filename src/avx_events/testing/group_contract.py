@@ -287,7 +287,7 @@ class GroupContract(BusContract):
         namespace = new_namespace()
         attempts: Collected[str] = Collected()
         letters: list[DeadLetter] = []
-        for name in ("first", "second", "third"):
+        for begun, name in enumerate(("first", "second", "third")):
             member = await self.member(namespace, drain_timeout_s=1)
 
             @member.on(Sent, name="fails", retry=Retry(attempts=3, initial_s=0.001 if name == "third" else 60))
@@ -299,7 +299,7 @@ class GroupContract(BusContract):
             async with member:
                 if name == "first":
                     await member.publish(Sent("a"))
-                await attempts.have(len(attempts) + 1)
+                await attempts.have(begun + 1)  # it may have been handled before its publish returned
                 if name == "third":
                     letters = await letters_of(member, 1)
 

@@ -14,7 +14,7 @@ from avx_events.bus.dead_letters import DeadLetter, LetterFilter
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError
 from avx_events.core.metadata import EPOCH
-from avx_events.core.tasks import TaskScope
+from avx_events.core.tasks import OwnedTask, TaskScope
 from avx_events.patterns.shared_time import shared_now_us
 from avx_events.patterns.tables import execute, fetch_one, in_dialect, prepare
 from avx_events.store.event_store import EventStore
@@ -79,6 +79,7 @@ class StoreDeadLetters:
         self._owner: Final = secrets.token_hex(16)
         self._leases: Final = ClaimLeases(self._renew, clock=clock)
         self._errands: Final = TaskScope()
+        self._unheard: Final[dict[str, OwnedTask]] = {}
         self._dialect: Dialect | None = None
 
     async def put(self, letter: DeadLetter) -> None:
@@ -97,6 +98,9 @@ class StoreDeadLetters:
 
     async def claim(self, letter_id: str) -> bool:
         """Mark the letter as being redriven; see ``DeadLetterStore.claim``."""
+        undoing = self._unheard.get(letter_id)
+        if undoing is not None:  # it would take this claim for the one before
+            await asyncio.wait({undoing})
         try:
             async with self._table() as connection:
                 now_us = await shared_now_us(connection, self._clock)
@@ -104,7 +108,8 @@ class StoreDeadLetters:
                 is_claimed = await execute(connection, _CLAIM, *values) > 0
         except asyncio.CancelledError:
             # Nobody is told whether it was claimed.
-            self._errands.spawn(self._release_unheard(letter_id), name="avx-events log bus: release a dead letter")
+            release = self._release_unheard(letter_id)
+            self._unheard[letter_id] = self._errands.spawn(release, name="avx-events log bus: release a dead letter")
             raise
         if is_claimed:
             self._leases.hold(letter_id)
@@ -191,6 +196,8 @@ class StoreDeadLetters:
             await self.release(letter_id)
         except AvxEventsError:  # its claim ends by itself
             return
+        finally:
+            self._unheard.pop(letter_id, None)
 
 
 def _values(letter: DeadLetter) -> tuple[object, ...]:
