@@ -3,12 +3,15 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
 from avx_events.core.event import Event
 from avx_events.storage.postgres.schema import LOCK
+from avx_events.storage.postgres.sessions import Connection, Sessions
 from avx_events.store.event_store import EventStore
 from avx_events.store.subscription import StoreSubscription
 from tests.live.histories import Entry, follower_violations
@@ -165,3 +168,46 @@ async def test_a_long_log_is_read_and_an_aggregate_loaded_in_constant_memory(pos
     assert (read, of_stream, growth.loaded, growth.from_snapshot) == (EVENTS,) * 4
     assert growth.snapshots_used == 1
     assert max(read_bytes, of_stream_bytes) < 8_000_000  # 100,000 of these events take 60 MB
+
+
+class Cut:
+    """A connection that is lost in the moment between what it hears and the telling of it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None:
+        """Listen as the connection does."""
+
+        def heard(*args: object) -> None:
+            self._connection.terminate()
+            callback(*args)
+
+        await self._connection.add_listener(channel, heard)
+
+
+async def test_what_is_heard_of_while_the_connection_is_lost_is_a_wake_up_all_the_same(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = Sessions.connect
+
+    async def cut(sessions: Sessions, *, timeout_s: float) -> Any:
+        return Cut(await connect(sessions, timeout_s=timeout_s))
+
+    async with await EventStore.connect(postgres_database) as store:
+        monkeypatch.setattr(Sessions, "connect", cut)
+        async with (
+            await EventStore.connect(f"{postgres_database}?poll_s=60") as other,
+            connected(postgres_database) as observer,
+            asyncio.TaskGroup() as tasks,
+        ):
+            await until_answer(observer, LISTENING.replace("> 0", "= 2"))
+            following = tasks.create_task(anext(other.subscribe()))
+
+            await store.append("a", Noted(1))
+
+            assert (await following).event == Noted(1)
+            assert other.statistics()["wake_ups"] == 1

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from avx_events.core.tasks import Changes
 from avx_events.storage.postgres.failures import FAILURES
@@ -53,7 +54,8 @@ class Listener:
     async def _serve(self, connection: Connection) -> None:
         connection.add_termination_listener(lambda _: self._changes.tell())
         channel: str = await connection.fetchval(_CHANNEL, timeout=self._timeout_s)
-        await connection.add_listener(channel, self._heard)
+        # Asked now: what was heard last is told of when the connection may be lost already.
+        await connection.add_listener(channel, partial(self._heard, connection.get_server_pid()))
         self._signal.announce(0)  # what was appended while nobody listened
         told = 0
         while not connection.is_closed():
@@ -64,7 +66,7 @@ class Listener:
             else:
                 await self._changes.wait()
 
-    def _heard(self, connection: Any, pid: int, _: str, payload: object) -> None:
-        if pid != connection.get_server_pid() and isinstance(payload, str) and payload.isdecimal():
+    def _heard(self, own_pid: int, _: object, pid: int, __: str, payload: object) -> None:
+        if pid != own_pid and isinstance(payload, str) and payload.isdecimal():
             self.wake_ups += 1
             self._signal.announce(int(payload))
