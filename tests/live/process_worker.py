@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from avx_events import EventStore
+from avx_events import EventStore, Retry
 from avx_events.core.metadata import EventEnvelope
 from avx_events.patterns.cqrs import CallNext, Middleware, idempotency_key
 from avx_events.patterns.process import ProcessRunner
@@ -89,13 +89,13 @@ async def stop_after_it(envelope: EventEnvelope[Any], call_next: CallNext) -> An
     return result
 
 
-async def main(url: str, *, stop_at: str, is_idempotent: bool, **options: Any) -> None:
+async def main(url: str, *, stop_at: str, is_idempotent: bool, attempts: int, **options: Any) -> None:
     points.stop_at = stop_at
     async with await WatchedStore.connect(url) as store:
         inner: list[Middleware] = [idempotency_key(store, timeout_s=1)] if is_idempotent else []
         bus = command_bus(store, stop_after_it, *inner, reach=points.reach)
         async with (
-            ProcessRunner(store, WatchedFulfilment, commands=bus, **options) as runner,
+            ProcessRunner(store, WatchedFulfilment, commands=bus, retry=Retry(attempts=attempts), **options) as runner,
             asyncio.TaskGroup() as tasks,
         ):
             say("ready")
