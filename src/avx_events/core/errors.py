@@ -637,6 +637,16 @@ class StatementError(PermanentError):
         self.sql, self.problem = sql, problem
 
 
+class LaterStatementError(StatementError):
+    """The store's database refused a statement that was put off; the transaction cannot be committed without it."""
+
+    def __init__(self, sql: str, problem: str, count: int) -> None:
+        """One of ``count`` statements with this text that were sent together."""
+        which = "a statement" if count == 1 else f"one of {count} statements"
+        super().__init__(sql, f"{which} of execute_later(), sent only now, was refused: {problem}")
+        self.count = count
+
+
 class EngineFailedError(PermanentError):
     """The delivery engine of a bus ended by an error that is no handler's: the bus delivers nothing any more."""
 

@@ -155,6 +155,32 @@ class Connection(Protocol):
         """
         ...
 
+    async def execute_later(self, sql: str, *params: object) -> None:
+        """Run one statement with others, whose outcome nobody needs to know at once.
+
+        Statements that are put off are sent, in their order, before the next one that is not, at the end of the
+        transaction, and whenever there are 500 of them. Those in a row with the same text take one round trip: to
+        PostgreSQL that is ten times faster than one for each. What the database refuses is raised there, and by
+        everything after it: such a transaction cannot be committed.
+
+        Raises:
+            LaterStatementError: The database refused one of those that were sent now.
+            StoreUnavailableError: As ``execute``, when they are sent; likewise the others.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The store was closed meanwhile.
+            WrongLoopError: The store belongs to another loop.
+            UsageError: The transaction is over, or a statement would end it.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Send what ``execute_later`` has put off, and return when it is done.
+
+        Raises:
+            AvxEventsError: As ``execute_later``.
+        """
+        ...
+
     async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """Run one query and return all its rows, each a tuple in the order of its columns.
 

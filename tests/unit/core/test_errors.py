@@ -30,6 +30,7 @@ from avx_events.core.errors import (
     InvalidArgumentError,
     InvalidTopicError,
     LanesMismatchError,
+    LaterStatementError,
     MissingExtraError,
     NoDeadLetterQueueError,
     NoHandlerError,
@@ -169,6 +170,7 @@ CASES: list[tuple[AvxEventsError, type[AvxEventsError], type[Exception], list[st
     (DeadLetterNotFoundError("l-1"), PermanentError, Exception, ["l-1"]),
     (DuplicateEventIdError("e-1", stream="u-1", existing="u-2"), PermanentError, Exception, ["e-1", "u-1", "u-2"]),
     (StatementError("SELECT x", "no x"), PermanentError, Exception, ["SELECT x", "no x"]),
+    (LaterStatementError("INSERT", "no x", 3), PermanentError, Exception, ["one of 3 statements", "no x: 'INSERT'"]),
     (StreamNotFoundError("u-1"), PermanentError, Exception, ["'u-1'", "load_or_new"]),
     (StoreSchemaError("sqlite:///a", "is newer"), PermanentError, Exception, ["sqlite:///a", "is newer"]),
 ]

@@ -17,6 +17,7 @@ from avx_events.core.errors import (
     AvxEventsError,
     ClosedError,
     DecodeError,
+    LaterStatementError,
     NoHandlerError,
     NotRunningError,
     PermanentError,
@@ -345,7 +346,7 @@ class Follower:
 
     async def _commit(self, items: list[Item], until: int) -> None:
         try:
-            await self._apply(items, until)
+            await self._apply_to_the_last(items, until)
         except BaseException as exc:
             failed = self._transactions.failed
             before = [] if failed is None else [item for item in items if item[0].position < failed.stored.position]
@@ -354,8 +355,16 @@ class Follower:
                 self._transactions.failed = failed
             raise
 
-    async def _apply(self, items: list[Item], until: int) -> None:
-        self._advance(await self._transactions.apply(items, until, may_switch=self._is_near_the_end))
+    async def _apply_to_the_last(self, items: list[Item], until: int) -> None:
+        try:
+            await self._apply(items, until)
+        except LaterStatementError as exc:  # whose it was is only known where each goes by itself
+            log.debug("projection %r: again, statement by statement: %s", self.name, exc)
+            await self._apply(items, until, puts_off=False)
+
+    async def _apply(self, items: list[Item], until: int, *, puts_off: bool = True) -> None:
+        may_switch = self._is_near_the_end
+        self._advance(await self._transactions.apply(items, until, may_switch=may_switch, puts_off=puts_off))
         await self._transactions.follow_up()
 
     async def _waits_before(self, attempt: int, error: BaseException) -> bool:

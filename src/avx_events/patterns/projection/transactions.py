@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from avx_events.core.clock import Clock
-from avx_events.core.errors import HandlerTimeoutError
+from avx_events.core.errors import HandlerTimeoutError, LaterStatementError
 from avx_events.core.metadata import current_message
 from avx_events.core.policy import Retry
 from avx_events.core.tasks import is_interrupted
@@ -83,7 +83,7 @@ class Transactions:
             found = await begin(connection, self._projection, last_position=last_position)
         self.stage, self.kept = found.stage, found.position
 
-    async def apply(self, items: Sequence[Item], until: int, *, may_switch: bool) -> int:
+    async def apply(self, items: Sequence[Item], until: int, *, may_switch: bool, puts_off: bool = True) -> int:
         """Do ``items`` and move the checkpoint to ``until``, or as far as time allows, in one transaction.
 
         What another process has done already is not done again.
@@ -92,6 +92,8 @@ class Transactions:
             items: The events that matter, in the order of the log.
             until: Up to there they are all of them.
             may_switch: Whether a version that is built beside another may take its place afterwards.
+            puts_off: Whether statements of several handlers may go to the database together; otherwise ``failed`` tells
+                also which handler's it was that was refused.
 
         Returns:
             The position up to which everything is done; it may lie before, or behind, what was to be done.
@@ -99,6 +101,7 @@ class Transactions:
         Raises:
             ProjectionReplacedError: A newer version has taken its place.
             HandlerTimeoutError: The handlers took too long.
+            LaterStatementError: The database refused a statement that a handler had put off.
             BaseException: What a handler raised.
         """
         self.failed = None
@@ -112,9 +115,10 @@ class Transactions:
                 left = [item for item in items if item[0].position > reached]
                 with self._handling(own) as handling:
                     try:
-                        handled, reached = await self._handle(left, until, connection, handling)
-                    except BaseException:
-                        self.failed = handling.handled
+                        handled, reached = await self._handle(left, until, connection, handling, puts_off=puts_off)
+                    except BaseException as exc:
+                        is_of_another = puts_off and isinstance(exc, LaterStatementError)
+                        self.failed = None if is_of_another else handling.handled
                         raise
                 follow_ups = handling.follow_ups
                 await move(connection, self._projection, reached)
@@ -156,7 +160,7 @@ class Transactions:
             if not await make_up(connection, self._projection, letter_id):
                 return False
             with self._handling(own) as handling:
-                await self._handle([item], item[0].position, connection, handling)
+                await self._handle([item], item[0].position, connection, handling, puts_off=False)
         self.handled += 1
         await self._follow_up(handling.follow_ups)
         return True
@@ -184,7 +188,7 @@ class Transactions:
             current_message.reset(tokens[1])
 
     async def _handle(
-        self, items: Sequence[Item], until: int, connection: Connection, handling: Handling
+        self, items: Sequence[Item], until: int, connection: Connection, handling: Handling, *, puts_off: bool
     ) -> tuple[int, int]:
         """Return how many of ``items`` were done in the time there is, and the position up to which all is done."""
         # Written out: the loop does it for each event (bench/projections.py).
@@ -199,6 +203,8 @@ class Transactions:
                     await call(stored.event, connection, stored)
                 else:
                     await call(stored.event, connection)
+                if not puts_off:
+                    await connection.flush()
             if monotonic() > late_at and number < len(items):
                 return number, stored.position
         return len(items), until

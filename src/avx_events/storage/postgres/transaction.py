@@ -12,10 +12,14 @@ import asyncpg
 from avx_events.core.errors import CommitUnknownError, StoreUnavailableError, TransactionError
 from avx_events.storage.postgres.failures import FAILURES, check_statement, is_lost, said_by, statement_error
 from avx_events.storage.postgres.sessions import PooledConnection, Sessions, is_open
+from avx_events.store.later_statements import LaterStatements
 from avx_events.store.ports import Dialect
 
 Check: TypeAlias = Callable[[str], None]
 """Raises where the store is closed, or belongs to another loop; is given what the caller is about to do."""
+
+Statement: TypeAlias = Callable[..., Awaitable[Any]]
+"""A method of the connection, given a statement and its parameters."""
 
 _BEGIN: Final = "begin a transaction"
 _USE: Final = "use the connection of a transaction"
@@ -44,6 +48,7 @@ class PostgresTransaction:
         self._name: Final = name
         self._check: Final = check
         self._turn: Final = asyncio.Lock()
+        self._later: Final = LaterStatements()
         self.is_open = True
 
     @property
@@ -95,25 +100,50 @@ class PostgresTransaction:
         row = await self._run(self._connection.fetchrow, sql, params)
         return None if row is None else tuple(row)
 
-    async def _run(self, statement: Callable[..., Awaitable[Any]], sql: str, params: tuple[object, ...]) -> Any:
+    async def execute_later(self, sql: str, *params: object) -> None:
+        """Run one statement with others; see ``Connection.execute_later``."""
+        self._check_statement(sql)
+        if self._later.add(sql, params):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Send what was put off; see ``Connection.flush``."""
+        if self._later.is_waiting:
+            async with self._turn:
+                await self._send_later()
+
+    async def _run(self, statement: Statement, sql: str, params: tuple[object, ...]) -> Any:
         async with self._turn:  # tasks may share it
-            self._check(_USE)
-            if not self.is_open:
-                raise TransactionError(_OVER)
-            check_statement(sql)
-            if _ENDING.match(sql):
-                raise TransactionError(f"{_ENDS}: {sql!r}")
-            try:
-                with self._sessions.watched(self._connection):
-                    answer = await statement(sql, *params)
-            except asyncpg.InFailedSQLTransactionError as exc:
-                raise TransactionError(_UNDONE) from exc
-            except (*FAILURES, TypeError, ValueError) as exc:
-                raise statement_error(exc, self._name, sql) from exc
-            if is_open(self._connection) and not self._connection.is_in_transaction():
-                self.is_open = False
-                raise TransactionError(f"{_ENDED}: {sql!r}")
-            return answer
+            if self._later.is_waiting:
+                await self._send_later()
+            return await self._answer(statement, sql, *params)
+
+    async def _send_later(self) -> None:
+        for sql, rows in self._later.take():
+            with self._later.sending((sql, rows)):
+                await self._answer(self._connection.executemany, sql, rows)
+
+    async def _answer(self, statement: Statement, sql: str, *params: object) -> Any:
+        self._check_statement(sql)
+        try:
+            with self._sessions.watched(self._connection):
+                answer = await statement(sql, *params)
+        except asyncpg.InFailedSQLTransactionError as exc:
+            raise TransactionError(_UNDONE) from exc
+        except (*FAILURES, TypeError, ValueError) as exc:
+            raise statement_error(exc, self._name, sql) from exc
+        if is_open(self._connection) and not self._connection.is_in_transaction():
+            self.is_open = False
+            raise TransactionError(f"{_ENDED}: {sql!r}")
+        return answer
+
+    def _check_statement(self, sql: str) -> None:
+        self._check(_USE)
+        if not self.is_open:
+            raise TransactionError(_OVER)
+        check_statement(sql)
+        if _ENDING.match(sql):
+            raise TransactionError(f"{_ENDS}: {sql!r}")
 
 
 # The transaction of the running task and of those that it started. What they append would be committed apart from it.
@@ -152,6 +182,7 @@ async def postgres_transaction(
         token = _current.set(current)
         try:
             yield current
+            await current.flush()
         except BaseException:
             current.is_open = False
             raise

@@ -9,8 +9,6 @@ it may run on the event loop. A step that is not listed, as of a later SQLite, m
 import sqlite3
 from typing import Final
 
-from avx_events.storage.sqlite.statements import execute
-
 _STEPS: Final = frozenset(
     """
     Add AddImm Affinity And BitAnd BitNot BitOr Cast Close CollSeq Column Concat Copy DeferredSeek Delete Divide ElseEq
@@ -27,34 +25,43 @@ _MOST_KNOWN: Final = 512
 
 
 class BriefStatements:
-    """What is known of the statements of one connection, by their text, until the schema changes."""
+    """What is known of the statements of one connection, by their text, until the schema changes.
+
+    Attributes:
+        texts: Those known to be brief.
+    """
 
     def __init__(self) -> None:
+        self.texts: set[str] = set()
         self._is_brief: dict[str, bool] = {}
         self._schema: int = 0
         self._is_valid: bool = False
-
-    def __contains__(self, sql: object) -> bool:
-        """Whether ``sql`` is known to be brief."""
-        return self._is_valid and isinstance(sql, str) and self._is_brief.get(sql, False)
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Say that a write transaction has begun: others cannot change the schema any more."""
         schema = _schema(connection)
         if schema != self._schema:
             self._is_brief.clear()
+        if schema != self._schema or not self._is_valid:
+            self.texts = {sql for sql, is_brief in self._is_brief.items() if is_brief}
         self._schema, self._is_valid = schema, True
 
     def has_run(self, connection: sqlite3.Connection, sql: str, params: tuple[object, ...]) -> None:
         """Say that a statement has run that was not known to be brief: look at it, if it left the schema as it was."""
         # What is learned of a schema that may be undone would be taken for that of the next change.
-        self._is_valid = self._is_valid and _schema(connection) == self._schema
-        if self._is_valid and sql not in self._is_brief:
+        if not self._is_valid or _schema(connection) != self._schema:
+            self._is_valid = False
+            self.texts.clear()
+        elif sql not in self._is_brief:
             if len(self._is_brief) >= _MOST_KNOWN:
                 self._is_brief.clear()
+                self.texts.clear()
             # Only now, as to run it has made SQLite read the schema again where another process changed it; and with
             # a number, as EXPLAIN itself would never be compiled again.
-            self._is_brief[sql] = _is_brief(connection, f"EXPLAIN /* {self._schema} */ {sql}", params)
+            is_brief = _is_brief(connection, f"EXPLAIN /* {self._schema} */ {sql}", params)
+            self._is_brief[sql] = is_brief
+            if is_brief:
+                self.texts.add(sql)
 
 
 def _schema(connection: sqlite3.Connection) -> int:
@@ -64,7 +71,7 @@ def _schema(connection: sqlite3.Connection) -> int:
 
 def _is_brief(connection: sqlite3.Connection, explain: str, params: tuple[object, ...]) -> bool:
     try:
-        program = execute(connection, explain, params).fetchall()
+        program = connection.execute(explain, params).fetchall()
     except sqlite3.Error:  # it is an EXPLAIN itself
         return False
     return all(

@@ -29,8 +29,9 @@ _MOVED: Final = "its file was removed, or another put in its place, since it was
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 
 
-Failure: TypeAlias = sqlite3.Error | UnicodeDecodeError
-"""What SQLite's Python module raises; the second where a damaged schema gives it names that are no text."""
+Failure: TypeAlias = sqlite3.Error | TypeError | ValueError | OverflowError
+"""What SQLite's Python module raises, the latter where a statement or a name in a damaged schema is no text, or SQLite
+has no type for a parameter."""
 
 
 def is_about_one_member(exc: sqlite3.Error) -> bool:
@@ -38,7 +39,7 @@ def is_about_one_member(exc: sqlite3.Error) -> bool:
     return _code(exc) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CONSTRAINT}
 
 
-def is_refused_write(exc: sqlite3.Error) -> bool:
+def is_refused_write(exc: Failure) -> bool:
     """Return whether ``exc`` says that a statement would write where writing is switched off."""
     return getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY  # a file that is read-only has more bits
 
@@ -55,9 +56,7 @@ def store_error(exc: Failure, url: str) -> StoreUnavailableError | StoreSchemaEr
     return StoreSchemaError(url, f"{exc}")
 
 
-def statement_error(
-    exc: sqlite3.Error, url: str, sql: str
-) -> StatementError | StoreUnavailableError | StoreSchemaError:
+def statement_error(exc: Failure, url: str, sql: str) -> StatementError | StoreUnavailableError | StoreSchemaError:
     """Return the error that stands for ``exc``, raised by a statement of the store's user."""
     code = _code(exc)
     if code in _DAMAGED or code in _AWAY:

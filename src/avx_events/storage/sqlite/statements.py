@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 from avx_events.core.errors import TransactionError
@@ -13,8 +13,13 @@ ResultT = TypeVar("ResultT")
 Answer: TypeAlias = Callable[[sqlite3.Cursor], ResultT]
 """What is made of a statement that was run."""
 
+REFUSALS: Final = (sqlite3.Error, TypeError, ValueError, OverflowError)
+"""What sqlite3 raises for a statement: all that is a ``Failure``."""
+
 # Comments may come first. Possessive (*+), so that many of them are looked at once and not in every combination.
-_QUERY: Final = re.compile(r"(?:\s|--[^\n]*|/\*.*?\*/)*+(?:SELECT|WITH|VALUES|EXPLAIN)\b", re.IGNORECASE | re.DOTALL)
+_BEFORE: Final = r"(?:\s|--[^\n]*|/\*.*?\*/)*+"
+_QUERY: Final = re.compile(rf"{_BEFORE}(?:SELECT|WITH|VALUES|EXPLAIN)\b", re.IGNORECASE | re.DOTALL)
+_CHANGES: Final = re.compile(rf"{_BEFORE}(?:INSERT|UPDATE|DELETE|REPLACE)\b", re.IGNORECASE | re.DOTALL)
 _ONLY_READS: Final = (
     "fetch() and fetch_one() of the store only read (SELECT, WITH, VALUES, EXPLAIN); "
     "write in a projection or inside of 'async with store.transaction()'"
@@ -38,29 +43,14 @@ def first_row(cursor: sqlite3.Cursor) -> tuple[Any, ...] | None:
     return row
 
 
-def execute(connection: sqlite3.Connection, sql: str, params: tuple[Any, ...]) -> sqlite3.Cursor:
-    """Execute ``sql``; everything that is wrong with it or its parameters is a ``sqlite3.Error``."""
-    try:
-        return connection.execute(sql, params)
-    except (TypeError, ValueError, OverflowError) as exc:  # no text, or a parameter that SQLite has no type for
-        problem = f"{exc}"
-        raise sqlite3.InterfaceError(problem) from exc
-
-
-def run(
-    connection: sqlite3.Connection, answer: Answer[ResultT], sql: str, params: tuple[object, ...], *, url: str
-) -> ResultT:
-    """Run a statement, and return the ``answer`` to it.
-
-    Raises:
-        StatementError: The database refused it, or a parameter.
-        StoreUnavailableError: The disk is full, or the file locked or not readable.
-        StoreSchemaError: The database is damaged.
-    """
-    try:
-        return answer(execute(connection, sql, params))
-    except sqlite3.Error as exc:
-        raise statement_error(exc, url, sql) from exc
+def execute_many(connection: sqlite3.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> sqlite3.Cursor:
+    """Execute ``sql`` for each of ``rows``, at least one."""
+    if _CHANGES.match(sql):  # Python's own takes no other ones
+        return connection.executemany(sql, rows)
+    cursor = connection.cursor()
+    for params in rows:
+        cursor.execute(sql, params)
+    return cursor
 
 
 def check_query(sql: object) -> None:
@@ -86,8 +76,8 @@ def run_query(
     """
     connection.execute("PRAGMA query_only = ON")
     try:
-        return answer(execute(connection, sql, params))
-    except sqlite3.Error as exc:
+        return answer(connection.execute(sql, params))
+    except REFUSALS as exc:
         if is_refused_write(exc):
             raise TransactionError(f"{_ONLY_READS}: {sql!r}") from exc
         raise statement_error(exc, url, sql) from exc

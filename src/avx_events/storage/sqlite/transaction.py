@@ -2,18 +2,20 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar
 
 from avx_events.core.errors import TransactionError
 from avx_events.storage.sqlite.brief_statements import BriefStatements
-from avx_events.storage.sqlite.failures import store_error
+from avx_events.storage.sqlite.failures import statement_error, store_error
 from avx_events.storage.sqlite.interruption import run_while_awaited
 from avx_events.storage.sqlite.location import OpenFile
-from avx_events.storage.sqlite.statements import Answer, all_rows, changed_rows, first_row, run
+from avx_events.storage.sqlite.statements import REFUSALS, Answer, all_rows, changed_rows, execute_many, first_row
 from avx_events.storage.sqlite.writers import Work, Writer
+from avx_events.store.later_statements import Group, LaterStatements
 from avx_events.store.ports import Dialect
 
 ResultT = TypeVar("ResultT")
@@ -21,7 +23,11 @@ ResultT = TypeVar("ResultT")
 Check: TypeAlias = Callable[[str], None]
 """Raises where the store is closed, or belongs to another loop; is given what the caller is about to do."""
 
+Execute: TypeAlias = Callable[[sqlite3.Connection, str, Any], sqlite3.Cursor]
+"""Runs a statement on a connection, with one row of parameters or with several."""
+
 _BEGIN: Final = "begin a transaction"
+_USE: Final = "use the connection of a transaction"
 _OVER: Final = "the transaction is over; use its connection only inside of 'async with store.transaction()'"
 _UNDONE: Final = (
     "an earlier statement failed, or was given up, and the database undid the whole transaction; nothing was written"
@@ -37,13 +43,15 @@ class SqliteTransaction:
     Those that are brief run on the loop itself: to be handed to a thread and back costs twenty times what they take.
     """
 
+    _connection: sqlite3.Connection  # of the writer, once it has begun
+
     def __init__(self, writer: Writer, brief: BriefStatements, file: OpenFile, *, check: Check) -> None:
         self._writer = writer
         self._brief = brief
         self._file = file
         self._check = check
-        self._loop = asyncio.get_running_loop()
-        self._breathes_at = self._loop.time() + _BREATH_S
+        self._later = LaterStatements()
+        self._breathes_at = monotonic() + _BREATH_S
         self.is_open = True
 
     @property
@@ -68,6 +76,7 @@ class SqliteTransaction:
             connection.execute("BEGIN IMMEDIATE")
             self._writer.hold()
             self._brief.begin(connection)
+            self._connection = connection
 
         await self._run_or_undo(begin)
 
@@ -99,14 +108,43 @@ class SqliteTransaction:
 
     async def execute(self, sql: str, *params: object) -> int:
         """Run one statement and return how many rows it changed; see ``Connection.execute``."""
+        if self._later.is_waiting:
+            await self.flush()
+        if self._is_for_here(sql):
+            return self._result(self._connection, changed_rows, sql, params)
         return await self._run(changed_rows, sql, params)
+
+    async def execute_later(self, sql: str, *params: object) -> None:
+        """Run one statement with others; see ``Connection.execute_later``."""
+        self._check(_USE)
+        if not self.is_open:
+            raise TransactionError(_OVER)
+        if self._later.add(sql, params):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Send what was put off; see ``Connection.flush``."""
+        groups = self._later.take()
+        if groups and self._writer.is_at_rest and all(self._is_brief(sql) for sql, _ in groups):
+            self._check(_USE)
+            self._run_groups(self._connection, groups)  # without a pause, so that no other task comes in between
+        elif groups:
+            await self._run_groups_there(groups)
 
     async def fetch(self, sql: str, *params: object) -> list[tuple[Any, ...]]:
         """Run one query and return its rows; see ``Connection.fetch``."""
+        if self._later.is_waiting:
+            await self.flush()
+        if self._is_for_here(sql):
+            return self._result(self._connection, all_rows, sql, params)
         return await self._run(all_rows, sql, params)
 
     async def fetch_one(self, sql: str, *params: object) -> tuple[Any, ...] | None:
         """Run one query and return its first row, or None; see ``Connection.fetch_one``."""
+        if self._later.is_waiting:
+            await self.flush()
+        if self._is_for_here(sql):
+            return self._result(self._connection, first_row, sql, params)
         return await self._run(first_row, sql, params)
 
     async def _run_or_undo(self, work: Work[None]) -> None:
@@ -119,11 +157,23 @@ class SqliteTransaction:
                 raise store_error(exc, self._file.url) from exc
             raise
 
+    def _is_brief(self, sql: object) -> bool:
+        return isinstance(sql, str) and sql in self._brief.texts
+
+    def _is_for_here(self, sql: object) -> bool:
+        # Asked for each statement: only the first question is written out (bench/projections.py).
+        if isinstance(sql, str) and sql in self._brief.texts and self._writer.is_at_rest:
+            self._check(_USE)
+            return monotonic() <= self._breathes_at
+        return False
+
     async def _run(self, answer: Answer[ResultT], sql: str, params: tuple[object, ...]) -> ResultT:
-        await self._breathe()
-        self._check("use the connection of a transaction")
-        if sql in self._brief and self._writer.is_at_rest:
-            return self._writer.run_here(lambda connection: self._result(connection, answer, sql, params))
+        if monotonic() > self._breathes_at:
+            await asyncio.sleep(0)
+            self._breathes_at = monotonic() + _BREATH_S
+            if self._is_for_here(sql):
+                return self._result(self._connection, answer, sql, params)
+        self._check(_USE)
 
         def work(connection: sqlite3.Connection) -> ResultT:
             result = self._result(connection, answer, sql, params)
@@ -132,19 +182,33 @@ class SqliteTransaction:
 
         return await run_while_awaited(self._writer, work)
 
-    async def _breathe(self) -> None:
-        if self._loop.time() > self._breathes_at:
-            await asyncio.sleep(0)
-            self._breathes_at = self._loop.time() + _BREATH_S
+    async def _run_groups_there(self, groups: Sequence[Group]) -> None:
+        with self._later.sending(groups[0]):  # where all of it is cancelled before it begins
+            await run_while_awaited(self._writer, lambda connection: self._run_groups(connection, groups))
+
+    def _run_groups(self, connection: sqlite3.Connection, groups: Sequence[Group]) -> None:
+        for sql, rows in groups:
+            with self._later.sending((sql, rows)):
+                self._result(connection, changed_rows, sql, rows, execute=execute_many)
+            self._brief.has_run(connection, sql, rows[0])
 
     def _result(
-        self, connection: sqlite3.Connection, answer: Answer[ResultT], sql: str, params: tuple[object, ...]
+        self,
+        connection: sqlite3.Connection,
+        answer: Answer[ResultT],
+        sql: str,
+        params: Sequence[Any],
+        *,
+        execute: Execute = sqlite3.Connection.execute,
     ) -> ResultT:
         if not self.is_open:
             raise TransactionError(_OVER)
         if not connection.in_transaction:
             raise TransactionError(_UNDONE)
-        result = run(connection, answer, sql, params, url=self._file.url)
+        try:
+            result = answer(execute(connection, sql, params))
+        except REFUSALS as exc:
+            raise statement_error(exc, self._file.url, sql) from exc
         if not connection.in_transaction:
             raise TransactionError(f"{_ENDED}: {sql!r}")
         return result
@@ -188,6 +252,7 @@ async def sqlite_transaction(
         token = _current.set(current)
         try:
             yield current
+            await current.flush()
         except BaseException:
             current.abandon()
             raise

@@ -21,7 +21,7 @@ from avx_events.core.errors import (
 from avx_events.core.event import Event
 from avx_events.core.policy import Reject, Retry
 from avx_events.patterns.projection import Projection, Projector, handles
-from avx_events.patterns.tables import execute
+from avx_events.patterns.tables import execute, in_dialect
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
 from avx_events.store.stored_event import StoredEvent
@@ -125,6 +125,40 @@ async def test_a_live_projection_goes_on_without_what_it_cannot_handle(
     assert (statistics.state, statistics.position, statistics.dead_lettered) == ("following", 4, 1)
     [error] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert error.startswith("projection 'balances' goes on without the event at 'letters.paid', position 3")
+
+
+class LaterBalances(Balances, name="later-balances", tables=("later",)):
+    """Puts its statements off; the database itself refuses the payment of 3."""
+
+    async def setup(self, connection: Connection) -> None:
+        table = self.table("later")
+        await connection.execute(f"CREATE TABLE {table} (amount INTEGER NOT NULL, CHECK (amount <> 3))")
+
+    async def add_to(self, account: str, amount: int, connection: Connection) -> None:
+        sql = f"INSERT INTO {self.table('later')} VALUES (?)"  # noqa: S608 - the name of a table
+        await connection.execute_later(in_dialect(sql, connection.dialect), amount)
+
+
+async def test_a_statement_that_was_put_off_is_the_failure_of_its_own_event(store: EventStore) -> None:
+    queue, projection = DeadLetterQueue(), LaterBalances()
+    async with Projector(store, projection, retry=NO_PAUSE, dead_letter_queue=queue) as projector:
+        await projector.caught_up()
+        await projector.caught_up(await pay(store, 1, 2, 3, 4))
+
+    [letter] = await queue.list()
+    assert (letter.event, letter.handler) == (Paid("a", 3), "later-balances.note")
+    assert letter.error_type == "LaterStatementError"
+    rows = await store.fetch("SELECT amount, count(*) FROM later GROUP BY amount ORDER BY amount")
+    assert rows == [(1, 2), (2, 2), (4, 2)]
+
+
+async def test_a_build_stops_at_the_event_whose_statement_was_put_off_and_refused(store: EventStore) -> None:
+    await pay(store, 1, 2, 3, 4)
+    async with Projector(store, LaterBalances(), retry=NO_PAUSE) as projector:
+        with pytest.raises(ProjectionFailedError, match="position 3"):
+            await projector.caught_up()
+
+    assert await store.fetch("SELECT sum(amount) FROM later") == [(6,)]
 
 
 async def test_its_letter_says_what_happened(store: EventStore) -> None:
