@@ -123,8 +123,10 @@ class SqliteEngine:
         self, *, after: int = 0, until: int | None = None, wanted: LogFilter | None = None
     ) -> AsyncIterator[Sequence[RecordTuple]]:
         """Give the pages of the log; see ``StoreEngine.log_pages``."""
-        if wanted is not None:
+        if wanted is not None and self._readers is None:
             return filtered_pages(self, after=after, until=until, wanted=wanted)
+        if wanted is not None and self._readers is not None:
+            return self._filtered_pages(self._readers, after, _GREATEST_INTEGER if until is None else until, wanted)
         return self._pages(_OF_LOG, after, _GREATEST_INTEGER if until is None else until)
 
     async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS, wanted: LogFilter | None = None) -> LogPage:
@@ -228,7 +230,29 @@ class SqliteEngine:
     def _more_pages(self, query: PageQuery, after: int, *values: str | int) -> AsyncGenerator[list[RecordTuple], None]:
         if self._readers is None:
             return self._pages_on_demand(query, after, *values)
-        return pages_ahead(self._readers, query, after, *values)
+
+        def read(connection: sqlite3.Connection, after: int) -> list[RecordTuple]:
+            return query.page(connection, after, PAGE_EVENTS, *values)
+
+        def follow(page: list[RecordTuple], _: int) -> int | None:
+            return query.number(page[-1]) if len(page) == PAGE_EVENTS else None
+
+        return pages_ahead(self._readers, read, after, follow=follow)
+
+    async def _filtered_pages(
+        self, readers: Readers, after: int, until: int, wanted: LogFilter
+    ) -> AsyncGenerator[Sequence[RecordTuple], None]:
+        def read(connection: sqlite3.Connection, after: int) -> LogPage:
+            return _log_page(connection, after, PAGE_EVENTS, wanted)
+
+        def follow(page: LogPage, after: int) -> int | None:
+            return page.reached if after < page.reached < until else None
+
+        self._check("read")
+        async with aclosing(pages_ahead(readers, read, after, follow=follow)) as pages:
+            async for records, reached in pages:
+                self._check("read")
+                yield records if reached <= until else [record for record in records if record[0] <= until]
 
     async def _pages_on_demand(
         self, query: PageQuery, after: int, *values: str | int

@@ -2,37 +2,40 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from typing import TypeVar
 
-from avx_events.storage.sqlite.pages import PageQuery
 from avx_events.storage.sqlite.readers import Readers
-from avx_events.store.ports import PAGE_EVENTS, RecordTuple
+
+PageT = TypeVar("PageT")
 
 
 async def pages_ahead(
-    readers: Readers, query: PageQuery, after: int, *values: str | int
-) -> AsyncGenerator[list[RecordTuple], None]:
-    """Give page after page, to the first that is not full; it may be empty.
+    readers: Readers,
+    read: Callable[[sqlite3.Connection, int], PageT],
+    after: int,
+    *,
+    follow: Callable[[PageT, int], int | None],
+) -> AsyncGenerator[PageT, None]:
+    """Give page after page, to the last.
 
     Args:
         readers: The threads.
-        query: What to read.
+        read: Returns the page after a number, on one of them.
         after: The version or position already seen.
-        values: The query's own.
+        follow: Given a page and the number that it is after, returns the number that the next page is after, None where
+            there is none.
 
     Raises:
         StoreUnavailableError: The database cannot be read now.
         StoreSchemaError: It is damaged.
         ClosedError: The readers are closed.
     """
-
-    def read(connection: sqlite3.Connection) -> list[RecordTuple]:
-        return query.page(connection, after, PAGE_EVENTS, *values)
-
-    page = await readers.begin(read)
-    while len(page) == PAGE_EVENTS:
-        after = query.number(page[-1])
-        ahead = readers.begin_at_once(read)
+    page = await readers.begin(partial(_page, read, after))
+    while (then := follow(page, after)) is not None:
+        after = then
+        ahead = readers.begin_at_once(partial(_page, read, after))
         try:
             yield page
         except BaseException:  # whoever read the pages went away
@@ -42,6 +45,10 @@ async def pages_ahead(
     yield page
 
 
-def _abandon(ahead: asyncio.Future[list[RecordTuple]]) -> None:
+def _page(read: Callable[[sqlite3.Connection, int], PageT], after: int, connection: sqlite3.Connection) -> PageT:
+    return read(connection, after)
+
+
+def _abandon(ahead: asyncio.Future[PageT]) -> None:
     if not ahead.cancel() and not ahead.cancelled():
         ahead.exception()  # if it failed, nobody needs to be told

@@ -38,6 +38,16 @@ class CountedQuery(PageQuery):
         return super().page(connection, after, limit, *values)
 
 
+def pages_of(readers: Readers, query: CountedQuery, after: int = 0) -> AsyncGenerator[list[RecordTuple], None]:
+    """Give the pages of the log as the engine does."""
+    return pages_ahead(
+        readers,
+        lambda connection, after: query.page(connection, after, PAGE_EVENTS),
+        after,
+        follow=lambda page, _: page[-1][0] if len(page) == PAGE_EVENTS else None,
+    )
+
+
 @pytest.fixture
 async def readers(tmp_path: Path) -> AsyncGenerator[Readers, None]:
     path = tmp_path / "events.db"
@@ -57,7 +67,7 @@ async def readers(tmp_path: Path) -> AsyncGenerator[Readers, None]:
 
 async def test_every_page_is_given_once_and_in_order(readers: Readers) -> None:
     for after in (0, 17, 4 * PAGE_EVENTS, 5 * PAGE_EVENTS, 6 * PAGE_EVENTS):
-        pages = [page async for page in pages_ahead(readers, CountedQuery(), after)]
+        pages = [page async for page in pages_of(readers, CountedQuery(), after)]
 
         positions = [record[0] for page in pages for record in page]
         assert positions == [*range(after + 1, 5 * PAGE_EVENTS + 1)]
@@ -66,7 +76,7 @@ async def test_every_page_is_given_once_and_in_order(readers: Readers) -> None:
 
 async def test_the_next_page_is_read_before_it_is_asked_for_and_no_other(readers: Readers) -> None:
     query = CountedQuery()
-    async with aclosing(pages_ahead(readers, query, 0)) as pages:
+    async with aclosing(pages_of(readers, query)) as pages:
         await anext(pages)
         await until(lambda: len(query.read_after) > 1)
         await readers.begin(lambda _: None)
@@ -77,7 +87,7 @@ async def test_the_next_page_is_read_before_it_is_asked_for_and_no_other(readers
 async def test_the_pages_before_one_that_cannot_be_read_are_given(readers: Readers) -> None:
     query = CountedQuery()
     query.fails_after = 2 * PAGE_EVENTS
-    pages = pages_ahead(readers, query, 0)
+    pages = pages_of(readers, query)
 
     assert [(await anext(pages))[0][0] for _ in range(2)] == [1, PAGE_EVENTS + 1]
     with pytest.raises(StoreSchemaError, match="damaged here"):
@@ -90,7 +100,7 @@ async def test_a_reader_that_goes_away_hears_of_no_error_and_leaves_the_threads_
     query = CountedQuery()
     query.fails_after = PAGE_EVENTS
     for turns in range(8):
-        async with aclosing(pages_ahead(readers, query, 0)) as pages:
+        async with aclosing(pages_of(readers, query)) as pages:
             await anext(pages)
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -101,7 +111,7 @@ async def test_a_reader_that_goes_away_hears_of_no_error_and_leaves_the_threads_
 
 async def test_readers_that_are_many_more_than_the_threads_all_get_on(readers: Readers) -> None:
     async def count() -> int:
-        return sum([len(page) async for page in pages_ahead(readers, CountedQuery(), 0)])
+        return sum([len(page) async for page in pages_of(readers, CountedQuery())])
 
     async with asyncio.TaskGroup() as tasks:
         counting = [tasks.create_task(count()) for _ in range(12)]
@@ -110,7 +120,7 @@ async def test_readers_that_are_many_more_than_the_threads_all_get_on(readers: R
 
 
 async def test_the_pages_end_with_an_error_where_the_readers_are_closed(readers: Readers) -> None:
-    pages = pages_ahead(readers, CountedQuery(), 0)
+    pages = pages_of(readers, CountedQuery())
     await anext(pages)
     await readers.close()
 
