@@ -17,7 +17,7 @@ import msgspec
 from avx_events.core.errors import ProjectionReplacedError
 from avx_events.patterns.projection.naming import name_beside, quoted
 from avx_events.patterns.projection.projection import Projection
-from avx_events.patterns.tables import execute, fetch
+from avx_events.patterns.tables import execute, fetch, in_dialect
 from avx_events.store.ports import Connection
 
 Stage: TypeAlias = Literal["building", "beside", "live"]
@@ -136,7 +136,7 @@ async def adopt(connection: Connection, projection: Projection, *, goal: int) ->
 
 async def move(connection: Connection, projection: Projection, position: int) -> None:
     """Say that ``projection`` is at ``position``."""
-    await execute(connection, _MOVE, position, projection.name, projection.version)
+    await connection.execute_later(in_dialect(_MOVE, connection.dialect), position, projection.name, projection.version)
 
 
 async def go_live(connection: Connection, projection: Projection) -> None:

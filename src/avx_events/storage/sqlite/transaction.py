@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from time import monotonic
@@ -78,7 +78,27 @@ class SqliteTransaction:
             self._brief.begin(connection)
             self._connection = connection
 
-        await self._run_or_undo(begin)
+        if not self._has_begun_here():
+            await self._run_or_undo(begin, run=self._writer.run)
+
+    def _has_begun_here(self) -> bool:
+        """Begin on the loop, where that takes microseconds: nobody uses the connection, and nobody has the lock."""
+        self._file.check()
+        connection = self._writer.hold_at_once()
+        if connection is None:
+            return False
+        (timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        try:
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute("BEGIN IMMEDIATE")
+            self._brief.begin(connection)
+        except sqlite3.Error:  # the thread waits for the lock, or says what is wrong
+            _end(connection, self._writer)
+            return False
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
+        self._connection = connection
+        return True
 
     async def commit(self) -> None:
         """End it, with everything that it did.
@@ -99,7 +119,7 @@ class SqliteTransaction:
             finally:
                 _end(connection, self._writer)
 
-        await self._run_or_undo(commit)
+        await self._run_or_undo(commit, run=self._writer.run_at_once)
 
     def abandon(self) -> None:
         """End it, with nothing of what it did."""
@@ -147,10 +167,10 @@ class SqliteTransaction:
             return self._result(self._connection, first_row, sql, params)
         return await self._run(first_row, sql, params)
 
-    async def _run_or_undo(self, work: Work[None]) -> None:
+    async def _run_or_undo(self, work: Work[None], *, run: Callable[[Work[None]], Awaitable[None]]) -> None:
         try:
             self._check("begin or end a transaction")
-            await self._writer.run(work)
+            await run(work)
         except BaseException as exc:  # cancelled, or the store is being closed: nobody else would end what is begun
             self.abandon()
             if isinstance(exc, sqlite3.Error):

@@ -30,6 +30,8 @@ _MOST_MEMBERS: Final = 2_000
 _MOST_RECORDS: Final = 10_000
 # How often a thread that has nothing to do looks whether its loop is still there, in seconds.
 _LONGEST_SLEEP_S: Final = 1.0
+# Of the loop, for a thread that does not get the processor.
+_LONGEST_STANDSTILL_S: Final = 0.001
 
 
 class Writer(Protocol):
@@ -56,17 +58,24 @@ class Writer(Protocol):
         """
         ...
 
+    async def run_at_once(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work`` as ``run`` does, and let the loop stand still until a thread has begun: some 50 microseconds.
+
+        For work that waits for the disk: a loop that is busy would do its own work first, and then wait.
+        """
+        ...
+
     def post(self, work: Work[object]) -> None:
         """Do ``work`` as ``run`` does; nobody waits for it, and it must not raise."""
         ...
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether groups are held, and all other work is done: the connection is free for ``run_here``."""
+        """Whether groups are held, and all other work is done: the connection is free for use on the loop."""
         ...
 
-    def run_here(self, work: Work[ResultT]) -> ResultT:
-        """Do ``work``, which is quickly done, on the loop, and return what it returns; only while ``is_at_rest``."""
+    def hold_at_once(self) -> sqlite3.Connection | None:
+        """Where there is nothing to do, write no groups for now, and return the connection; None where there is."""
         ...
 
     def hold(self) -> None:
@@ -126,6 +135,20 @@ class ThreadWriter:
             raise ClosedError("the event store", "use its database")
         return await self._hand_over(work)
 
+    async def run_at_once(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work`` on the thread, which begins at once; see ``Writer.run_at_once``."""
+        has_begun = threading.Event()
+
+        def begun(connection: sqlite3.Connection) -> ResultT:
+            has_begun.set()
+            return work(connection)
+
+        if self._is_closing:
+            raise ClosedError("the event store", "use its database")
+        done = self._hand_over(begun)
+        has_begun.wait(_LONGEST_STANDSTILL_S)
+        return await done
+
     def post(self, work: Work[object]) -> None:
         """Do ``work`` on the thread; see ``Writer.post``."""
         self._hand_over(work)
@@ -135,9 +158,13 @@ class ThreadWriter:
         """Whether the thread leaves the connection alone; see ``Writer.is_at_rest``."""
         return self._is_held and not self._unfinished and not self._is_closing
 
-    def run_here(self, work: Work[ResultT]) -> ResultT:
-        """Do ``work`` on the loop; see ``Writer.run_here``."""
-        return work(self._connection)
+    def hold_at_once(self) -> sqlite3.Connection | None:
+        """Take the connection from the thread that sleeps; see ``Writer.hold_at_once``."""
+        # Asleep and without anything to do, it does not touch the connection before it is given something.
+        if not self._is_asleep or self._unfinished or self._appends or self._is_closing:
+            return None
+        self._is_held = True
+        return self._connection
 
     def hold(self) -> None:
         """Write no groups for now."""
@@ -246,6 +273,10 @@ class InlineWriter:
             raise ClosedError("the event store", "use its database")
         return work(self._connection)
 
+    async def run_at_once(self, work: Work[ResultT]) -> ResultT:
+        """Do ``work``, as ``run`` does."""
+        return await self.run(work)
+
     def post(self, work: Work[object]) -> None:
         """Do ``work`` at once; see ``Writer.post``."""
         if not self._is_closed:
@@ -256,9 +287,9 @@ class InlineWriter:
         """Whether a transaction is open; see ``Writer.is_at_rest``."""
         return self._is_held and not self._is_closed
 
-    def run_here(self, work: Work[ResultT]) -> ResultT:
-        """Do ``work`` at once; see ``Writer.run_here``."""
-        return work(self._connection)
+    def hold_at_once(self) -> sqlite3.Connection | None:
+        """None: ``run`` is no detour here."""
+        return None
 
     def hold(self) -> None:
         """Write no groups for now."""
