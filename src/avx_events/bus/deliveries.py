@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -186,7 +186,7 @@ class Delivery(Generic[EventT]):
         outer: The handler or the other block that the block is inside of.
     """
 
-    __slots__ = ("_attempt", "_deliveries", "_is_used", "_tokens", "_work", "outer", "task")
+    __slots__ = ("_attempt", "_deliveries", "_is_used", "_observed", "_tokens", "_work", "outer", "task")
 
     def __init__(self, work: Work, deliveries: OpenDeliveries) -> None:
         """Give out ``work``; it is settled with ``deliveries``."""
@@ -194,6 +194,7 @@ class Delivery(Generic[EventT]):
         self._deliveries = deliveries
         self._is_used = False
         self._attempt = 0
+        self._observed: AbstractContextManager[None] | None = None
         self._tokens: tuple[Token[Handled], Token[Handling | None]] | None = None
         self.task: asyncio.Task[Any] | None = None
         self.outer: Handling | None = None
@@ -238,11 +239,18 @@ class Delivery(Generic[EventT]):
         self.task = asyncio.current_task()
         self.outer = current_handling.get()
         self._tokens = (current_message.set(self._work.envelope.metadata), current_handling.set(self))
+        dispatcher = self._deliveries.dispatcher
+        if dispatcher.observer is not None:
+            self._observed = dispatcher.observer.processing(dispatcher.name, self._work.envelope, attempt=self._attempt)
+            self._observed.__enter__()
         return self.event
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        observed, self._observed = self._observed, None
+        if observed is not None:
+            observed.__exit__(kind, error, traceback)
         self._leave()
         dispatcher, work = self._deliveries.dispatcher, self._work
         try:

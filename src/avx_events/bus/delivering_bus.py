@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.engine import Engine, Remote
+from avx_events.bus.observer import MEMORY, Observer
 from avx_events.bus.remote.connecting import transport_at
 from avx_events.bus.remote.link import DEFAULT_IN_FLIGHT, LinkOptions
 from avx_events.bus.remote.ports import DEFAULT_RETENTION_S, ContentMode, Start, TransportOptions
@@ -156,6 +157,33 @@ class DeliveringBus:
         if queue is None:
             raise NoDeadLetterQueueError(self._engine.life.name)
         return queue
+
+    @property
+    def name(self) -> str:
+        """What errors and logs call the bus."""
+        return self._engine.life.name
+
+    @property
+    def system(self) -> str:
+        """What carries its events: ``memory``, or the broker's kind, as ``redis``, ``nats`` or ``kafka``."""
+        link = self._engine.link
+        return MEMORY if link is None else link.system
+
+    @property
+    def group(self) -> str | None:
+        """The group of a connected bus; None where it has none."""
+        link = self._engine.link
+        return None if link is None else link.options.group
+
+    def observe(self, observer: Observer) -> None:
+        """Tell ``observer`` of all that the bus does from now on, beside those that are told already.
+
+        Events take longer paths then, so it is for telemetry: a handler or a subscriber is how to get events.
+
+        Raises:
+            ClosedError: The bus is closed.
+        """
+        self._engine.observe(observer)
 
     async def start(self) -> None:
         """Run the handlers. Harmless when repeated.

@@ -18,7 +18,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -33,6 +33,9 @@ from avx_events.core.ids import new_id
 from avx_events.core.metadata import EPOCH
 from avx_events.core.policy import Retry
 from avx_events.core.tasks import TaskScope, is_interrupted
+
+if TYPE_CHECKING:
+    from avx_events.bus.observer import Observer
 
 log = logging.getLogger("avx_events")
 
@@ -58,6 +61,7 @@ class Dispatcher:
         lanes: The keys that are taken, each with what waits behind it (None until something does).
         gives_works: Whether all that comes has a history with the handler, or is about to get one: it is from a broker.
         handled: How many events succeeded.
+        observer: Is told of what its events go through; None is nobody.
     """
 
     __slots__ = (
@@ -74,6 +78,7 @@ class Dispatcher:
         "handled",
         "lanes",
         "name",
+        "observer",
         "parked",
         "ready",
         "retried",
@@ -115,6 +120,7 @@ class Dispatcher:
         self.lanes: dict[Hashable, deque[Work] | None] = {}
         self.parked: dict[Work, Timer] = {}
         self.gives_works = False
+        self.observer: Observer | None = None
         self.handled = 0
         self.retried = 0
         self.discarded = 0

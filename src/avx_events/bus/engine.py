@@ -10,12 +10,13 @@ from weakref import WeakSet, finalize
 
 import msgspec
 
-from avx_events.bus.admission import Admission
+from avx_events.bus.admission import Admission, Ticket
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, id_of
 from avx_events.bus.dispatcher import Dispatcher, KeyFunction
 from avx_events.bus.endpoints import endpoint_for
 from avx_events.bus.handling import HandlerOptions, HandlerRunner, is_inside_handler_of
 from avx_events.bus.life import Life, State
+from avx_events.bus.observer import Observer, Observers
 from avx_events.bus.remote.group_subscriber import GroupSubscriber
 from avx_events.bus.remote.intake import Wants
 from avx_events.bus.remote.link import Link, LinkOptions
@@ -53,6 +54,7 @@ class Engine:
         life: Its event loop, and its life from start to close.
         dead_letters: Where events go that failed for good; None is the log.
         link: The transport; None is memory.
+        observer: Is told of all that happens; None is nobody.
         outlet: Stands for the broker where those stand who get an event: it never has room, so that everything goes
             through ``deliver``. None is memory.
     """
@@ -81,6 +83,7 @@ class Engine:
             InvalidArgumentError: The timeout is no number of seconds above 0, or the queue is none.
         """
         optional("dead_letter_queue", dead_letters, DeadLetterQueue)
+        self._on_change = on_change
         self._admission = Admission(lambda: self.life.refusal("publish"))
         self.life = Life(
             name,
@@ -95,6 +98,7 @@ class Engine:
         if dead_letters is None and self.link is not None:
             dead_letters = DeadLetterQueue(store=self.link.dead_letters())
         self.dead_letters = dead_letters
+        self.observer: Observer | None = None
         self._runners: dict[str, HandlerRunner] = {}
         self._subscribers: dict[str, Subscriber[Any]] = {}
         # Those that were closed: while somebody may still read from them, and after that.
@@ -250,10 +254,30 @@ class Engine:
                     subscriber.acknowledge_read()
         await self.life.close()
 
+    def observe(self, observer: Observer) -> None:
+        """Tell ``observer``, too, of all that happens from now on.
+
+        Raises:
+            ClosedError: The bus is closed.
+        """
+        self.life.check_open("be observed")
+        self.observer = observer if self.observer is None else Observers(self.observer, observer)
+        for dispatcher in chain(
+            (runner.dispatcher for runner in self._runners.values()),
+            (subscriber.dispatcher for subscriber in self._subscribers.values()),
+        ):
+            dispatcher.observer = self.observer
+        self._on_change()
+
     # Publishing
 
-    async def deliver(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
+    async def deliver(
+        self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]
+    ) -> Sequence[AnyEnvelope]:
         """Give ``envelopes`` to ``subscriptions``, waiting for room where the caller is no handler of this bus.
+
+        Returns:
+            What was delivered: an observer may have added headers.
 
         Raises:
             SubscriptionFullError: One refuses.
@@ -264,27 +288,29 @@ class Engine:
             TransportUnavailableError: The broker is away. Of several, some may have been accepted.
             PublishUnknownError: An event was sent and not confirmed.
         """
-        if self.link is not None:
-            await self.link.publish(envelopes)
-        elif is_inside_handler_of(self.life):
-            self._admission.force(subscriptions, envelopes)
-        else:
-            await self._admission.deliver(subscriptions, envelopes, self._admission.take_ticket(subscriptions))
+        if self.observer is not None:
+            with self.observer.publishing(envelopes) as observed:
+                await self._deliver(subscriptions, observed)
+            return observed
+        await self._deliver(subscriptions, envelopes)
+        return envelopes
 
-    def deliver_now(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
-        """Give ``envelopes`` to ``subscriptions`` without waiting.
+    def deliver_now(
+        self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]
+    ) -> Sequence[AnyEnvelope]:
+        """Give ``envelopes`` to ``subscriptions`` without waiting, and return what was delivered.
 
         Raises:
             SubscriptionFullError: There is no room; nobody got anything.
             EncodeError: An event cannot be written for the broker.
             EventTooLargeError: An event is larger than the limit.
         """
-        if self.link is not None:
-            self.link.publish_nowait(envelopes)
-        elif is_inside_handler_of(self.life):
-            self._admission.force(subscriptions, envelopes)
-        else:
-            self._admission.offer(subscriptions, envelopes)
+        if self.observer is not None:
+            with self.observer.publishing(envelopes) as observed:
+                self._deliver_now(subscriptions, observed)
+            return observed
+        self._deliver_now(subscriptions, envelopes)
+        return envelopes
 
     def deliver_threadsafe(
         self, envelope: AnyEnvelope, find: Callable[[AnyEnvelope], Sequence[Subscription]]
@@ -310,6 +336,22 @@ class Engine:
         except RuntimeError as exc:
             raise ClosedError(f"the event loop of {self.life.name}", "publish") from exc
         return done
+
+    async def _deliver(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
+        if self.link is not None:
+            await self.link.publish(envelopes)
+        elif is_inside_handler_of(self.life):
+            self._admission.force(subscriptions, envelopes)
+        else:
+            await self._admission.deliver(subscriptions, envelopes, self._admission.take_ticket(subscriptions))
+
+    def _deliver_now(self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope]) -> None:
+        if self.link is not None:
+            self.link.publish_nowait(envelopes)
+        elif is_inside_handler_of(self.life):
+            self._admission.force(subscriptions, envelopes)
+        else:
+            self._admission.offer(subscriptions, envelopes)
 
     # Dead letters and figures
 
@@ -392,7 +434,7 @@ class Engine:
             raise InvalidArgumentError("key", key, expected="a function from an event to its key")
         if self.link is not None:
             self.link.check_consumer(name, has_key=key is not None, overflow=overflow)
-        return Dispatcher(
+        dispatcher = Dispatcher(
             Subscription(name, capacity=capacity, overflow=overflow),
             retry=ONE_ATTEMPT if retry is None else retry,
             key=key,
@@ -401,6 +443,8 @@ class Engine:
             clock=self.life.clock,
             group=self._group,
         )
+        dispatcher.observer = self.observer
+        return dispatcher
 
     @property
     def _group(self) -> str:
@@ -458,10 +502,10 @@ class Engine:
                 self.life.check_lives("publish")
             else:
                 self.life.check_takes("publish")
-            if self.link is not None:
-                self._publish_for(done, envelope, self.link.publish([envelope]))
-                return
             subscriptions = find(envelope)
+            if self.link is not None or self.observer is not None:
+                self._publish_for(done, self.deliver(subscriptions, [envelope]))
+                return
             if is_own:
                 self._admission.force(subscriptions, [envelope])
             # The place in the gates is taken now, not when a task runs, so that one thread's calls keep their order.
@@ -474,20 +518,26 @@ class Engine:
             done.set_result(envelope.metadata)
             return
 
-        self._publish_for(done, envelope, self._admission.deliver(subscriptions, [envelope], ticket))
+        self._publish_for(done, self._enter(subscriptions, [envelope], ticket))
+
+    async def _enter(
+        self, subscriptions: Sequence[Subscription], envelopes: Sequence[AnyEnvelope], ticket: Ticket
+    ) -> Sequence[AnyEnvelope]:
+        await self._admission.deliver(subscriptions, envelopes, ticket)
+        return envelopes
 
     def _publish_for(
-        self, done: "Future[EventMetadata]", envelope: AnyEnvelope, publishing: Coroutine[Any, Any, None]
+        self, done: "Future[EventMetadata]", publishing: Coroutine[Any, Any, Sequence[AnyEnvelope]]
     ) -> None:
         """Let ``done`` tell what becomes of ``publishing``."""
 
         async def publish() -> None:
             try:
-                await publishing
+                (delivered,) = await publishing
             except Exception as exc:  # noqa: BLE001 - raised in the thread that waits
                 done.set_exception(exc)
             else:
-                done.set_result(envelope.metadata)
+                done.set_result(delivered.metadata)
 
         task = self.life.tasks.spawn(publish(), name=f"avx-events {self.life.name}: publish from a thread")
         task.add_done_callback(lambda _: _refuse(done, self.life.name, "publish"))

@@ -396,6 +396,8 @@ class EventBus(DeliveringBus):
         if not self._routes or self._whereabouts._thread_id != get_ident():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # see Whereabouts
             self._engine.life.check_takes("publish")
         runs = self._stamp_runs(events, headers)
+        if self._engine.observer is not None:
+            return await self._publish_observed(runs)
         if self._link is not None:  # in one go, whatever their classes
             await self._link.publish([envelope for _, _, envelopes in runs for envelope in envelopes])
             return [metadata for _, stamped, _ in runs for metadata in stamped]
@@ -430,8 +432,8 @@ class EventBus(DeliveringBus):
         """
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
-        self._engine.deliver_now(self._subscriptions_of(envelope), [envelope])
-        return envelope.metadata
+        (delivered,) = self._engine.deliver_now(self._subscriptions_of(envelope), [envelope])
+        return delivered.metadata
 
     def publish_threadsafe(self, event: object, *, headers: Mapping[str, str] | None = None) -> "Future[EventMetadata]":
         """Publish from any thread, in the order of the thread's calls; the future tells when the event is in.
@@ -482,7 +484,7 @@ class EventBus(DeliveringBus):
         )
         outlet = self._engine.outlet
         route = Route(schema, subscriptions if outlet is None else (outlet,))
-        if self._engine.life.takes_all:
+        if self._engine.life.takes_all and self._engine.observer is None:
             self._routes[event_class] = route
             route.begin()
         return route
@@ -499,8 +501,14 @@ class EventBus(DeliveringBus):
     async def _publish_unusual(self, event: object, headers: Mapping[str, str] | None) -> EventMetadata:
         self._engine.life.check_takes("publish")
         envelope = stamp(event, clock=self._engine.life.clock, headers=headers)
-        await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
-        return envelope.metadata
+        (delivered,) = await self._engine.deliver(self._subscriptions_of(envelope), [envelope])
+        return delivered.metadata
+
+    async def _publish_observed(self, runs: Sequence[Run]) -> list[EventMetadata]:
+        published: list[EventMetadata] = []
+        for subscriptions, _, envelopes in runs:
+            published += [one.metadata for one in await self._engine.deliver(subscriptions, envelopes)]
+        return published
 
     # The second hot path: bench/publish_batches.py. Events of one class in a row are stamped and delivered together.
     def _stamp_runs(self, events: Iterable[Any], headers: Mapping[str, str] | None) -> list[Run]:

@@ -332,7 +332,7 @@ class HandlerRunner:
         subscription, ready, lanes = dispatcher.subscription, dispatcher.ready, dispatcher.lanes
         queue = subscription.queue
         has_lanes, takes_envelope, has_deadline = (
-            options.concurrency > 1 or dispatcher.gives_works,
+            options.concurrency > 1 or dispatcher.gives_works or dispatcher.observer is not None,
             options.takes_envelope,
             options.timeout_s is not None,
         )
@@ -392,7 +392,10 @@ class HandlerRunner:
             self._set_deadline(worker)
         try:
             work.raise_key_error()
-            if self._options.takes_envelope:
+            if dispatcher.observer is not None:
+                with dispatcher.observer.processing(dispatcher.name, envelope, attempt=work.attempts):
+                    await self._call(envelope)
+            elif self._options.takes_envelope:
                 await self._endpoint(envelope.event, envelope)
             else:
                 await self._endpoint(envelope.event)
@@ -404,6 +407,12 @@ class HandlerRunner:
             elif not worker.is_abandoned:
                 await dispatcher.succeed(work)
         worker.item = None
+
+    async def _call(self, envelope: "AnyEnvelope") -> None:
+        if self._options.takes_envelope:
+            await self._endpoint(envelope.event, envelope)
+        else:
+            await self._endpoint(envelope.event)
 
     async def _raised(self, worker: Worker, work: Work, error: BaseException) -> None:
         """Settle an attempt that raised, unless it was the task that was cancelled and not the attempt."""

@@ -192,8 +192,7 @@ class TopicBus(DeliveringBus):
         """
         self._trie.match(topic)  # before the event is stamped, and None is no topic here
         envelope = self._stamped(topic, event, headers)
-        await self._deliver(envelope)
-        return envelope.metadata
+        return await self._deliver(envelope)
 
     async def publish(self, event: object, *, headers: Mapping[str, str] | None = None) -> EventMetadata:
         """Publish ``event`` to its event type, or an envelope to its topic; see ``publish_to``.
@@ -218,8 +217,7 @@ class TopicBus(DeliveringBus):
             ReplayedMessageError: It is called by what is being replayed.
         """
         envelope = self._stamped(None, event, headers)
-        await self._deliver(envelope)
-        return envelope.metadata
+        return await self._deliver(envelope)
 
     async def publish_many(
         self, events: Iterable[object], *, topic: str | None = None, headers: Mapping[str, str] | None = None
@@ -255,11 +253,8 @@ class TopicBus(DeliveringBus):
             raise InvalidArgumentError("events", events, expected="several events, as a list") from exc
         envelopes = [self._stamped(topic, event, headers) for event in listed]
         if self._engine.link is not None:
-            await self._engine.link.publish(envelopes)
-            return [envelope.metadata for envelope in envelopes]
-        for envelope in envelopes:
-            await self._deliver(envelope)
-        return [envelope.metadata for envelope in envelopes]
+            return [envelope.metadata for envelope in await self._engine.deliver((), envelopes)]
+        return [await self._deliver(envelope) for envelope in envelopes]
 
     def publish_nowait(
         self, event: object, *, topic: str | None = None, headers: Mapping[str, str] | None = None
@@ -283,8 +278,8 @@ class TopicBus(DeliveringBus):
             ReplayedMessageError: It is called by what is being replayed.
         """
         envelope = self._stamped(topic, event, headers)
-        self._engine.deliver_now(self._trie.match(envelope.topic), [envelope])
-        return envelope.metadata
+        (delivered,) = self._engine.deliver_now(self._trie.match(envelope.topic), [envelope])
+        return delivered.metadata
 
     def publish_threadsafe(
         self, event: object, *, topic: str | None = None, headers: Mapping[str, str] | None = None
@@ -336,18 +331,23 @@ class TopicBus(DeliveringBus):
         refuse_other_messages(envelope)
         return envelope
 
-    async def _deliver(self, envelope: AnyEnvelope) -> None:
-        if self._engine.link is not None:
-            await self._engine.link.publish_one(envelope)
-            return
+    async def _deliver(self, envelope: AnyEnvelope) -> EventMetadata:
+        engine = self._engine
+        if engine.observer is not None:
+            (delivered,) = await engine.deliver(self._trie.match(envelope.topic), [envelope])
+            return delivered.metadata
+        if engine.link is not None:
+            await engine.link.publish_one(envelope)
+            return envelope.metadata
         subscriptions = self._trie.match(envelope.topic)
         for subscription in subscriptions:
             if len(subscription.queue) >= subscription.limit:
-                await self._engine.deliver(subscriptions, [envelope])
-                return
+                await engine.deliver(subscriptions, [envelope])
+                return envelope.metadata
         for subscription in subscriptions:
             subscription.push([envelope])
         self._published += 1
+        return envelope.metadata
 
 
 def _wants(patterns: tuple[str, ...]) -> Wants:

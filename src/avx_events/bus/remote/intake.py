@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 import msgspec
@@ -204,7 +204,7 @@ class Intake:
             return
         try:
             if self._done:
-                await source.acknowledge(self._done)
+                await self._acknowledge(source, self._done)
                 self._done.clear()
         except AvxEventsError as exc:
             log.warning("%s: %d events are done, and will come again: %s", self.dispatcher.name, len(self._done), exc)
@@ -257,6 +257,9 @@ class Intake:
                 count += 1
                 self._works.add(work)
                 subscription.queue.append(work)
+        if self.dispatcher.observer is not None and count:
+            received = [work.envelope for work in islice(reversed(subscription.queue), count) if isinstance(work, Work)]
+            self.dispatcher.observer.receiving(self.dispatcher.name, received[::-1])
         subscription.delivered += count
         for _ in range(min(count, len(subscription.receivers))):
             subscription.wake()
@@ -288,6 +291,8 @@ class Intake:
             return
         if envelope is None:
             return
+        if self.dispatcher.observer is not None:
+            self.dispatcher.observer.receiving(self.dispatcher.name, [envelope])
         to = [self.dispatcher.subscription]
         if to[0].overflow == "wait" and (to[0].free() <= 0 or to[0].gate):
             await self._door.deliver(to, [envelope], self._door.take_ticket(to))
@@ -403,7 +408,7 @@ class Intake:
             batch = self._telling = self._done
             self._done = []
             try:
-                await source.acknowledge(batch)
+                await self._acknowledge(source, batch)
             except AvxEventsError as exc:
                 self._done = batch + self._done
                 log.warning(
@@ -419,6 +424,14 @@ class Intake:
                 self._telling = []
             self._changes.tell()
             self._life.look_idle()
+
+    async def _acknowledge(self, source: Source, batch: Sequence[Incoming]) -> None:
+        observer = self.dispatcher.observer
+        if observer is None:
+            await source.acknowledge(batch)
+            return
+        with observer.settling(self.dispatcher.name, len(batch)):
+            await source.acknowledge(batch)
 
     async def _count_now(self, source: Source, incoming: Incoming, attempts: int) -> None:
         try:

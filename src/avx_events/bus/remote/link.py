@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("avx_events")
 
 DEFAULT_IN_FLIGHT: Final = 1024
+_SYSTEMS: Final = {"rediss": "redis", "unix": "redis", "tls": "nats", "kafkas": "kafka"}
 
 
 class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +97,12 @@ class Link:
         self._unopened: list[Intake] = []
         self._sending: set[asyncio.Future[None]] = set()
         self._decode = options.decode or partial(_decoded, max_bytes=options.max_event_bytes, clock=life.clock)
+
+    @property
+    def system(self) -> str:
+        """The kind of broker: the scheme of the transport's name, whichever way it is reached."""
+        scheme = self._transport.name.partition("://")[0]
+        return _SYSTEMS.get(scheme, scheme)
 
     # Consumers
 
