@@ -10,6 +10,7 @@ import pytest
 
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.event_bus import EventBus
+from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import AnyEnvelope
 from avx_events.bus.topic_bus import TopicBus
 from avx_events.core.errors import ClosedError, HandlerTimeoutError, SubscriptionFullError
@@ -65,6 +66,12 @@ class Watcher:
         return msgspec.structs.replace(envelope, metadata=msgspec.structs.replace(envelope.metadata, headers=headers))
 
 
+async def received(subscriber: Subscriber[Any]) -> EventEnvelope[Any]:
+    envelope = await subscriber.recv_envelope()
+    assert envelope is not None
+    return envelope
+
+
 AnyBus = EventBus | TopicBus
 
 
@@ -109,7 +116,7 @@ async def test_every_way_to_publish_is_seen_and_the_publisher_is_told_of_the_hea
     got: list[EventEnvelope[Noted]] = []
     async with bus:
 
-        @bus.on(*([Noted] if isinstance(bus, EventBus) else ["**"]), name="note")  # type: ignore[arg-type]
+        @bus.on(*([Noted] if isinstance(bus, EventBus) else ["**"]), name="note")
         async def note(_: Noted, envelope: EventEnvelope[Noted]) -> None:
             got.append(envelope)
 
@@ -133,9 +140,7 @@ async def test_a_batch_is_one_publish_for_each_run_of_one_class() -> None:
         bus.observe(watcher)
         stamped = await bus.publish_many([Noted("a"), Noted("b")])
 
-        assert [
-            envelope.metadata for envelope in (await subscriber.recv_envelope(), await subscriber.recv_envelope())
-        ] == stamped
+        assert [envelope.metadata for envelope in (await received(subscriber), await received(subscriber))] == stamped
     assert watcher.seen == ["publish a b"]
 
 
@@ -206,7 +211,7 @@ async def test_several_observers_are_told_one_after_the_other() -> None:
         bus.observe(second)
         await bus.publish(Noted("a"))
 
-        assert (await subscriber.recv_envelope()).metadata.headers == {"mark": "12"}
+        assert (await received(subscriber)).metadata.headers == {"mark": "12"}
     assert first.seen == second.seen == ["publish a"]
 
 
