@@ -36,6 +36,7 @@ QUESTIONS: Final = (
     "nats_requests",
     "kafka_publish",
     "kafka_groups",
+    "telemetry",
     "import_time",
     "memory",
 )

@@ -1,11 +1,10 @@
 """The spans and metrics of one bus: see ``tracing``. Imported only where OpenTelemetry is installed."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Final
 
-import msgspec
 from opentelemetry import context as otel_context
 from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace
@@ -15,7 +14,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.subscription import AnyEnvelope
-from avx_events.core.metadata import Headers
+from avx_events.core.metadata import EventEnvelope, EventMetadata, Headers
 
 _SCOPE: Final = "avx_events"
 _MOST_LINKS: Final = 128  # as many as the SDK keeps of one span
@@ -90,7 +89,7 @@ class TracedBus:
             f"publish {first.topic}",
             kind=trace.SpanKind.PRODUCER,
             attributes={**attributes, **_of_messages(envelopes)},
-            links=_links_to(envelopes),
+            links=_links(map(_origin_of, envelopes[:_MOST_LINKS])),
         )
         sent: dict[str, str] = {}
         _propagator.inject(sent, trace.set_span_in_context(span))
@@ -114,7 +113,7 @@ class TracedBus:
             context=_nowhere,
             kind=trace.SpanKind.CONSUMER,
             attributes={**attributes, "messaging.batch.message_count": len(envelopes)},
-            links=_links_to(envelopes),
+            links=_links(map(_origin_of, envelopes[:_MOST_LINKS])),
         )
         span.end()
 
@@ -122,13 +121,13 @@ class TracedBus:
     def processing(self, handler: str, envelope: AnyEnvelope, *, attempt: int) -> Generator[None, None, None]:
         """Make a span of it that is the current one meanwhile, so that what the handler does stands below it."""
         attributes = self._attributes("process", "process", envelope.metadata.event_type, handler=handler)
-        origin = _propagator.extract(envelope.metadata.headers, _nowhere)
+        origin = _origin_of(envelope)
         span = self._tracer.start_span(
             f"process {envelope.topic}",
             context=origin if self._parent else _nowhere,
             kind=trace.SpanKind.CONSUMER,
             attributes={**attributes, **_of_messages([envelope]), "avx.attempt": attempt},
-            links=() if self._parent else _links_to([envelope]),
+            links=() if self._parent else _links([origin]),
         )
         token = otel_context.attach(trace.set_span_in_context(span))
         began_s = perf_counter()
@@ -202,25 +201,37 @@ def _of_messages(envelopes: Sequence[AnyEnvelope]) -> Mapping[str, Any]:
     return found
 
 
-def _links_to(envelopes: Sequence[AnyEnvelope]) -> Sequence[trace.Link]:
-    """Return links to the spans that published ``envelopes``, as far as they tell."""
-    links: dict[str, trace.Link] = {}
-    for envelope in envelopes[:_MOST_LINKS]:
-        headers = envelope.metadata.headers
-        origin = headers.get(_TRACEPARENT) if headers else None
-        if origin is not None and origin not in links:
-            context = trace.get_current_span(_propagator.extract(headers, _nowhere)).get_span_context()
-            if context.is_valid:
-                links[origin] = trace.Link(context)
-    return tuple(links.values())
+def _origin_of(envelope: AnyEnvelope) -> otel_context.Context:
+    """Return the context of the span that published ``envelope``, as far as it tells."""
+    headers = envelope.metadata.headers
+    return _propagator.extract(headers, _nowhere) if _TRACEPARENT in headers else _nowhere
+
+
+def _links(origins: Iterable[otel_context.Context]) -> Sequence[trace.Link]:
+    """Return a link to each of the spans that are current in ``origins``."""
+    contexts = {
+        context.span_id: context
+        for origin in origins
+        if (context := trace.get_current_span(origin).get_span_context()).is_valid
+    }
+    return [trace.Link(context) for context in contexts.values()]
 
 
 def _with_headers(envelope: AnyEnvelope, sent: Mapping[str, str]) -> AnyEnvelope:
     metadata = envelope.metadata
     if _TRACEPARENT in metadata.headers:
         return envelope
-    headers = Headers({**metadata.headers, **sent})
-    return msgspec.structs.replace(envelope, metadata=msgspec.structs.replace(metadata, headers=headers))
+    traced = EventMetadata(
+        metadata.event_id,
+        metadata.event_type,
+        metadata.aggregate_id,
+        metadata.timestamp,
+        metadata.correlation_id,
+        metadata.causation_id,
+        metadata.user_id,
+        Headers({**metadata.headers, **sent}),
+    )
+    return EventEnvelope(envelope.event, traced, envelope.topic)
 
 
 def _fail(span: trace.Span, error: BaseException) -> None:
