@@ -10,7 +10,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from avx_events.bus.event_bus import EventBus
 from avx_events.bus.remote.ports import ContentMode
-from avx_events.core.event import Event
+from avx_events.bus.request_reply import RequestReplyBus
+from avx_events.core.event import Event, Request
 from avx_events.observability import Tracing
 from tests.waiting import until
 
@@ -76,3 +77,36 @@ async def test_a_trace_goes_on_where_the_event_is_handled(
     for span in (received, settled):
         assert attributes_of(span)["messaging.consumer.group.name"] == "mail"
         assert attributes_of(span)["messaging.batch.message_count"] == 1
+
+
+class GetOrder(Request[str], event_type="traced.get-order", aggregate_id="order_id"):
+    order_id: str
+
+
+@pytest.mark.parametrize("system", ["redis", "nats", "kafka"])
+async def test_a_request_is_traced_to_the_process_that_answers(request: pytest.FixtureRequest, system: str) -> None:
+    url: str = request.getfixturevalue(f"{system}_url")
+    namespace = f"traced-{uuid4().hex[:12]}"
+    asking_tracers, asking_spans = spans_of()
+    answering_tracers, answering_spans = spans_of()
+    async with (
+        await RequestReplyBus.connect(url, namespace=namespace) as answering,
+        await RequestReplyBus.connect(url, namespace=namespace) as asking,
+    ):
+
+        @answering.respond(GetOrder)
+        async def get(asked: GetOrder) -> str:
+            return asked.order_id
+
+        await answering.start()
+        assert Tracing(tracer_provider=asking_tracers).observe(asking)
+        assert Tracing(tracer_provider=answering_tracers, parent=True).observe(answering)
+        assert await asking.request(GetOrder("7"), timeout_s=20) == "7"
+
+    (asked,) = named(asking_spans, "publish traced.get-order")
+    (answered,) = named(answering_spans, "process traced.get-order")
+    origin = asked.get_span_context()
+    assert origin is not None
+    assert answered.parent is not None
+    assert answered.parent.span_id == origin.span_id
+    assert attributes_of(asked)["messaging.system"] == attributes_of(answered)["messaging.system"] == system

@@ -14,6 +14,15 @@ MEMORY: Final = "memory"
 """The system of a bus without a broker."""
 
 
+_SYSTEMS: Final = {"rediss": "redis", "unix": "redis", "tls": "nats", "kafkas": "kafka"}
+
+
+def system_of(transport_name: str) -> str:
+    """Return the kind of broker: the scheme of the transport's name, whichever way it is reached."""
+    scheme = transport_name.partition("://")[0]
+    return _SYSTEMS.get(scheme, scheme)
+
+
 class Observer(Protocol):
     """Is told of each step, on the bus's loop. It must not raise: what it raises is the step's own failure."""
 

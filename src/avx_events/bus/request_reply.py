@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 import msgspec
 
 from avx_events.bus.deadlines import Deadlines
 from avx_events.bus.endpoints import endpoint_for
 from avx_events.bus.life import Life, State
+from avx_events.bus.observer import MEMORY, Observer, Observers, system_of
 from avx_events.bus.remote.connecting import transport_at
 from avx_events.bus.remote.ports import RequestTransport, TransportOptions
 from avx_events.bus.remote.requests import RemoteRequests
@@ -150,6 +151,7 @@ class RequestReplyBus:
         "_elsewhere",
         "_ids",
         "_life",
+        "_observer",
         "_ready",
         "_remote",
         "_requested",
@@ -180,6 +182,7 @@ class RequestReplyBus:
         Raises:
             InvalidArgumentError: The timeout is no number of seconds above 0.
         """
+        self._observer: Observer | None = None
         self._ready: dict[type, Route] = {}
         self._elsewhere: dict[type, Route] = {}
         self._remote: RemoteRequests | None = None
@@ -257,6 +260,35 @@ class RequestReplyBus:
             await transport.close()
             raise
         return bus
+
+    @property
+    def name(self) -> str:
+        """What errors and logs call the bus."""
+        return self._life.name
+
+    @property
+    def system(self) -> str:
+        """What carries its requests: ``memory``, or the broker's kind, as ``redis``, ``nats`` or ``kafka``."""
+        return MEMORY if self._remote is None else system_of(self._remote.transport_name)
+
+    @property
+    def group(self) -> str | None:
+        """None: responders share requests without a name."""
+        return None
+
+    def observe(self, observer: Observer) -> None:
+        """Tell ``observer`` of all requests and responders from now on, beside those that are told already.
+
+        A request is to it what a publish is, until the reply is there, and a responder an attempt; listeners are read
+        without its knowledge.
+
+        Raises:
+            ClosedError: The bus is closed.
+        """
+        self._life.check_open("be observed")
+        self._observer = observer if self._observer is None else Observers(self._observer, observer)
+        for responder in self._responders.values():
+            responder.observer = self._observer
 
     async def start(self) -> None:
         """Run the responders. Harmless when repeated.
@@ -381,6 +413,8 @@ class RequestReplyBus:
             WrongLoopError: It is called from another thread or event loop.
             ReplayedMessageError: It is called by what is being replayed.
         """
+        if self._observer is not None:
+            return await self._ask_observed(self._observer, request, timeout_s, headers)
         if self._remote is not None:
             return await self._ask_elsewhere(self._remote, request, timeout_s, headers)
         route = self._ready.get(type(request))
@@ -405,6 +439,24 @@ class RequestReplyBus:
         answered: ReplyT = reply
         return answered
 
+    async def _ask_observed(
+        self, observer: Observer, request: Request[ReplyT], timeout_s: float, headers: Mapping[str, str] | None
+    ) -> ReplyT:
+        route = self._find(request) if self._remote is None else None
+        seconds("timeout_s", timeout_s)
+        self._check_request(request)
+        envelope = stamp(request, clock=self._life.clock, headers=headers, new_id=self._ids.take)
+        with observer.publishing([envelope]) as (observed,):
+            if self._remote is not None:
+                return cast("ReplyT", await self._exchange(self._remote, observed, timeout_s))
+            self._requested += 1
+            reply: Any = None if route is None else route.next().ask(observed)
+            if isinstance(reply, Pending):
+                reply = await self._wait(reply, timeout_s)
+            if isinstance(reply, Failure):
+                raise reply.error
+            return cast("ReplyT", reply)
+
     async def _ask_elsewhere(
         self, remote: RemoteRequests, request: Request[ReplyT], timeout_s: float, headers: Mapping[str, str] | None
     ) -> ReplyT:
@@ -421,6 +473,9 @@ class RequestReplyBus:
             envelope = stamp_one(request, route.event_type, route.key_of, self._ids, self._time_ns())
         else:
             envelope = stamp(request, clock=self._life.clock, headers=headers, new_id=self._ids.take)
+        return cast("ReplyT", await self._exchange(remote, envelope, timeout_s))
+
+    async def _exchange(self, remote: RemoteRequests, envelope: EventEnvelope[Any], timeout_s: float) -> Any:
         if self._unannounced:
             await self._announce()
         pending = remote.ask(envelope, timeout_s)
@@ -432,8 +487,7 @@ class RequestReplyBus:
         if type(reply) is Failure:
             raise reply.error
         self._counts.replied += 1
-        answered: ReplyT = reply
-        return answered
+        return reply
 
     def statistics(self) -> RequestStatistics:
         """Return what was asked and answered, and what waits."""
@@ -465,6 +519,7 @@ class RequestReplyBus:
             life=self._life,
             counts=self._counts,
         )
+        responder.observer = self._observer
         self._responders[name] = responder
         self._route(request_class).add(responder)
         self._life.add(responder)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from types import TracebackType
 from types import coroutine as as_coroutine
-from typing import Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeAlias, TypeVar, cast
 
 from avx_events.bus.endpoints import Endpoint
 from avx_events.bus.error_text import text_of
@@ -21,6 +21,9 @@ from avx_events.bus.readers import Readers
 from avx_events.core.errors import NoResponderError, RemoteError, ReplySentError, StoppedError
 from avx_events.core.metadata import EventEnvelope, current_message
 from avx_events.core.tasks import wake
+
+if TYPE_CHECKING:
+    from avx_events.bus.observer import Observer
 
 # How many requests may wait before somebody looks whether their requesters do.
 _FEW: Final = 64
@@ -260,6 +263,7 @@ class Responder:
         "_takes_envelope",
         "_workers",
         "name",
+        "observer",
     )
 
     def __init__(
@@ -276,6 +280,7 @@ class Responder:
             counts: Where replies are counted.
         """
         self.name = name
+        self.observer: Observer | None = None
         self._endpoint = endpoint
         self._takes_envelope = takes_envelope
         self._concurrency = concurrency
@@ -392,7 +397,12 @@ class Responder:
             envelope = await worker
             set_message(envelope.metadata)
             try:
-                if takes_envelope:
+                if self.observer is not None:
+                    with self.observer.processing(self.name, envelope, attempt=1):
+                        worker.reply = await (
+                            endpoint(envelope.event, envelope) if takes_envelope else endpoint(envelope.event)
+                        )
+                elif takes_envelope:
                     worker.reply = await endpoint(envelope.event, envelope)
                 else:
                     worker.reply = await endpoint(envelope.event)

@@ -153,7 +153,7 @@ class Metrics:
             InvalidArgumentError: It is no event bus or topic bus, or the name is taken.
             ClosedError: It is closed, and cannot be observed.
         """
-        check_bus(bus)
+        check_bus(bus, kinds=(DeliveringBus,))
         label = text("name", bus.name if name is None else name)
         if label in self._buses:
             raise InvalidArgumentError("name", label, expected="one that no other bus has here; give another, name=")

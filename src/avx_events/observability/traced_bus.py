@@ -12,9 +12,9 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.subscription import AnyEnvelope
 from avx_events.core.metadata import EventEnvelope, EventMetadata, Headers
+from avx_events.observability.buses import ObservedBus
 
 _SCOPE: Final = "avx_events"
 _MOST_LINKS: Final = 128  # as many as the SDK keeps of one span
@@ -32,7 +32,7 @@ _nowhere: Final = otel_context.Context()
 
 
 def traced_bus(
-    bus: DeliveringBus, tracers: TracerProvider | None, meters: MeterProvider | None, *, parent: bool
+    bus: ObservedBus, tracers: TracerProvider | None, meters: MeterProvider | None, *, parent: bool
 ) -> "TracedBus | None":
     """Return what makes spans and metrics of ``bus``, with the global providers where none are given.
 
@@ -48,7 +48,7 @@ def traced_bus(
 class TracedBus:
     """Is told of what one bus does, and makes spans and metrics of it."""
 
-    def __init__(self, bus: DeliveringBus, tracers: TracerProvider, meters: MeterProvider, *, parent: bool) -> None:
+    def __init__(self, bus: ObservedBus, tracers: TracerProvider, meters: MeterProvider, *, parent: bool) -> None:
         """Make them with ``tracers`` and ``meters``."""
         self._tracer: Final = tracers.get_tracer(_SCOPE)
         meter = meters.get_meter(_SCOPE)

@@ -20,8 +20,7 @@ import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-from avx_events.bus.delivering_bus import DeliveringBus
-from avx_events.observability.buses import check_bus
+from avx_events.observability.buses import ObservedBus, check_bus
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -53,14 +52,14 @@ class Tracing:
         self._tracer_provider: Final = tracer_provider
         self._meter_provider: Final = meter_provider
 
-    def observe(self, bus: DeliveringBus) -> bool:
+    def observe(self, bus: ObservedBus) -> bool:
         """Make spans and metrics of what ``bus`` does from now on.
 
         Returns:
             False, and nothing was done, where no OpenTelemetry SDK is installed and set up by now.
 
         Raises:
-            InvalidArgumentError: It is no event bus or topic bus.
+            InvalidArgumentError: It is no bus.
             ClosedError: The bus is closed.
         """
         check_bus(bus)

@@ -116,10 +116,13 @@ async def test_every_way_to_publish_is_seen_and_the_publisher_is_told_of_the_hea
     got: list[EventEnvelope[Noted]] = []
     async with bus:
 
-        @bus.on(*([Noted] if isinstance(bus, EventBus) else ["**"]), name="note")
         async def note(_: Noted, envelope: EventEnvelope[Noted]) -> None:
             got.append(envelope)
 
+        if isinstance(bus, EventBus):
+            bus.on(Noted, name="note")(note)
+        else:
+            bus.on("**", name="note")(note)
         await bus.publish(Noted("before"))
         await bus.settled()
         bus.observe(watcher)

@@ -1,5 +1,6 @@
 """Spans and metrics of a bus, by OpenTelemetry's conventions for messaging."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Generator
@@ -15,10 +16,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 
 from avx_events.bus.event_bus import EventBus
+from avx_events.bus.request_reply import RequestReplyBus
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.topic_bus import TopicBus
-from avx_events.core.errors import InvalidArgumentError, SubscriptionFullError
-from avx_events.core.event import Event
+from avx_events.core.errors import InvalidArgumentError, NoResponderError, RemoteError, SubscriptionFullError
+from avx_events.core.event import Event, Request
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.policy import Retry
 from avx_events.observability import Tracing
@@ -322,3 +324,66 @@ def test_without_opentelemetry_it_is_off() -> None:
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
 
     assert ran.stdout == "False\n"
+
+
+class GetOrder(Request[str], event_type="tracing.get-order", aggregate_id="order_id"):
+    order_id: str
+
+
+async def test_a_request_is_a_span_until_its_reply_and_the_responder_s_is_linked(watch: Watch) -> None:
+    inside: list[int] = []
+    async with RequestReplyBus() as bus:
+
+        @bus.respond(GetOrder, name="orders")
+        async def get(request: GetOrder) -> str:
+            inside.append(trace.get_current_span().get_span_context().span_id)
+            await asyncio.sleep(0)  # from the requester's turn into the responder's own task
+            inside.append(trace.get_current_span().get_span_context().span_id)
+            if request.order_id == "none":
+                raise LookupError("no such order")
+            return f"order {request.order_id}"
+
+        assert watch.tracing().observe(bus)
+        assert await bus.request(GetOrder("7")) == "order 7"
+        with pytest.raises(RemoteError, match="no such order"):
+            await bus.request(GetOrder("none"))
+        assert trace.get_current_span() is trace.INVALID_SPAN
+
+    asked, refused = watch.spans("publish tracing.get-order")
+    answered, failed = watch.spans("process tracing.get-order")
+    assert [link.context.span_id for link in answered.links] == [id_of(asked)]
+    assert [attributes_of(span).get("error.type") for span in (asked, answered)] == [None, None]
+    assert attributes_of(refused)["error.type"] == "RemoteError"
+    assert attributes_of(failed)["error.type"] == "LookupError"
+    assert inside == [id_of(answered)] * 2 + [id_of(failed)] * 2
+
+
+async def test_many_requests_at_once_keep_their_spans_apart(watch: Watch) -> None:
+    async with RequestReplyBus() as bus:
+
+        @bus.respond(GetOrder, concurrency=4)
+        async def get(request: GetOrder) -> str:
+            before = trace.get_current_span()
+            for _ in range(3):
+                await asyncio.sleep(0)
+                assert trace.get_current_span() is before
+            return request.order_id
+
+        watch.tracing(parent=True).observe(bus)
+        async with asyncio.TaskGroup() as tasks:
+            asking = [tasks.create_task(bus.request(GetOrder(f"{number}"))) for number in range(20)]
+
+    assert [task.result() for task in asking] == [f"{number}" for number in range(20)]
+    above = {span.parent.span_id for span in watch.spans("process tracing.get-order") if span.parent is not None}
+    assert above == {id_of(span) for span in watch.spans("publish tracing.get-order")}
+    assert len(above) == 20
+
+
+async def test_a_request_that_nobody_answers_has_no_span(watch: Watch) -> None:
+    async with RequestReplyBus() as bus:
+        watch.tracing().observe(bus)
+        with pytest.raises(NoResponderError):
+            await bus.request(GetOrder("7"))
+        assert bus.statistics().requested == 0
+
+    assert watch.spans("publish tracing.get-order") == []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from avx_events.bus.dispatcher import Dispatcher
+from avx_events.bus.observer import system_of
 from avx_events.bus.remote.intake import Decode, Intake, Wants
 from avx_events.bus.remote.ports import (
     CONTENT_MODES,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("avx_events")
 
 DEFAULT_IN_FLIGHT: Final = 1024
-_SYSTEMS: Final = {"rediss": "redis", "unix": "redis", "tls": "nats", "kafkas": "kafka"}
 
 
 class LinkOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,9 +100,8 @@ class Link:
 
     @property
     def system(self) -> str:
-        """The kind of broker: the scheme of the transport's name, whichever way it is reached."""
-        scheme = self._transport.name.partition("://")[0]
-        return _SYSTEMS.get(scheme, scheme)
+        """The kind of broker."""
+        return system_of(self._transport.name)
 
     # Consumers
 

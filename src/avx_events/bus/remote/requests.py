@@ -74,6 +74,11 @@ class RemoteRequests:
         self._answering: set[asyncio.Future[Any]] = set()
         self._deadlines = Deadlines(life.clock, on_late=_give_up)
 
+    @property
+    def transport_name(self) -> str:
+        """What errors call the broker."""
+        return self._transport.name
+
     # Asking
 
     def ask(self, envelope: EventEnvelope[Any], timeout_s: float) -> Pending:
