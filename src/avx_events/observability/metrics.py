@@ -23,7 +23,7 @@ the histograms are told of each event, and only with ``durations=True``.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeAlias
@@ -31,7 +31,13 @@ from typing import Any, Final, Protocol, TypeAlias
 from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.subscription import AnyEnvelope
 from avx_events.core.arguments import text
-from avx_events.core.errors import AvxEventsError, InvalidArgumentError, MissingExtraError, NoDeadLetterQueueError
+from avx_events.core.errors import (
+    AvxEventsError,
+    InvalidArgumentError,
+    MissingExtraError,
+    NoDeadLetterQueueError,
+    UnsupportedError,
+)
 from avx_events.observability.buses import check_bus
 
 try:
@@ -44,7 +50,8 @@ except ImportError as exc:
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """Of what ``Metrics.text`` returns."""
 
-Lags: TypeAlias = Callable[[], Awaitable[Mapping[str, float | None]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+"""Sends a message of ASGI."""
 
 BOUNDS_S: Final = (
     *(1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4),
@@ -111,7 +118,7 @@ class Groups(Protocol):
 
 
 class Metrics:
-    """Gathers the families of one process; ``text`` is what a scrape is answered with.
+    """Gathers the families of one process; ``text`` is what a scrape is answered with, and it is an ASGI application.
 
     What cannot be asked for at the moment, since a database or a broker is away, is left out of that scrape, and
     ``avx_events_scrape_failures_total`` says so: a gauge that does not move would look as if all were well.
@@ -190,6 +197,26 @@ class Metrics:
             failures.add_metric([what], count)
         self._scraped = [*families, failures]
         return generate_latest(self._registry)
+
+    async def __call__(self, scope: Mapping[str, Any], receive: object, send: Send) -> None:  # noqa: ARG002 - ASGI's
+        """Answer a scrape: an ASGI application, to be mounted or served as it is.
+
+        Raises:
+            UnsupportedError: It is served something else than HTTP.
+        """
+        if scope["type"] == "lifespan":  # nothing of it is started
+            problem = "it has no lifespan"
+            raise UnsupportedError("Metrics", problem, remedy="serve it with the lifespan off, or mount it in an app")
+        if scope["type"] != "http":
+            raise UnsupportedError("Metrics", f"it cannot answer {scope['type']!r}", remedy="ask it by HTTP")
+        is_asked = scope["method"] in {"GET", "HEAD"}
+        body = await self.text() if is_asked else b"only GET and HEAD are answered here\n"
+        kind = CONTENT_TYPE if is_asked else "text/plain; charset=utf-8"
+        headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body))]
+        if not is_asked:
+            headers.append((b"allow", b"GET, HEAD"))
+        await send({"type": "http.response.start", "status": 200 if is_asked else 405, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     async def _asked(self, what: str, ask: Callable[[], Awaitable[list[Metric]]]) -> list[Metric]:
         try:

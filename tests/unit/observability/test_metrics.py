@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
+import httpx
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from avx_events.bus.dead_letters import DeadLetterQueue, MemoryDeadLetters
 from avx_events.bus.event_bus import EventBus
-from avx_events.core.errors import InvalidArgumentError, StoreUnavailableError
+from avx_events.core.errors import InvalidArgumentError, StoreUnavailableError, UnsupportedError
 from avx_events.core.event import Event
 from avx_events.core.policy import Discard, Retry
 from avx_events.observability import Metrics
+from avx_events.observability.metrics import CONTENT_TYPE
 from avx_events.patterns.projection import Projection, Projector, handles
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
@@ -157,3 +159,23 @@ async def test_two_buses_need_two_names() -> None:
         metrics.add_bus("shop")  # type: ignore[arg-type]
 
     assert "avx_events_published_total|second|memory" in await samples(metrics)
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("POST", 405)])
+async def test_it_is_an_application_that_answers_a_scrape(method: str, status: int) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(Metrics()), base_url="http://shop") as client:
+        answer = await client.request(method, "/metrics")
+
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == (CONTENT_TYPE if status == 200 else "text/plain; charset=utf-8")
+    assert bool(answer.content) == (method != "HEAD")
+    assert ("avx_events_published_total" in answer.text) == (method == "GET")
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
+async def test_it_answers_nothing_but_http(kind: str) -> None:
+    async def send(_: object) -> None:
+        pytest.fail("it answered")
+
+    with pytest.raises(UnsupportedError):
+        await Metrics()({"type": kind}, None, send)
