@@ -8,6 +8,8 @@ endif
 VENV := $(if $(UV),uv --quiet venv --clear --python $(PYTHON),$(PYTHON) -m venv --clear) .venv
 # A venv that was left half made, or made by the other of pip and uv, is made again.
 READY := { $(PIP) --version && $(BIN)/python -c ''; } >/dev/null 2>&1 || $(VENV)
+# How many processes run the tests, each with servers of its own.
+TEST_PROCESSES ?= 2
 CODE := src tests $(wildcard examples)
 
 .DEFAULT_GOAL := setup
@@ -22,7 +24,7 @@ servers: .venv/.dev
 	$(BIN)/python -m tests.servers
 
 test: servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 check: .venv/.dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check

@@ -8,8 +8,8 @@ import asyncio
 import logging
 import sqlite3
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, closing, contextmanager
 from itertools import count as count_from
 from pathlib import Path
 from time import perf_counter
@@ -79,13 +79,25 @@ async def fill(store: EventStore, count: int) -> None:
         await store.append(f"s-{first}", events)
 
 
+@contextmanager
+def quiet() -> Generator[None, None, None]:
+    """Let nothing be logged of each version that replaces another."""
+    log = logging.getLogger("avx_events.projection")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 async def project(store: EventStore, base: type[Users], count: int) -> float:
     """Return how many events a second a projection took from a log of ``count``."""
-    logging.getLogger("avx_events.projection").setLevel(logging.ERROR)  # each version warns that it replaces another
     started = perf_counter()
-    async with Projector(store, next_version(base), batch_events=BATCH) as projector:
-        await projector.caught_up(timeout_s=DEADLINE_S)
-        speed = per_second(count, started)
+    with quiet():
+        async with Projector(store, next_version(base), batch_events=BATCH) as projector:
+            await projector.caught_up(timeout_s=DEADLINE_S)
+            speed = per_second(count, started)
     assert await store.fetch_one("SELECT sum(changes) FROM users") == (count,)
     return speed
 

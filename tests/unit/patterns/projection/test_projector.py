@@ -206,7 +206,8 @@ async def test_very_many_events_without_a_handler_do_move_the_checkpoint_on_disk
 
     async with Projector(store, Counts()) as projector:
         await projector.caught_up()
-        assert projector.statistics()["counts"].transactions == 1
+        # The second one is about going live, and may have been by now.
+        assert projector.statistics()["counts"].transactions in {1, 2}
 
     assert (await checkpoints_of(store))[0][2] >= 10_000
 
