@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, DeadLetterStore, LetterFilter
     from avx_events.bus.deliveries import Delivery
     from avx_events.bus.event_bus import EventBus
+    from avx_events.bus.remote.inspection import Finding, GroupStatus, Inspector, MemberStatus
     from avx_events.bus.request_reply import RequestReplyBus, RequestStatistics
     from avx_events.bus.responders import Listener, Reply
     from avx_events.bus.statistics import BusStatistics, SubscriptionStatistics
@@ -156,6 +157,8 @@ __all__ = [
     "EventMetadata",
     "EventStore",
     "EventTooLargeError",
+    "Finding",
+    "GroupStatus",
     "HandlerDefinitionError",
     "HandlerKilledError",
     "HandlerTimeoutError",
@@ -163,6 +166,7 @@ __all__ = [
     "HistoryEntry",
     "IdempotencyKeyReusedError",
     "Inbox",
+    "Inspector",
     "InvalidArgumentError",
     "InvalidTopicError",
     "LanesMismatchError",
@@ -170,6 +174,7 @@ __all__ = [
     "LetterFilter",
     "Listener",
     "LogBus",
+    "MemberStatus",
     "MessageContext",
     "MissingExtraError",
     "NoDeadLetterQueueError",
@@ -274,11 +279,15 @@ _PLACES: Final = {
     "Delivery": "avx_events.bus.deliveries",
     "EventBus": "avx_events.bus.event_bus",
     "EventStore": "avx_events.store.event_store",
+    "Finding": "avx_events.bus.remote.inspection",
+    "GroupStatus": "avx_events.bus.remote.inspection",
     "HistoryEntry": "avx_events.store.history",
     "Inbox": "avx_events.patterns.outbox",
+    "Inspector": "avx_events.bus.remote.inspection",
     "LetterFilter": "avx_events.bus.dead_letters",
     "Listener": "avx_events.bus.responders",
     "LogBus": "avx_events.patterns.log_bus",
+    "MemberStatus": "avx_events.bus.remote.inspection",
     "Outbox": "avx_events.patterns.outbox",
     "OutboxRelay": "avx_events.patterns.outbox",
     "ProcessManager": "avx_events.patterns.process",

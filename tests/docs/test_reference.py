@@ -31,6 +31,7 @@ PLACES: Final = {
         "bus.statistics",
     ),
     "Failed attempts": ("core.policy", "bus.dead_letters"),
+    "What a server says of itself": ("bus.remote.inspection",),
     "Store": (
         "store.event_store",
         "store.stored_event",

@@ -1,6 +1,7 @@
-"""What the entry points of transports and dead letters name: each imports its client library when it is first used."""
+"""What the entry points of brokers name: each imports its client library when it is first used."""
 
 from avx_events.bus.dead_letters import DeadLetterStore
+from avx_events.bus.remote.inspection import Inspection
 from avx_events.bus.remote.ports import Transport, TransportOptions
 from avx_events.core.clock import Clock
 from avx_events.core.errors import MissingExtraError
@@ -102,3 +103,19 @@ async def kafka_dead_letters(url: str, *, clock: Clock) -> DeadLetterStore:
     except ImportError as exc:
         raise MissingExtraError("DeadLetterQueue.connect", "kafka") from exc
     return await connect(url, clock=clock)
+
+
+async def redis_inspection(url: str, options: TransportOptions, *, clock: Clock) -> Inspection:
+    """Look at a namespace in Redis, and at the settings of its server.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        InvalidArgumentError: The URL or an option is none of Redis's.
+        TransportUnavailableError: The server does not answer.
+        TransportRefusedError: It asks for other credentials.
+    """
+    try:
+        from avx_events.distributed.redis.inspection import connect  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise MissingExtraError("Inspector.connect", "redis") from exc
+    return await connect(url, options, clock=clock)
