@@ -119,3 +119,19 @@ async def redis_inspection(url: str, options: TransportOptions, *, clock: Clock)
     except ImportError as exc:
         raise MissingExtraError("Inspector.connect", "redis") from exc
     return await connect(url, options, clock=clock)
+
+
+async def nats_inspection(url: str, options: TransportOptions, *, clock: Clock) -> Inspection:
+    """Look at a namespace in NATS, and at the settings of its server.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        InvalidArgumentError: The URL or an option is none of NATS's.
+        TransportUnavailableError: The server does not answer.
+        TransportRefusedError: It asks for other credentials.
+    """
+    try:
+        from avx_events.distributed.nats.inspection import connect  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise MissingExtraError("Inspector.connect", "nats") from exc
+    return await connect(url, options, clock=clock)

@@ -72,6 +72,12 @@ class StreamConfig(msgspec.Struct):
     subjects: list[str] = []
     max_age: int = 0
     max_msgs: int = -1
+    max_bytes: int = -1
+    storage: str = "file"
+    num_replicas: int = 1
+    retention: str = "limits"
+    discard: str = "old"
+    duplicate_window: int = 0
 
 
 class StreamState(msgspec.Struct):
@@ -125,6 +131,23 @@ class Stored(msgspec.Struct):
         return _OPERATION_HEADER in self.headers
 
 
+class AccountLimits(msgspec.Struct):
+    """What an account may keep, in bytes; -1 is no limit."""
+
+    max_storage: int = -1
+
+
+class Account(msgspec.Struct):
+    """What an account may do, and how many bytes it keeps in files."""
+
+    storage: int = 0
+    limits: AccountLimits = msgspec.field(default_factory=AccountLimits)
+
+
+class _Consumer(msgspec.Struct):
+    num_pending: int = 0
+
+
 class _Kept(msgspec.Struct):
     message: Stored
 
@@ -140,6 +163,18 @@ class JetStream:
         """``server`` is what errors call it."""
         self._pipe = pipe
         self._server = server
+
+    async def account(self) -> Account:
+        """Return what the account of this user may keep.
+
+        Raises:
+            TransportUnavailableError: JetStream does not answer.
+            TransportRefusedError: This user may not know.
+        """
+        try:
+            return await self._call("INFO", {}, Account)
+        except JetStreamError as exc:
+            raise self.problem(exc) from exc
 
     # Streams
 
@@ -232,10 +267,17 @@ class JetStream:
         """Return the message of that number, or None, by a future."""
         return self._message(stream, {"seq": number})
 
+    def first_of(self, stream: str, subject: str, *, begin: int) -> "asyncio.Future[Stored | None]":
+        """Return the first message of a subject from number ``begin`` on, or None, by a future."""
+        return self._message(stream, {"seq": begin, "next_by_subj": subject})
+
     # Consumers
 
-    async def make_consumer(self, stream: str, name: str, subject: str, *, begin: int, inactive_s: float) -> None:
+    async def make_consumer(self, stream: str, name: str, subject: str, *, begin: int, inactive_s: float) -> int:
         """Have an ephemeral consumer that gives the messages of ``subject`` from number ``begin`` on, when pulled.
+
+        Returns:
+            How many these are now.
 
         Raises:
             JetStreamError: There is no such stream, or it takes no consumer.
@@ -251,7 +293,8 @@ class JetStream:
             "num_replicas": 1,
         }
         asked = {"stream_name": stream, "config": config}
-        await self._call(f"CONSUMER.CREATE.{stream}.{name}.{subject}", asked, _Answer)
+        made = await self._call(f"CONSUMER.CREATE.{stream}.{name}.{subject}", asked, _Consumer)
+        return made.num_pending
 
     def delete_consumer(self, stream: str, name: str) -> "asyncio.Future[Any]":
         """Have a consumer no more; one that is gone already is no error."""

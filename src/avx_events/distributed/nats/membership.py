@@ -137,7 +137,7 @@ class Membership:
         here = {beat.subject[len(self._prefix) :]: beat for beat in beats if beat is not None and not beat.is_deleted}
         own = here.pop(self.name, None)
         for name, stored in here.items():
-            if name not in self._others and (beat := _beat_of(stored.data)) is not None:
+            if name not in self._others and (beat := beat_of(stored.data)) is not None:
                 age_s = 0.0 if own is None else _seconds_between(stored, own)
                 self._others[name] = Other(beat, now + beat.life_s - age_s)
         self._on_change()
@@ -203,7 +203,7 @@ class Membership:
         name = message.subject[len(self._prefix) :]
         if name == self.name:
             return
-        beat = _beat_of(message.data)
+        beat = beat_of(message.data)
         before = self._others.get(name)
         if beat is None:
             self._others.pop(name, None)
@@ -213,7 +213,8 @@ class Membership:
             self._on_change()
 
 
-def _beat_of(body: bytes) -> Beat | None:
+def beat_of(body: bytes) -> Beat | None:
+    """Return the beat that is written there; None where a member has left, or it cannot be read."""
     try:
         return msgspec.json.decode(body, type=Beat)
     except (msgspec.DecodeError, msgspec.ValidationError):
