@@ -135,3 +135,19 @@ async def nats_inspection(url: str, options: TransportOptions, *, clock: Clock) 
     except ImportError as exc:
         raise MissingExtraError("Inspector.connect", "nats") from exc
     return await connect(url, options, clock=clock)
+
+
+async def kafka_inspection(url: str, options: TransportOptions, *, clock: Clock) -> Inspection:
+    """Look at a namespace in Kafka, and at the settings of its cluster.
+
+    Raises:
+        MissingExtraError: The client library is not installed.
+        InvalidArgumentError: The URL or an option is none of Kafka's.
+        TransportUnavailableError: The cluster does not answer.
+        TransportRefusedError: It asks for other credentials.
+    """
+    try:
+        from avx_events.distributed.kafka.inspection import connect  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise MissingExtraError("Inspector.connect", "kafka") from exc
+    return await connect(url, options, clock=clock)

@@ -89,6 +89,11 @@ class Cluster:
         """How many there are."""
         return len(self._state.brokers)
 
+    @property
+    def nodes(self) -> list[int]:
+        """Which they are, ascending."""
+        return sorted(self._state.brokers)
+
     async def refresh(self, topic: str | None = None) -> None:
         """Ask anew who leads what, of ``topic`` and those that were asked for before.
 

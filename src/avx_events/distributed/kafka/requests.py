@@ -19,6 +19,7 @@ NO_GENERATION: Final = -1
 _NO_LIMIT: Final = 2**31 - 1
 _MAGIC: Final = 2
 _TOPIC_RESOURCE: Final = 2
+_BROKER_RESOURCE: Final = 4
 _GROUP: Final = 0
 _ALL_REPLICAS: Final = -1
 
@@ -73,6 +74,20 @@ class ClusterState(msgspec.Struct, frozen=True):
     problems: dict[str, int]
 
 
+class Copies(msgspec.Struct, frozen=True):
+    """Where a partition is.
+
+    Attributes:
+        leader: The broker that leads it; -1 where there is none now.
+        replicas: All brokers that are to have it.
+        in_sync: Those of them that have all of it.
+    """
+
+    leader: int
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
 class Joined(msgspec.Struct, frozen=True):
     """How a group answers to one that joins.
 
@@ -108,6 +123,15 @@ def state_of(answer: Any) -> ClusterState:
     return ClusterState(brokers, answer.controller_id, leaders, problems)
 
 
+def copies_of(answer: Any) -> dict[str, list[Copies]]:
+    """Return where the partitions of each topic are that an answer to ``metadata`` knows."""
+    return {
+        name: [Copies(leader, tuple(replicas), tuple(in_sync)) for _, _, leader, replicas, in_sync, *_ in partitions]
+        for code, name, _, partitions in answer.topics
+        if code in {Code.NONE, Code.LEADER_NOT_AVAILABLE}
+    }
+
+
 def create_topic(
     topic: str, *, partitions: int, replicas: int, settings: Mapping[str, object], timeout_s: float
 ) -> Request:
@@ -127,8 +151,19 @@ def topic_settings(topic: str) -> Request:
     return api.admin.DescribeConfigsRequest([(_TOPIC_RESOURCE, topic, None)])
 
 
+def broker_settings(node: int) -> Request:
+    """Ask a broker for its own settings."""
+    return api.admin.DescribeConfigsRequest([(_BROKER_RESOURCE, str(node), None)])
+
+
+def settings_code(answer: Any) -> int:
+    """Return why a broker does not tell settings, or 0."""
+    ((code, *_),) = answer.resources
+    return int(code)
+
+
 def settings_of(answer: Any) -> dict[str, str]:
-    """Return the settings that an answer to ``topic_settings`` gives."""
+    """Return the settings that an answer to ``topic_settings`` or ``broker_settings`` gives."""
     return {name: value for resource in answer.resources for name, value, *_ in resource[4]}
 
 
@@ -324,10 +359,38 @@ def share_of(answer: Any, topic: str) -> frozenset[int]:
         AnsweredError: It got none, and has to join again.
     """
     check(answer.error_code)
-    if not answer.member_assignment:
-        return frozenset()
-    assigned = api.consumer.ASSIGNMENT.decode(answer.member_assignment).assignment
-    return frozenset(partition for name, partitions in assigned if name == topic for partition in partitions)
+    return _partitions_in(answer.member_assignment, topic)
+
+
+def list_groups() -> Request:
+    """Ask a broker which consumer groups it keeps."""
+    return api.admin.ListGroupsRequest()
+
+
+def listed_groups(answer: Any) -> list[str]:
+    """Return what they are called.
+
+    Raises:
+        AnsweredError: It is not told.
+    """
+    check(answer.error_code)
+    return [name for name, *_ in answer.groups]
+
+
+def describe_group(consumer: str) -> Request:
+    """Ask who the members of a consumer group are; aiokafka can read of one alone."""
+    return api.admin.DescribeGroupsRequest([consumer])
+
+
+def shares_in(answer: Any, topic: str) -> dict[str, frozenset[int]]:
+    """Return the partitions of ``topic`` in each member's share; none while they are being shared out.
+
+    Raises:
+        AnsweredError: It is not told.
+    """
+    ((code, _, _, _, _, members),) = answer.groups
+    check(code)
+    return {member: _partitions_in(assignment, topic) for member, _, _, _, assignment in members}
 
 
 def heartbeat(consumer: str, member_id: str, *, generation: int) -> Request:
@@ -338,6 +401,13 @@ def heartbeat(consumer: str, member_id: str, *, generation: int) -> Request:
 def leave(consumer: str, member_id: str) -> Request:
     """Ask to be a member no more."""
     return api.group.LeaveGroupRequest(consumer, member_id)
+
+
+def _partitions_in(assignment: bytes, topic: str) -> frozenset[int]:
+    if not assignment:
+        return frozenset()
+    assigned = api.consumer.ASSIGNMENT.decode(assignment).assignment
+    return frozenset(partition for name, partitions in assigned if name == topic for partition in partitions)
 
 
 def _by_topic(items: Iterable[tuple[tuple[str, int], bytes]]) -> list[tuple[str, list[tuple[int, bytes]]]]:

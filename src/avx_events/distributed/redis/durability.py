@@ -1,11 +1,11 @@
 """What the settings of a Redis server mean for events; docs/explanation/brokers.md has the same as a table."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from avx_events.bus.remote.inspection import Finding, Level
 
-Texts = Mapping[str, str]
+Texts: TypeAlias = Mapping[str, str]
 
 SETTINGS: Final = (
     "appendonly",
