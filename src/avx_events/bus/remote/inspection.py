@@ -105,7 +105,7 @@ class Inspection(Protocol):
         Raises:
             TransportUnavailableError: The broker is away.
             TransportRefusedError: It does not let this user look.
-            StoreUnavailableError: The database is away.
+            UnsupportedError: It is a database, which has no groups of a broker.
         """
         ...
 
@@ -194,7 +194,7 @@ class Inspector:
         Raises:
             TransportUnavailableError: The broker is away.
             TransportRefusedError: It does not let this user look.
-            StoreUnavailableError: The database is away.
+            UnsupportedError: It is a database, which has no groups of a broker.
             ClosedError: The inspector is closed.
         """
         self._check_open("tell of groups")
@@ -208,7 +208,8 @@ class Inspector:
         Raises:
             TransportUnavailableError: The broker is away.
             TransportRefusedError: It does not let this user look.
-            StoreUnavailableError: The database is away.
+            StoreUnavailableError: The database is away, or locked for too long.
+            StoreSchemaError: It has tables of our names that are not ours.
             ClosedError: The inspector is closed.
         """
         self._check_open("tell of settings")

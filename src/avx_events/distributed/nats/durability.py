@@ -12,9 +12,9 @@ _NO_LIMIT: Final = (0, -1)
 _UNKNOWN: Final = "?"
 
 
-def no_jetstream(problem: str) -> Finding:
+def no_jetstream() -> Finding:
     """Return that JetStream does not answer on a server that does."""
-    says = f"Buses do not work: {problem}."
+    says = "Buses do not work there: it is not enabled, with the option -js, or has no leader now."
     return _found("risk", "server", "jetstream", "no answer", says)
 
 

@@ -105,10 +105,10 @@ class NatsInspection:
         """Return what the settings of the account and the streams mean; see ``Inspection``."""
         try:
             account = await self._jetstream.account()
-        except TransportUnavailableError as exc:
+        except TransportUnavailableError:
             if not self._wire.is_connected:
                 raise
-            return [durability.no_jetstream(exc.problem)]
+            return [durability.no_jetstream()]
         return [*durability.findings_of_account(account), *await self._about_streams()]
 
     async def close(self) -> None:

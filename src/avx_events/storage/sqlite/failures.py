@@ -44,6 +44,11 @@ def is_refused_write(exc: Failure) -> bool:
     return getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY  # a file that is read-only has more bits
 
 
+def is_damaged(exc: sqlite3.Error) -> bool:
+    """Return whether ``exc`` says that the file is damaged, or no database."""
+    return _code(exc) in _DAMAGED
+
+
 def moved_error(url: str) -> StoreUnavailableError:
     """Return the error of the store at ``url`` whose file is not the one that was opened any more."""
     return StoreUnavailableError(url, _MOVED)
