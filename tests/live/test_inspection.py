@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from avx_events import (
+    Event,
     EventBus,
     EventStore,
     Finding,
@@ -28,6 +29,14 @@ from tests.servers.redis import redis_in
 from tests.servers.software import program
 
 pytestmark = pytest.mark.live
+
+
+class Noticed(Event, event_type="inspection.noticed", aggregate_id="key"):
+    key: str
+
+
+async def _ignore(event: Noticed) -> None:
+    del event
 
 
 async def findings_at(url: str, namespace: str = "avx") -> Sequence[Finding]:
@@ -82,6 +91,25 @@ async def test_a_user_who_may_not_ask_for_settings_is_told_what_is_not_known(red
     assert (little["CONFIG GET"], little["INFO"], little["version"]) == (("?", "note"), ("?", "note"), ("?", "note"))
     assert "appendfsync" not in little
     assert (info["CONFIG GET"], info["appendonly"]) == (("?", "note"), ("yes", "ok"))
+
+
+async def test_the_rights_of_a_bus_are_enough_to_see_groups(redis_server: Server) -> None:
+    client: Any = Redis
+    # As docs/reference/redis.md has them.
+    rights = (
+        "~avx:* &avx:inbox:* -@all +@stream +@hash +@sortedset +@keyspace +@pubsub +@transaction +@scripting "
+        "+@connection +time -@dangerous +client|unblock"
+    )
+    async with client.from_url(redis_server.url) as redis:
+        await redis.execute_command("ACL", "SETUSER", "billing", "on", ">secret", *rights.split())
+    url = f"redis://billing:secret@{redis_server.url.removeprefix('redis://')}"
+    bus = await EventBus.connect(url, group="billing")
+    bus.on(Noticed, name="handler")(_ignore)
+    async with bus, await EventBus.connect(url) as publisher, await Inspector.connect(url) as inspector:
+        await publisher.publish(Noticed("a"))
+        (group,) = await inspector.groups()
+
+    assert (group.group, group.handler, len(group.members)) == ("billing", "handler", 1)
 
 
 async def test_a_replica_is_seen_from_both_sides(redis_server: Server, tmp_path: Path) -> None:

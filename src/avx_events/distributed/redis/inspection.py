@@ -144,7 +144,7 @@ class RedisInspection:
     async def _layout(self) -> tuple[int, str]:
         """Return how many lanes the namespace has, 0 where it is not there, and the version of its layout."""
         partitions, version = await self._pipe.ask(packed("HMGET", self._names.meta, "partitions", "version"))
-        return int(partitions or 0), _text(version or b"")
+        return int(partitions) if (partitions or b"").isdigit() else 0, _text(version or b"")
 
     def _about_namespace(self, lanes: int, version: str) -> Finding:
         subject = self._namespace
