@@ -11,8 +11,10 @@ from tests.servers.software import MissingServerError, install
 
 
 def prepare_programs() -> None:
-    """Install Redis, NATS, PostgreSQL and Java, and Maven where it is needed."""
-    install("redis-server", "nats-server", "postgres", "java", *(() if has_kafka() else ("mvn",)))
+    """Install Redis, NATS, PostgreSQL and Java, what deployments are checked with, and Maven where it is needed."""
+    install(
+        "redis-server", "nats-server", "postgres", "java", "promtool", "sqlite3", *(() if has_kafka() else ("mvn",))
+    )
 
 
 def prepare_kafka() -> None:

@@ -14,6 +14,8 @@ PACKAGES: Final = {
     "postgres": "postgresql",
     "java": "default-jre-headless",
     "mvn": "maven",
+    "promtool": "prometheus",
+    "sqlite3": "sqlite3",
 }
 """Which of Debian's packages a program is in."""
 

@@ -1,0 +1,89 @@
+"""What each process answers to those who look after it, and how it ends."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from avx_events import AvxEventsError
+from examples.production_service.http.answers import JsonResponse
+from examples.production_service.http.server import Server, listen
+from examples.production_service.logs import configure_logs
+from examples.production_service.prometheus import CONTENT_TYPE
+from examples.production_service.settings import SettingError, Settings
+
+BROKER_URL: Final = "AVX_EVENTS__BROKER_URL"
+_PROBE_TIMEOUT_S: Final = 2.0  # shorter than that of the probes
+
+log = logging.getLogger(__name__)
+
+
+def required(environment: Mapping[str, str], name: str) -> str:
+    """Return a setting that has no default.
+
+    Raises:
+        SettingError: It is not set, or empty.
+    """
+    value = environment.get(name, "")
+    if not value:
+        raise SettingError(name, "is not set, and has no default")
+    return value
+
+
+def edge(*, ask: Callable[[], Awaitable[object]], metrics: Callable[[], str]) -> Starlette:
+    """Return the ASGI application of a process.
+
+    Args:
+        ask: Asks what the process depends on; raises an ``AvxEventsError`` where one does not answer.
+        metrics: Returns the text that Prometheus reads.
+    """
+
+    async def health(_: Request) -> Response:
+        return JsonResponse({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                await ask()
+        except (AvxEventsError, TimeoutError) as exc:
+            return JsonResponse({"error": str(exc) or f"no answer in {_PROBE_TIMEOUT_S:g} s"}, 503)
+        return JsonResponse({"status": "ready"})
+
+    async def show_metrics(_: Request) -> Response:
+        return PlainTextResponse(metrics(), media_type=CONTENT_TYPE)
+
+    return Starlette(
+        routes=[Route("/health", health), Route("/ready", ready), Route("/metrics", show_metrics)],
+    )
+
+
+async def serve(app: Starlette, settings: Settings) -> None:
+    """Serve ``app`` until SIGTERM or SIGINT.
+
+    Raises:
+        OSError: The address cannot be listened on.
+    """
+    server = Server(app)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.stop)
+    with listen(settings.host, settings.port) as listener:
+        host, port, *_ = listener.getsockname()
+        log.info("listening on http://%s:%d", host, port)
+        await server.serve(sockets=[listener])
+
+
+def main(run: Coroutine[Any, Any, None]) -> int:
+    """Run a process, and return its exit code: 0 after a signal, 2 where a setting cannot be used."""
+    configure_logs()
+    try:
+        asyncio.run(run)
+    except (SettingError, AvxEventsError, OSError) as exc:
+        log.error("%s", exc)  # noqa: TRY400 - it is for the person who set it up, to whom a traceback says nothing
+        return 2
+    return 0

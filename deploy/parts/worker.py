@@ -1,0 +1,108 @@
+"""Writes an invoice for each order that comes from a broker: ``python -m deploy.parts.worker``, any number of them.
+
+They are the group ``invoicing`` and share the orders; sixteen at most have something to do, since so many lanes has the
+log. An invoice and the note that its order was handled are committed together, so that an order that is delivered again
+has no second invoice.
+
+| environment | | if not set |
+|---|---|---|
+| ``AVX_EVENTS__BROKER_URL`` | from where: Redis, NATS or Kafka | refused |
+| ``AVX_EVENTS__INVOICES_URL`` | where the invoices are: PostgreSQL | refused |
+| ``AVX__HTTP__BIND_ADDR`` | where it answers | as for the service |
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Final
+
+from avx_events import Connection, EventBus, EventStore, Inbox, Retry
+from deploy.parts.edge import BROKER_URL, edge, main, required, serve
+from examples.production_service.orders import OrderPlaced
+from examples.production_service.prometheus import Sample, family
+from examples.production_service.settings import settings_from
+
+INVOICES_URL: Final = "AVX_EVENTS__INVOICES_URL"
+GROUP: Final = "invoicing"
+DRAIN_TIMEOUT_S: Final = 10.0
+
+_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS invoices"
+    " (order_id text PRIMARY KEY, user_id text NOT NULL, total_cents bigint NOT NULL)"
+)
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('invoices'))::text"  # IF NOT EXISTS alone fails one of two
+_ADD: Final = "INSERT INTO invoices (order_id, user_id, total_cents) VALUES ($1, $2, $3)"
+_COUNTERS: Final[Mapping[str, str]] = {
+    "handled": "Events that the handler is done with.",
+    "retried": "Attempts that failed and were followed by another.",
+    "dead_lettered": "Events that became dead letters.",
+    "discarded": "Events that the handler gave up on purpose.",
+    "dropped": "Events that did not fit.",
+}
+_GAUGES: Final[Mapping[str, str]] = {
+    "queued": "Events that wait here.",
+    "in_flight": "Events that are being handled.",
+}
+
+
+async def run(environment: Mapping[str, str]) -> None:
+    """Handle orders until a signal comes, and what was begun then.
+
+    Raises:
+        SettingError: A setting is missing or malformed.
+        AvxEventsError: Database or broker cannot be opened.
+        OSError: The address cannot be listened on.
+    """
+    settings = settings_from(environment)
+    async with AsyncExitStack() as parts:
+        invoices = await parts.enter_async_context(await EventStore.connect(required(environment, INVOICES_URL)))
+        await prepare(invoices)
+        bus = await EventBus.connect(
+            required(environment, BROKER_URL), group=GROUP, start="earliest", drain_timeout_s=DRAIN_TIMEOUT_S
+        )
+        write_invoices(bus, invoices)
+        await parts.enter_async_context(bus)
+
+        async def ask() -> None:
+            await invoices.fetch_one("SELECT 1")
+            await bus.dead_letter_queue.count()
+
+        await serve(edge(ask=ask, metrics=lambda: metrics(bus)), settings)
+
+
+async def prepare(invoices: EventStore) -> None:
+    """Make the table, where several workers that start at once all try to.
+
+    Raises:
+        AvxEventsError: The database refuses it, or is away.
+    """
+    async with invoices.transaction() as connection:
+        await connection.fetch_one(_LOCK)
+        await connection.execute(_TABLE)
+
+
+def write_invoices(bus: EventBus, invoices: EventStore) -> None:
+    """Register the handler."""
+
+    @bus.on(OrderPlaced, name="invoice", retry=Retry(attempts=5), concurrency=16, timeout_s=10)
+    @Inbox(invoices, name=GROUP).handler
+    async def write_invoice(order: OrderPlaced, connection: Connection) -> None:
+        await connection.execute(_ADD, order.order_id, order.user_id, order.total_cents)
+
+
+def metrics(bus: EventBus) -> str:
+    """Return what the bus counts, in the text that Prometheus reads."""
+    handlers = bus.statistics().subscriptions
+
+    def samples(name: str) -> list[Sample]:
+        return [("", {"bus": GROUP, "handler": handler}, getattr(handlers[handler], name)) for handler in handlers]
+
+    return "".join(
+        [family(f"avx_events_{name}_total", "counter", what, samples(name)) for name, what in _COUNTERS.items()]
+        + [family(f"avx_events_{name}", "gauge", what, samples(name)) for name, what in _GAUGES.items()]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(run(os.environ)))
