@@ -13,6 +13,7 @@ from examples.production_service.orders import OrderPlaced
 from tests.deploy.files import DEPLOY, dashboard, documents
 from tests.deploy.metrics import LIBRARY, SCRAPED
 from tests.deploy.programs import needed
+from tests.docs.pages import ROOT
 from tests.examples.production_service.serving import create_user, serving
 
 ALERTS: Final = DEPLOY / "prometheus" / "alerts.yaml"
@@ -105,6 +106,17 @@ async def test_a_worker_exports_what_the_list_says() -> None:
     samples = dict(labels_of(line) for line in text.splitlines() if not line.startswith("#"))
     assert samples
     assert samples.items() <= LIBRARY.items()
+
+
+def test_every_alert_says_how_bad_it_is_and_where_to_read_on() -> None:
+    guide = (ROOT / "PRODUCTION_GUIDE.md").read_text("utf-8")
+    headings = {line.lstrip("# ").lower().replace(" ", "-") for line in guide.splitlines() if line.startswith("#")}
+
+    for alert in (rule for rule in EVERY_RULE if "alert" in rule):
+        page, _, heading = alert["annotations"]["runbook"].partition("#")
+        assert alert["labels"]["severity"] in {"info", "warning", "critical"}
+        assert page == "PRODUCTION_GUIDE.md"
+        assert heading in headings, alert["alert"]
 
 
 def test_promtool_takes_the_rules() -> None:

@@ -42,7 +42,7 @@ class Program(NamedTuple):
 
 def pages(root: Path) -> list[Path]:
     """Return all pages, nested folders included."""
-    return sorted([*root.glob("*.md"), *root.glob("docs/**/*.md")])
+    return sorted([*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("deploy/*.md")])
 
 
 def snippets(page: Path, *, readdressed: Callable[[str], str] = str) -> Iterator[CodeType]:
