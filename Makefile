@@ -10,10 +10,10 @@ VENV := $(if $(UV),uv --quiet venv --clear --python $(PYTHON),$(PYTHON) -m venv 
 READY := { $(PIP) --version && $(BIN)/python -c ''; } >/dev/null 2>&1 || $(VENV)
 # How many processes run the tests, each with servers of its own.
 TEST_PROCESSES ?= 2
-CODE := src tests $(wildcard examples deploy)
+CODE := src tests $(wildcard examples deploy mkdocs_hooks.py)
 
 .DEFAULT_GOAL := setup
-.PHONY: setup run servers test check fix bench
+.PHONY: setup run servers test check fix bench docs
 
 setup: .venv/.dev
 
@@ -35,6 +35,9 @@ fix: .venv/.dev
 
 bench: .venv/.bench
 	$(BIN)/python -m bench
+
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .venv/.dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avx-events needs Python 3.11 or newer: make PYTHON=python3.11")'
