@@ -17,6 +17,7 @@ PAGES: Final = (
     "overview.html",
     "production-guide.html",
     "tutorial/index.html",
+    "coming-from/celery.html",
 )
 MODULE: Final = "reference/modules/avx_events.bus.event_bus.html"
 # What a browser fetches by itself when it shows a page.
