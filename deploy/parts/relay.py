@@ -10,36 +10,74 @@ one of them publishes.
 | ``AVX__HTTP__BIND_ADDR`` | where it answers | as for the service |
 """
 
+import asyncio
+import logging
 import os
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Final
 
-from avx_events import EventBus, EventStore, Relay
+from avx_events import AvxEventsError, EventBus, EventStore, Relay, TransportUnavailableError
 from deploy.parts.edge import BROKER_URL, edge, main, required, serve
 from examples.production_service.orders import OrderPlaced
 from examples.production_service.prometheus import gauge
 from examples.production_service.settings import settings_from
 
+_PAUSE_S: Final = 5.0  # connect() has waited for timeout_s before
+
+log = logging.getLogger(__name__)
+
 
 async def run(environment: Mapping[str, str]) -> None:
-    """Publish until a signal comes.
+    """Publish until a signal comes. A broker that is away is waited for, so that the service beside it is not held up.
 
     Raises:
         SettingError: A setting is missing or malformed.
-        AvxEventsError: Store or broker cannot be opened.
+        AvxEventsError: The store cannot be opened, or the broker refuses.
         OSError: The address cannot be listened on.
     """
-    settings = settings_from(environment)
-    async with AsyncExitStack() as parts:
-        bus = await parts.enter_async_context(await EventBus.connect(required(environment, BROKER_URL)))
-        store = await parts.enter_async_context(await EventStore.connect(settings.store_url))
-        relay = await parts.enter_async_context(Relay(store, bus, name="to-the-broker", types=[OrderPlaced]))
+    settings, url = settings_from(environment), required(environment, BROKER_URL)
+    async with await EventStore.connect(settings.store_url) as store:
+        relays: list[Relay] = []
 
         def metrics() -> str:
-            return gauge("avx_relay_position", "Up to here the broker has the log.", relay.statistics().position)
+            position = relays[0].statistics().position if relays else 0
+            return gauge("avx_relay_position", "Up to here the broker has the log.", position)
 
-        await serve(edge(ask=relay.lag, metrics=metrics), settings)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                relaying = tasks.create_task(relay(store, url, relays))
+                await serve(edge(ask=store.last_position, metrics=metrics), settings)
+                relaying.cancel()
+        except* AvxEventsError as failures:
+            raise failures.exceptions[0] from None
+
+
+async def relay(store: EventStore, url: str, relays: list[Relay]) -> None:
+    """Publish to the broker at ``url`` until it is cancelled, and say in ``relays`` by which relay.
+
+    Raises:
+        AvxEventsError: The broker refuses.
+    """
+    async with AsyncExitStack() as parts:
+        bus = await parts.enter_async_context(await connected(url))
+        relays.append(await parts.enter_async_context(Relay(store, bus, name="to-the-broker", types=[OrderPlaced])))
+        await asyncio.Event().wait()
+
+
+async def connected(url: str) -> EventBus:
+    """Return a bus on the broker, once it answers.
+
+    Raises:
+        AvxEventsError: The broker refuses, or the URL is none.
+    """
+    while True:
+        try:
+            return await EventBus.connect(url)
+        except TransportUnavailableError as exc:
+            log.warning("waiting for the broker: %s", exc)
+            await asyncio.sleep(_PAUSE_S)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,22 @@ async def test_a_worker_is_not_ready_and_lives_on_while_its_broker_is_away(
         await worker.answers("/ready", 200)
 
 
+async def test_a_relay_is_ready_without_its_broker_and_stops(tmp_path: Path) -> None:
+    async with running(RELAY, tmp_path, {BROKER_URL: f"redis://127.0.0.1:{free_port()}"}) as relay:
+        await relay.answers("/ready", 200)
+
+        assert "avx_relay_position 0" in (await relay.answers("/metrics", 200)).text
+        assert await relay.stop() == 0
+
+
+@pytest.mark.live
+async def test_a_relay_that_its_broker_refuses_ends_and_says_so(redis_url: str, tmp_path: Path) -> None:
+    with_password = redis_url.replace("://", "://nobody:wrong@")
+    async with running(RELAY, tmp_path, {BROKER_URL: with_password}) as relay:
+        async with asyncio.timeout(20):
+            assert await relay.process.wait() == 2
+
+
 @pytest.mark.parametrize(("module", "missing"), [(RELAY, BROKER_URL), (WORKER, INVOICES_URL)])
 async def test_a_setting_that_is_missing_is_named_and_ends_it(module: str, missing: str, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
