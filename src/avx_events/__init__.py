@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     from avx_events.store.history import Change, HistoryEntry
     from avx_events.store.ports import AppendResult, Connection
     from avx_events.store.stored_event import StoredEvent
+    from avx_events.store.streams import StreamInfo
 
 __all__ = [
     "AggregateDefinitionError",
@@ -227,6 +228,7 @@ __all__ = [
     "StoreSchemaError",
     "StoreUnavailableError",
     "StoredEvent",
+    "StreamInfo",
     "StreamNotFoundError",
     "Subscriber",
     "SubscriptionFullError",
@@ -304,6 +306,7 @@ _PLACES: Final = {
     "RequestReplyBus": "avx_events.bus.request_reply",
     "RequestStatistics": "avx_events.bus.request_reply",
     "StoredEvent": "avx_events.store.stored_event",
+    "StreamInfo": "avx_events.store.streams",
     "Subscriber": "avx_events.bus.subscriber",
     "SubscriptionStatistics": "avx_events.bus.statistics",
     "TopicBus": "avx_events.bus.topic_bus",

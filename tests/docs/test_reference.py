@@ -35,6 +35,7 @@ PLACES: Final = {
     "Store": (
         "store.event_store",
         "store.stored_event",
+        "store.streams",
         "store.ports",
         "store.history",
         "store.causal_tree",

@@ -28,6 +28,7 @@ from avx_events.store.stored_event import (
     is_envelope,
     stored_events,
 )
+from avx_events.store.streams import StreamInfo, streams_of
 from avx_events.store.subscription import StoreSubscription
 
 MAX_EVENT_BYTES: Final = 1_048_576
@@ -561,6 +562,33 @@ class EventStore:
             WrongLoopError: The store belongs to another loop.
         """
         return await self._engine.version_of(check_stream(stream))
+
+    async def streams(
+        self, prefix: str = "", *, after: str = "", limit: int | None = None
+    ) -> AsyncGenerator[StreamInfo, None]:
+        """Give the streams one by one, ascending by name, read in pages.
+
+        Names are in the order of their code points, on every engine. A stream costs a few looks into the index, however
+        many events it has; one that is made meanwhile is given if its name is still to come.
+
+        Args:
+            prefix: What their names begin with, as ``"user-"``; empty for all.
+            after: The name already seen, which need not be there; empty starts at the beginning.
+            limit: The most streams wanted, from 1; None for all.
+
+        Raises:
+            InvalidArgumentError: No stream could have such a name or beginning, or the limit is outside its range.
+            StoreUnavailableError: It cannot be read now.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The store is closed.
+            WrongLoopError: The store belongs to another loop.
+        """
+        for argument, name in (("prefix", prefix), ("after", after)):
+            if name != "":
+                check_stream(name, argument=argument)
+        most = _whole_or_none("limit", limit, least=1)
+        async for stream in streams_of(self._engine, prefix=prefix, after=after, limit=most):
+            yield stream
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """Return a transaction on the store's own database, for tables of your own beside it.

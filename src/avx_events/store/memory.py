@@ -1,6 +1,7 @@
 """The engine in memory: everything is a list, nothing outlives the process."""
 
 import asyncio
+import heapq
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
@@ -19,6 +20,7 @@ from avx_events.store.ports import (
     NewRecordTuple,
     RecordTuple,
     SnapshotRecord,
+    StreamTuple,
 )
 from avx_events.store.repeats import Place, judge
 
@@ -91,6 +93,13 @@ class MemoryEngine:
         """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
         self._check("read")
         return len(self._streams.get(stream, ()))
+
+    async def streams(self, *, prefix: str = "", after: str = "", limit: int = PAGE_EVENTS) -> Sequence[StreamTuple]:
+        """Return a page of streams; see ``StoreEngine.streams``."""
+        self._check("read")
+        names = (name for name in self._streams if name > after and name.startswith(prefix))
+        last = [self._streams[name][-1] for name in heapq.nsmallest(limit, names)]
+        return [(stream, version, position, recorded_us) for position, stream, version, recorded_us, *_ in last]
 
     async def last_position(self) -> int:
         """Return the position of the newest record; see ``StoreEngine.last_position``."""

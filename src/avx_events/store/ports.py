@@ -78,6 +78,10 @@ RecordTuple: TypeAlias = tuple[int, str, int, int, str, str, bytes, bytes]
 """The shape of a ``Record``."""
 
 
+StreamTuple: TypeAlias = tuple[str, int, int, int]
+"""A stream: its name, its version, and the position and ``recorded_us`` of its last record."""
+
+
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which records of the log are wanted; the engine looks for them where they lie.
 
@@ -286,6 +290,24 @@ class StoreEngine(Protocol):
 
     async def version_of(self, stream: str) -> int:
         """Return the version that ``stream`` is at, 0 where it has no records.
+
+        Raises:
+            StoreUnavailableError: The database cannot be read now.
+            StoreSchemaError: The database is damaged.
+            ClosedError: The engine is closed.
+            WrongLoopError: The engine belongs to another loop.
+        """
+        ...
+
+    async def streams(self, *, prefix: str = "", after: str = "", limit: int = PAGE_EVENTS) -> Sequence[StreamTuple]:
+        """Return up to ``limit`` streams, by name: by its code points, which is the order of its bytes in UTF-8.
+
+        It takes a few looks into the index for each stream, however many records they have.
+
+        Args:
+            prefix: What the names begin with; empty for all.
+            after: The name already seen.
+            limit: The most streams wanted, from 1.
 
         Raises:
             StoreUnavailableError: The database cannot be read now.

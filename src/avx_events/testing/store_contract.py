@@ -32,6 +32,7 @@ from avx_events.patterns.aggregate import AggregateRoot
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import PAGE_EVENTS, STRETCH_EVENTS, AppendResult
 from avx_events.store.stored_event import StoredEvent
+from avx_events.store.streams import StreamInfo
 from avx_events.store.subscription import StoreSubscription
 from avx_events.testing.own_loop import interrupted, on_its_own_loop
 from avx_events.testing.renamed import NEW_TYPE, guest_arrived, guest_came
@@ -645,6 +646,93 @@ class StoreContract:
                 with pytest.raises(InvalidArgumentError, match="stream_prefix must be text"):
                     store.subscribe(stream_prefix=prefix)  # type: ignore[arg-type]
 
+    # Streams
+
+    @on_its_own_loop
+    async def test_streams_are_given_by_name_with_the_place_of_their_last_event(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            assert [stream async for stream in store.streams()] == []
+
+            await store.append("b", [Deposited("b", 1), Deposited("b", 2)])
+            await store.append("a", Deposited("a", 3))
+            await store.append("b", Deposited("b", 4))
+            last = {stored.stream: stored async for stored in store.read_all()}
+
+            assert [stream async for stream in store.streams()] == [
+                StreamInfo("a", 1, 3, last["a"].recorded_at),
+                StreamInfo("b", 3, 4, last["b"].recorded_at),
+            ]
+
+    @on_its_own_loop
+    async def test_streams_are_found_by_prefix_whatever_their_names(self, tmp_path: Path) -> None:
+        highest = chr(0x10FFFF)
+        names = [
+            "a",
+            "A",
+            "a%",
+            "a_b",
+            "a'b",
+            'a"',
+            "a\\",
+            "ab",
+            "ä",
+            "a\u0308",
+            "\uffff",
+            "\U0001f600",
+            " a",
+            "b",
+            "%",
+        ]
+        names += [
+            highest,
+            highest * 2,
+            "a" + highest,
+            "a" + highest + "b",
+            "x" * 1024,
+            "order-1",
+            "order-10",
+            "order-2",
+        ]
+        async with await self.connect(tmp_path) as store:
+            for name in names:
+                await store.append(name, Deposited(name, 1))
+
+            for prefix in ["", *names, "order-", "x", "never", "\ue000"]:
+                expected = sorted(name for name in names if name.startswith(prefix))
+                assert [stream.name async for stream in store.streams(prefix)] == expected
+
+                for after in ["a", "order-10", highest, "never"]:
+                    rest = [name for name in expected if name > after]
+                    assert [stream.name async for stream in store.streams(prefix, after=after)] == rest
+                    assert [stream.name async for stream in store.streams(prefix, after=after, limit=2)] == rest[:2]
+
+    @on_its_own_loop
+    async def test_streams_go_on_over_their_pages(self, tmp_path: Path) -> None:
+        names = [f"s-{number:05}" for number in range(PAGE_EVENTS + 2)]
+        async with await self.connect(tmp_path) as store:
+            async with asyncio.TaskGroup() as tasks:
+                for name in names:
+                    tasks.create_task(appended(store, name))
+
+            assert [stream.name async for stream in store.streams()] == names
+            assert [stream.name async for stream in store.streams(limit=PAGE_EVENTS + 1)] == names[:-1]
+            assert [stream.name async for stream in store.streams("s-", limit=PAGE_EVENTS)] == names[:-2]
+
+    @on_its_own_loop
+    async def test_streams_that_could_not_be_there_are_refused(self, tmp_path: Path) -> None:
+        async with await self.connect(tmp_path) as store:
+            wrong: list[Any] = [7, None, "a\0", "x" * 1025, "\ud800"]
+            for name in wrong:
+                with pytest.raises(InvalidArgumentError, match="prefix must be text"):
+                    await anext(store.streams(name))
+                with pytest.raises(InvalidArgumentError, match="after must be text"):
+                    await anext(store.streams(after=name))
+            for limit in (0, -1, 1.0, "1", True):
+                with pytest.raises(InvalidArgumentError, match="limit"):
+                    await anext(store.streams(limit=limit))  # type: ignore[arg-type]
+        with pytest.raises(ClosedError):
+            await anext(store.streams())
+
     # Aggregates
 
     @on_its_own_loop
@@ -1020,6 +1108,11 @@ def _with_two_names(revision: int) -> type[Event]:
 
     Renamed.upcast(from_revision=1)(split)
     return Renamed
+
+
+async def appended(store: EventStore, stream: str) -> AppendResult:
+    """Append one event to ``stream``."""
+    return await store.append(stream, Deposited(stream, 1))
 
 
 def stamped(*amounts: int) -> list[EventEnvelope[Any]]:

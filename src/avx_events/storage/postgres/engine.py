@@ -27,6 +27,7 @@ from avx_events.store.ports import (
     NewRecordTuple,
     RecordTuple,
     SnapshotRecord,
+    StreamTuple,
 )
 from avx_events.store.ports import Connection as StoreConnection
 
@@ -46,6 +47,23 @@ _OF_FILTERED_LOG: Final = (
 )
 _VERSION: Final = "SELECT coalesce(max(version), 0) FROM avx_events WHERE stream = $1"
 _POSITION: Final = "SELECT coalesce(max(position), 0) FROM avx_events"
+# From name to name over the index of streams and versions; a scan would read every record.
+_STREAMS: Final = """
+    WITH RECURSIVE names(stream, number) AS (
+        (SELECT stream, 1 FROM avx_events WHERE stream {begins} $1 ORDER BY stream LIMIT 1)
+        UNION ALL
+        SELECT (SELECT stream FROM avx_events WHERE stream > names.stream ORDER BY stream LIMIT 1), number + 1
+        FROM names WHERE starts_with(stream, $2) AND number < $3
+    )
+    SELECT names.stream, last.version, last.position, last.recorded_at
+    FROM names CROSS JOIN LATERAL (
+        SELECT version, position, recorded_at FROM avx_events WHERE stream = names.stream ORDER BY version DESC LIMIT 1
+    ) AS last
+    WHERE starts_with(names.stream, $2)
+    ORDER BY number
+"""
+_STREAMS_AFTER: Final = _STREAMS.format(begins=">")
+_STREAMS_FROM: Final = _STREAMS.format(begins=">=")
 _PUT_SNAPSHOT: Final = (
     "INSERT INTO avx_snapshots (stream, kind, fingerprint, version, recorded_at, state) VALUES ($1, $2, $3, $4, $5, $6)"
     " ON CONFLICT (stream, kind) DO UPDATE SET fingerprint = excluded.fingerprint, version = excluded.version,"
@@ -155,6 +173,12 @@ class PostgresEngine:
         """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
         version: int = await self._read(lambda connection: connection.fetchval(_VERSION, stream))
         return version
+
+    async def streams(self, *, prefix: str = "", after: str = "", limit: int = PAGE_EVENTS) -> Sequence[StreamTuple]:
+        """Return a page of streams; see ``StoreEngine.streams``."""
+        sql, begin = (_STREAMS_AFTER, after) if after >= prefix else (_STREAMS_FROM, prefix)
+        rows = await self._read(lambda connection: connection.fetch(sql, begin, prefix, limit))
+        return cast("list[StreamTuple]", rows)  # they unpack and count as tuples do
 
     async def last_position(self) -> int:
         """Return the position of the newest record; see ``StoreEngine.last_position``."""

@@ -36,6 +36,7 @@ from avx_events.store.ports import (
     NewRecordTuple,
     RecordTuple,
     SnapshotRecord,
+    StreamTuple,
 )
 
 ResultT = TypeVar("ResultT")
@@ -54,6 +55,22 @@ _OF_FILTERED_LOG: Final = PageQuery(
 )
 _VERSION: Final = "SELECT coalesce(max(version), 0) FROM avx_events WHERE stream = ?"
 _POSITION: Final = "SELECT coalesce(max(position), 0) FROM avx_events"
+# From name to name over the index of streams and versions; a scan would read every record.
+_STREAMS: Final = """
+    WITH RECURSIVE names(stream, number) AS (
+        SELECT min(stream), 1 FROM avx_events WHERE stream {begins} ?1
+        UNION ALL
+        SELECT (SELECT min(stream) FROM avx_events WHERE stream > names.stream), number + 1
+        FROM names WHERE substr(stream, 1, length(?2)) = ?2 AND number < ?3
+    )
+    SELECT names.stream, last.version, last.position, last.recorded_at
+    FROM names JOIN avx_events AS last ON last.stream = names.stream
+        AND last.version = (SELECT max(version) FROM avx_events WHERE stream = names.stream)
+    WHERE substr(names.stream, 1, length(?2)) = ?2
+    ORDER BY number
+"""
+_STREAMS_AFTER: Final = _STREAMS.format(begins=">")
+_STREAMS_FROM: Final = _STREAMS.format(begins=">=")
 _PUT_SNAPSHOT: Final = (
     "INSERT OR REPLACE INTO avx_snapshots (stream, kind, fingerprint, version, recorded_at, state)"
     " VALUES (?, ?, ?, ?, ?, ?)"
@@ -138,6 +155,15 @@ class SqliteEngine:
     async def version_of(self, stream: str) -> int:
         """Return the version that ``stream`` is at; see ``StoreEngine.version_of``."""
         return await self._read(lambda connection: _number(connection, _VERSION, stream))
+
+    async def streams(self, *, prefix: str = "", after: str = "", limit: int = PAGE_EVENTS) -> Sequence[StreamTuple]:
+        """Return a page of streams; see ``StoreEngine.streams``."""
+        sql, begin = (_STREAMS_AFTER, after) if after >= prefix else (_STREAMS_FROM, prefix)
+
+        def read(connection: sqlite3.Connection) -> Sequence[StreamTuple]:
+            return connection.execute(sql, (begin, prefix, limit)).fetchall()
+
+        return await self._read(read)
 
     async def last_position(self) -> int:
         """Return the position of the newest record; see ``StoreEngine.last_position``."""
