@@ -6,7 +6,7 @@ memory, which is deleted as soon as it was made, and by the server itself within
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import msgspec
@@ -24,6 +24,9 @@ from avx_events.distributed.nats.membership import Beat, beat_of
 from avx_events.distributed.nats.names import Names, bucket_stream, text_of
 from avx_events.distributed.nats.pipe import Pipe
 from avx_events.distributed.nats.wire import Wire
+
+if TYPE_CHECKING:
+    import asyncio
 
 _GONE_AFTER_S: Final = 5.0
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -54,6 +57,22 @@ class _Keys(msgspec.Struct):
 
     positions: dict[int, Position] = msgspec.field(default_factory=dict[int, Position])
     beats: dict[str, tuple[Beat, str]] = msgspec.field(default_factory=dict[str, tuple[Beat, str]])
+
+
+class _Asked(msgspec.Struct):
+    """What JetStream was asked of one lane, and answers soon.
+
+    Attributes:
+        left: The messages that a position names as not done.
+        following: The first message that follows on it; None where there is none.
+        counted: How many do; None where none does.
+        counter: The consumer that counts them.
+    """
+
+    left: "list[asyncio.Future[Stored | None]]"
+    following: "asyncio.Future[Stored | None] | None" = None
+    counted: "asyncio.Future[int] | None" = None
+    counter: str = msgspec.field(default_factory=lambda: f"avx-inspect-{uuid4().hex}")
 
 
 class _Behind(msgspec.Struct):
@@ -153,7 +172,9 @@ class NatsInspection:
         return found
 
     async def _status(self, group: str, handler: str, keys: _Keys, log: _Log) -> GroupStatus:
-        behind = [await self._behind(keys.positions.get(lane), lane, log) for lane in range(len(log.lanes))]
+        # All lanes are asked at once, and handlers one after the other: no answer waits for too many before it.
+        asked = [self._ask(keys.positions.get(lane), lane, log) for lane in range(len(log.lanes))]
+        behind = [await self._behind(one) for one in asked]
         total = sum(one.events for one in behind)
         members = tuple(
             MemberStatus(name=name, lanes=tuple(sorted(beat.lanes)), in_flight=None, idle_s=self._age_s(written))
@@ -168,30 +189,36 @@ class NatsInspection:
             in_flight=None if total else 0,
         )
 
-    async def _behind(self, position: Position | None, lane: int, log: _Log) -> _Behind:
-        """Return what a handler has not done in a lane: what its position names, and what follows on it."""
+    def _ask(self, position: Position | None, lane: int, log: _Log) -> _Asked:
+        """Ask what a handler has not done in a lane: what its position names, and what follows on it."""
         if position is None or position.log != log.created:  # to whoever takes the lane all of it is new
             position = Position()
-        asked = [self._jetstream.message(self._names.log, number) for number in position.open]
-        left = [stored for stored in [await answer for answer in asked] if stored is not None]
+        asked = _Asked([self._jetstream.message(self._names.log, number) for number in position.open])
         last = log.last[lane]
-        if last is None or last.seq <= position.done:
-            return _Behind(len(left), left[0].time if left else None)
-        begin, subject = position.done + 1, log.lanes[lane]
-        oldest = left[0] if left else await self._jetstream.first_of(self._names.log, subject, begin=begin)
-        return _Behind(len(left) + await self._count(subject, begin), None if oldest is None else oldest.time)
-
-    async def _count(self, subject: str, begin: int) -> int:
-        """Return how many messages ``subject`` has from number ``begin`` on."""
-        name = f"avx-inspect-{uuid4().hex}"
-        try:
-            return await self._jetstream.make_consumer(
-                self._names.log, name, subject, begin=begin, inactive_s=_GONE_AFTER_S
+        if last is not None and last.seq > position.done:
+            begin, subject = position.done + 1, log.lanes[lane]
+            asked.following = self._jetstream.first_of(self._names.log, subject, begin=begin)
+            asked.counted = self._jetstream.make_consumer(
+                self._names.log, asked.counter, subject, begin=begin, inactive_s=_GONE_AFTER_S
             )
+        return asked
+
+    async def _behind(self, asked: _Asked) -> _Behind:
+        left = [stored for stored in [await answer for answer in asked.left] if stored is not None]
+        count = len(left) + await self._counted(asked)
+        if not left and asked.following is not None:
+            left = [stored for stored in [await asked.following] if stored is not None]
+        return _Behind(count, left[0].time if left else None)
+
+    async def _counted(self, asked: _Asked) -> int:
+        if asked.counted is None:
+            return 0
+        try:
+            return await asked.counted
         except JetStreamError as exc:
             raise self._jetstream.problem(exc) from exc
         finally:
-            await self._jetstream.delete_consumer(self._names.log, name)
+            self._jetstream.delete_consumer(self._names.log, asked.counter)
 
     def _age_s(self, written: str) -> float:
         """Return how many seconds ago the server wrote something, by the clock of this machine."""

@@ -273,14 +273,13 @@ class JetStream:
 
     # Consumers
 
-    async def make_consumer(self, stream: str, name: str, subject: str, *, begin: int, inactive_s: float) -> int:
+    def make_consumer(
+        self, stream: str, name: str, subject: str, *, begin: int, inactive_s: float
+    ) -> "asyncio.Future[int]":
         """Have an ephemeral consumer that gives the messages of ``subject`` from number ``begin`` on, when pulled.
 
-        Returns:
-            How many these are now.
-
-        Raises:
-            JetStreamError: There is no such stream, or it takes no consumer.
+        The future gives how many these are now, or fails with ``JetStreamError``: there is no such stream, or it takes
+        no consumer.
         """
         config = {
             "name": name,
@@ -293,8 +292,8 @@ class JetStream:
             "num_replicas": 1,
         }
         asked = {"stream_name": stream, "config": config}
-        made = await self._call(f"CONSUMER.CREATE.{stream}.{name}.{subject}", asked, _Consumer)
-        return made.num_pending
+        create = f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{subject}"
+        return self._pipe.ask(create, msgspec.json.encode(asked), _pending)
 
     def delete_consumer(self, stream: str, name: str) -> "asyncio.Future[Any]":
         """Have a consumer no more; one that is gone already is no error."""
@@ -354,6 +353,12 @@ def header_value(text: str) -> str | None:
 
 def _data(message: Message, _: int) -> bytes:
     return message.data
+
+
+def _pending(message: Message, _: int) -> int:
+    if (problem := _decode_answer(message.data).error) is not None:
+        raise JetStreamError(problem.code, problem.err_code, problem.description)
+    return msgspec.json.decode(message.data, type=_Consumer).num_pending
 
 
 def _ignored(message: Message, _: int) -> None:
