@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from uuid import uuid4
@@ -15,7 +15,7 @@ from nats.js.errors import NotFoundError
 
 from avx_events import ClosedError, Event, EventBus, GroupStatus, Inspector, TransportUnavailableError
 from avx_events.testing.own_loop import on_its_own_loop
-from tests.docs.brokers import kept_in_kafka, kept_in_nats, kept_in_redis
+from tests.docs.brokers import kept_in_kafka, kept_in_redis
 from tests.live.fault_suite import Scene
 from tests.live.group_member import Numbered
 
@@ -161,10 +161,10 @@ class InspectionContract:
             late.on(Ordered, name="handler")(_ignore)
             async with late:
                 await seen(inspector, shared_by(1))
-            await publisher.publish_many([Ordered(key) for key in KEYS[:10]])
+            await publisher.publish_many([Ordered(key) for key in KEYS * 8])
             (group,) = await inspector.groups()
 
-        assert group.lag_events == 10
+        assert group.lag_events == len(KEYS) * 8
 
     @on_its_own_loop
     async def test_the_lanes_of_a_member_that_was_killed_go_to_the_other(self, tmp_path: Path) -> None:
@@ -232,17 +232,22 @@ async def _ignore(event: Ordered) -> None:
     del event
 
 
-def _consumers_in_nats(url: str, stream: str) -> list[str]:
-    """Return the consumers of the log, of which one that counts must not stay."""
+def _kept_in_nats(url: str, namespace: str) -> list[str]:
+    """Return the streams of a namespace and the consumers of its log, of which one that counts must not stay."""
 
     async def found() -> list[str]:
         client: Any = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]
+        jetstream = client.jetstream()
+        there: list[str] = []
         try:
-            return [info.name for info in await client.jetstream().consumers_info(stream)]
-        except NotFoundError:
-            return []
+            for stream in (namespace, f"KV_{namespace}-groups", f"{namespace}-letters", f"{namespace}-parts"):
+                with suppress(NotFoundError):
+                    there.append((await jetstream.stream_info(stream)).config.name)
+            if namespace in there:
+                there += [info.name for info in await jetstream.consumers_info(namespace)]
         finally:
             await client.close()
+        return there
 
     with ThreadPoolExecutor(1) as thread:  # whether a loop runs here or not
         return thread.submit(lambda: asyncio.run(found())).result()
@@ -267,7 +272,7 @@ class TestNats(InspectionContract):
         self.url = nats_url
 
     def kept(self) -> list[str]:
-        return sorted([*kept_in_nats(self.url, self.namespace), *_consumers_in_nats(self.url, self.namespace)])
+        return sorted(_kept_in_nats(self.url, self.namespace))
 
 
 class TestKafka(InspectionContract):

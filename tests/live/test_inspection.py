@@ -112,6 +112,46 @@ async def test_the_rights_of_a_bus_are_enough_to_see_groups(redis_server: Server
     assert (group.group, group.handler, len(group.members)) == ("billing", "handler", 1)
 
 
+async def test_what_redis_has_deleted_unread_counts_no_more(redis_url: str) -> None:
+    namespace = f"inspection-{uuid4().hex}"
+    bus = await EventBus.connect(redis_url, namespace=namespace, group="billing", partitions=1)
+    bus.on(Noticed, name="handler")(_ignore)
+    await bus.start()
+    await bus.close()
+    client: Any = Redis
+    async with (
+        client.from_url(redis_url) as redis,
+        await EventBus.connect(redis_url, namespace=namespace, partitions=1) as publisher,
+        await Inspector.connect(redis_url, namespace=namespace) as inspector,
+    ):
+        await publisher.publish_many([Noticed("a") for _ in range(20)])
+        (before,) = await inspector.groups()
+        await redis.xtrim(f"{namespace}:log:0", maxlen=5, approximate=False)
+        (after,) = await inspector.groups()
+
+    assert (before.lag_events, after.lag_events) == (20, 5)
+
+
+async def test_what_nats_has_deleted_unread_counts_no_more(nats_url: str) -> None:
+    namespace = f"inspection-{uuid4().hex}"
+    bus = await EventBus.connect(nats_url, namespace=namespace, group="billing", partitions=1)
+    bus.on(Noticed, name="handler")(_ignore)
+    await bus.start()
+    await bus.close()
+    client: Any = await nats.connect(nats_url)  # pyright: ignore[reportUnknownMemberType]
+    async with (
+        await EventBus.connect(nats_url, namespace=namespace, partitions=1) as publisher,
+        await Inspector.connect(nats_url, namespace=namespace) as inspector,
+    ):
+        await publisher.publish_many([Noticed("a") for _ in range(20)])
+        (before,) = await inspector.groups()
+        await client.jetstream().purge_stream(namespace, keep=5)
+        (after,) = await inspector.groups()
+    await client.close()
+
+    assert (before.lag_events, after.lag_events) == (20, 5)
+
+
 async def test_a_replica_is_seen_from_both_sides(redis_server: Server, tmp_path: Path) -> None:
     client: Any = Redis
     async with client.from_url(redis_server.url) as redis:

@@ -16,7 +16,7 @@ from avx_events.bus.remote.ports import TransportOptions
 from avx_events.core.clock import Clock
 from avx_events.distributed.kafka import durability, progress, requests
 from avx_events.distributed.kafka.cluster import Cluster
-from avx_events.distributed.kafka.codes import check
+from avx_events.distributed.kafka.codes import Code, check
 from avx_events.distributed.kafka.durability import OFFSETS, Settings, Topic
 from avx_events.distributed.kafka.names import Names
 from avx_events.distributed.kafka.progress import Noted
@@ -31,7 +31,7 @@ _PIECES: Final = 3  # the namespace, the group, the handler, which alone may hav
 _REFUSED: Final = frozenset({29, 31})  # https://kafka.apache.org/protocol.html#protocol_error_codes: authorization
 
 
-class _Log(msgspec.Struct):
+class Log(msgspec.Struct, frozen=True):
     """The log as it is now: the first offset that is kept and the next one, by partition."""
 
     first: Mapping[int, int]
@@ -72,7 +72,7 @@ class KafkaInspection:
         if not await self._cluster.has_topic(topic):
             return []
         partitions = sorted(self._cluster.leaders(topic))
-        log = _Log(
+        log = Log(
             first=await self._cluster.offsets(topic, partitions, requests.EARLIEST),
             end=await self._cluster.offsets(topic, partitions, requests.LATEST),
         )
@@ -118,15 +118,15 @@ class KafkaInspection:
         pieces = consumer.split(".", _PIECES - 1)
         return len(pieces) == _PIECES and pieces[0] == self._namespace
 
-    async def _status(self, consumer: str, coordinator: int, log: _Log) -> GroupStatus:
+    async def _status(self, consumer: str, coordinator: int, log: Log) -> GroupStatus:
         topic = self._names.log
         shares_in = partial(requests.shares_in, topic=topic)
         shares = await self._answered(coordinator, requests.describe_group(consumer), shares_in)
         asked = requests.committed(consumer, topic, log.end)
         commits = await self._answered(coordinator, asked, requests.commits_of)
         _, group, handler = consumer.split(".", _PIECES - 1)
-        notes = {partition: _noted(commits.get(partition), log, partition) for partition in log.end}
-        behind = {partition: _behind(noted, log.end[partition]) for partition, noted in notes.items()}
+        notes = {partition: place_of(commits.get(partition), log, partition) for partition in log.end}
+        behind = {partition: count_behind(noted, log.end[partition]) for partition, noted in notes.items()}
         total = sum(behind.values())
         return GroupStatus(
             group=unquote(group),
@@ -183,7 +183,7 @@ async def connect(url: str, options: TransportOptions, *, clock: Clock) -> Kafka
     return inspection
 
 
-def _noted(commit: tuple[int, str] | None, log: _Log, partition: int) -> Noted:
+def place_of(commit: tuple[int, str] | None, log: Log, partition: int) -> Noted:
     """Return how far a handler is in a partition, with what has been deleted since left out."""
     first, end = log.first[partition], log.end[partition]
     offset, text = commit or (requests.NO_OFFSET, "")
@@ -192,12 +192,14 @@ def _noted(commit: tuple[int, str] | None, log: _Log, partition: int) -> Noted:
     return progress.read(offset, text)
 
 
-def _behind(noted: Noted, end: int) -> int:
+def count_behind(noted: Noted, end: int) -> int:
     """Return how many events are not done; the marks of other publishers' transactions count as such."""
     return end - noted.offset - sum(noted.offset <= offset < end for offset in noted.done)
 
 
 def _records_in(fetched: Fetched) -> list[Record]:
+    if fetched.code == Code.OFFSET_OUT_OF_RANGE:  # deleted meanwhile
+        return []
     check(fetched.code)
     return [record for _, records in requests.records_in(fetched.data) for record in records]
 
