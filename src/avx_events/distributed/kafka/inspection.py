@@ -20,7 +20,7 @@ from avx_events.distributed.kafka.codes import Code, check
 from avx_events.distributed.kafka.durability import OFFSETS, Settings, Topic
 from avx_events.distributed.kafka.names import Names
 from avx_events.distributed.kafka.progress import Noted
-from avx_events.distributed.kafka.requests import Fetched, Record
+from avx_events.distributed.kafka.requests import Copies, Fetched, Record
 from avx_events.distributed.kafka.wire import Request, Servers
 
 AnswerT = TypeVar("AnswerT")
@@ -82,7 +82,7 @@ class KafkaInspection:
     async def findings(self) -> Sequence[Finding]:
         """Return what the settings of the topics mean; see ``Inspection``."""
         names = (self._names.log, self._names.letters, OFFSETS)
-        copies = await self._answered(self._cluster.nodes[0], requests.metadata(names), requests.copies_of)
+        copies = await self._copies(names)
         found = durability.findings_of_cluster(self._cluster.brokers)
         topics = {name: Topic(name, copies[name], await self._settings_of(name)) for name in names if copies.get(name)}
         log, letters, offsets = (topics.get(name) for name in names)
@@ -99,20 +99,40 @@ class KafkaInspection:
         """Leave no connection."""
         await self._cluster.close()
 
+    async def _copies(self, topics: Sequence[str]) -> dict[str, list[Copies]]:
+        asked = requests.metadata(topics)
+
+        async def attempt() -> dict[str, list[Copies]]:
+            return requests.copies_of(await self._cluster.ask_anybody(asked))
+
+        return await self._cluster.until_done(attempt)
+
     async def _settings_of(self, topic: str) -> Settings | None:
-        return await self._answered(self._cluster.nodes[0], requests.topic_settings(topic), _settings_in)
+        asked = requests.topic_settings(topic)
+
+        async def attempt() -> Settings | None:
+            return _settings_in(await self._cluster.ask_anybody(asked))
+
+        return await self._cluster.until_done(attempt)
 
     async def _settings_of_a_broker(self) -> Settings | None:
-        node = self._cluster.nodes[0]
-        return await self._answered(node, requests.broker_settings(node), _settings_in)
+        async def attempt() -> Settings | None:
+            node = self._cluster.nodes[0]
+            return _settings_in(await self._cluster.ask(node, requests.broker_settings(node)))
+
+        return await self._cluster.until_done(attempt)
 
     async def _coordinators(self) -> dict[str, int]:
         """Return the consumer groups of the namespace, and which broker keeps each."""
-        found: dict[str, int] = {}
-        for node in self._cluster.nodes:
-            names = await self._answered(node, requests.list_groups(), requests.listed_groups)
-            found |= {name: node for name in names if self._is_ours(name)}
-        return found
+
+        async def attempt() -> dict[str, int]:
+            found: dict[str, int] = {}
+            for node in self._cluster.nodes:
+                names = requests.listed_groups(await self._cluster.ask(node, requests.list_groups()))
+                found |= {name: node for name in names if self._is_ours(name)}
+            return found
+
+        return await self._cluster.until_done(attempt)
 
     def _is_ours(self, consumer: str) -> bool:
         pieces = consumer.split(".", _PIECES - 1)

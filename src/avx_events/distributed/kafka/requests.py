@@ -388,9 +388,10 @@ def shares_in(answer: Any, topic: str) -> dict[str, frozenset[int]]:
     Raises:
         AnsweredError: It is not told.
     """
-    ((code, _, _, _, _, members),) = answer.groups
+    ((code, _, _, kind, _, members),) = answer.groups
     check(code)
-    return {member: _partitions_in(assignment, topic) for member, _, _, _, assignment in members}
+    is_read = kind == api.consumer.PROTOCOL_TYPE  # other programs have groups of their own kind
+    return {member: _partitions_in(assignment if is_read else b"", topic) for member, *_, assignment in members}
 
 
 def heartbeat(consumer: str, member_id: str, *, generation: int) -> Request:
