@@ -1,10 +1,11 @@
 """What an inspector finds out on servers that are set up in one way and in another."""
 
+import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import asyncpg
@@ -21,6 +22,7 @@ from avx_events import (
     StoreRefusedError,
     StoreUnavailableError,
     TransportRefusedError,
+    TransportUnavailableError,
 )
 from tests.servers.ports import free_port
 from tests.servers.postgres import KEEP_NOTHING, postgres_in
@@ -29,6 +31,9 @@ from tests.servers.redis import redis_in
 from tests.servers.software import program
 
 pytestmark = pytest.mark.live
+
+
+LOOKS_AGAIN_S: Final = 0.05
 
 
 class Noticed(Event, event_type="inspection.noticed", aggregate_id="key"):
@@ -42,6 +47,16 @@ async def _ignore(event: Noticed) -> None:
 async def findings_at(url: str, namespace: str = "avx") -> Sequence[Finding]:
     async with await Inspector.connect(url, namespace=namespace) as inspector:
         return await inspector.findings()
+
+
+async def answered(inspector: Inspector) -> Sequence[Finding]:
+    """Ask until the server answers: whoever was away for long may need a second to be found again."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await inspector.findings()
+            except (TransportUnavailableError, StoreUnavailableError):
+                await asyncio.sleep(LOOKS_AGAIN_S)
 
 
 def levels(findings: Sequence[Finding]) -> Mapping[str, tuple[str, str]]:
@@ -310,3 +325,19 @@ async def test_a_postgresql_that_is_away_or_has_no_such_database_is_said(postgre
         await Inspector.connect("postgresql://avx@127.0.0.1:1/postgres", timeout_s=0.2)
     with pytest.raises(StoreRefusedError):
         await Inspector.connect(postgres_url.replace("/postgres", "/nowhere"))
+
+
+@pytest.mark.parametrize("fixture", ["redis_server", "nats_server", "kafka_server", "postgres_server"])
+async def test_an_inspector_outlives_its_server_and_says_when_it_is_away(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    server: Server = request.getfixturevalue(fixture)
+    async with await Inspector.connect(server.url, timeout_s=1) as inspector:
+        before = await inspector.findings()
+        await asyncio.to_thread(server.kill)
+        with pytest.raises((TransportUnavailableError, StoreUnavailableError)):
+            await inspector.findings()
+        await asyncio.to_thread(server.start)
+        after = await answered(inspector)
+
+    assert after == before
