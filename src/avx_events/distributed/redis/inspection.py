@@ -17,9 +17,9 @@ from avx_events.distributed.redis.wire import Argument, Servers, packed
 _MOST_COUNTED: Final = 100_000
 _NOT_COUNTED: Final = -1
 
-# KEYS: a lane. Gives the millisecond, how many entries there are, and for each consumer group: its name, how many are
-# pending, the id of the oldest of these, the id of the first that was given to nobody, how many of those there are or
-# -1, the id after which they are, and its consumers: name, pending, milliseconds since they last read.
+# KEYS: a lane. Gives the millisecond, and for each consumer group: its name, how many are pending, the id of the oldest
+# of these, the id of the first that was given to nobody, how many of those there are or -1, the id after which they
+# are, and its consumers: name, pending, milliseconds since they last read.
 # Redis's own lag counts what was deleted unread, too, and is not known of a group that began in the middle.
 _LANE: Final = """
 local function named(reply)
@@ -29,7 +29,7 @@ local function named(reply)
 end
 local time, found = redis.call('TIME'), {}
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then return {now, 0, found} end
+if redis.call('TYPE', KEYS[1]).ok ~= 'stream' then return {now, found} end
 local length = redis.call('XLEN', KEYS[1])
 local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 for _, about in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
@@ -51,7 +51,7 @@ for _, about in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   end
   found[#found + 1] = {group.name, group.pending, oldest, waiting and waiting[1] or '', count, after, consumers}
 end
-return {now, length, found}
+return {now, found}
 """
 # KEYS: a lane. ARGV: after which id. Gives how many entries follow, up to a bound of entries and of bytes, for which
 # Redis does nothing else, and the id to go on after where there are more.
@@ -121,7 +121,7 @@ class RedisInspection:
         answers = [self._pipe.ask(packed("EVAL_RO", _LANE, 1, self._names.lane(lane))) for lane in range(lanes)]
         found: dict[str, list[_GroupOnLane]] = {}
         for lane, answer in enumerate(answers):
-            now_ms, _, groups = await answer
+            now_ms, groups = await answer
             for name, pending, oldest, first, count, after, consumers in groups:
                 waiting = await self._counted(lane, after) if count == _NOT_COUNTED else count
                 group = _GroupOnLane(pending, _age_s(now_ms, oldest, first), waiting, _shares(consumers))
