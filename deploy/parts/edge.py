@@ -8,17 +8,17 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from avx_events import AvxEventsError
+from avx_events.observability.metrics import CONTENT_TYPE, Metrics
 from examples.production_service.http.answers import JsonResponse
 from examples.production_service.http.server import Server, listen
 from examples.production_service.logs import configure_logs
-from examples.production_service.prometheus import CONTENT_TYPE
 from examples.production_service.settings import SettingError, Settings
 
-BROKER_URL: Final = "AVX_EVENTS__BROKER_URL"
+BUS_URL: Final = "AVX_EVENTS__BUS_URL"
 _PROBE_TIMEOUT_S: Final = 2.0  # shorter than that of the probes
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,12 @@ def required(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
-def edge(*, ask: Callable[[], Awaitable[object]], metrics: Callable[[], str]) -> Starlette:
+def edge(*, ask: Callable[[], Awaitable[object]], metrics: Metrics) -> Starlette:
     """Return the ASGI application of a process.
 
     Args:
         ask: Asks what the process depends on; raises an ``AvxEventsError`` where one does not answer.
-        metrics: Returns the text that Prometheus reads.
+        metrics: What Prometheus reads.
     """
 
     async def health(_: Request) -> Response:
@@ -56,7 +56,7 @@ def edge(*, ask: Callable[[], Awaitable[object]], metrics: Callable[[], str]) ->
         return JsonResponse({"status": "ready"})
 
     async def show_metrics(_: Request) -> Response:
-        return PlainTextResponse(metrics(), media_type=CONTENT_TYPE)
+        return Response(await metrics.text(), media_type=CONTENT_TYPE)
 
     return Starlette(
         routes=[Route("/health", health), Route("/ready", ready), Route("/metrics", show_metrics)],

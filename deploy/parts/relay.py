@@ -1,11 +1,11 @@
 """Publishes the orders in the service's store to a broker: ``python -m deploy.parts.relay``.
 
 It opens the store of the service, so on SQLite it runs on the same machine and the same disk; any number may run, and
-one of them publishes.
+one of them publishes. It also tells Prometheus how far the groups are behind: once, and not from each of their members.
 
 | environment | | if not set |
 |---|---|---|
-| ``AVX_EVENTS__BROKER_URL`` | where to | refused |
+| ``AVX_EVENTS__BUS_URL`` | where to | refused |
 | ``AVX_EVENTS__STORE_URL`` | from where | as for the service |
 | ``AVX__HTTP__BIND_ADDR`` | where it answers | as for the service |
 """
@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
-from avx_events import AvxEventsError, EventBus, EventStore, Relay, TransportUnavailableError
-from deploy.parts.edge import BROKER_URL, edge, main, required, serve
+from avx_events import AvxEventsError, EventBus, EventStore, Inspector, Relay, TransportUnavailableError
+from avx_events.observability import Metrics
+from deploy.parts.edge import BUS_URL, edge, main, required, serve
 from examples.production_service.orders import OrderPlaced
-from examples.production_service.prometheus import gauge
 from examples.production_service.settings import settings_from
 
 _PAUSE_S: Final = 5.0  # connect() has waited for timeout_s before
@@ -37,32 +37,29 @@ async def run(environment: Mapping[str, str]) -> None:
         AvxEventsError: The store cannot be opened, or the broker refuses.
         OSError: The address cannot be listened on.
     """
-    settings, url = settings_from(environment), required(environment, BROKER_URL)
+    settings, url = settings_from(environment), required(environment, BUS_URL)
     async with await EventStore.connect(settings.store_url) as store:
-        relays: list[Relay] = []
-
-        def metrics() -> str:
-            position = relays[0].statistics().position if relays else 0
-            return gauge("avx_relay_position", "Up to here the broker has the log.", position)
-
+        metrics = Metrics()
         try:
             async with asyncio.TaskGroup() as tasks:
-                relaying = tasks.create_task(relay(store, url, relays))
+                relaying = tasks.create_task(relay(store, url, metrics))
                 await serve(edge(ask=store.last_position, metrics=metrics), settings)
                 relaying.cancel()
         except* AvxEventsError as failures:
             raise failures.exceptions[0] from None
 
 
-async def relay(store: EventStore, url: str, relays: list[Relay]) -> None:
-    """Publish to the broker at ``url`` until it is cancelled, and say in ``relays`` by which relay.
+async def relay(store: EventStore, url: str, metrics: Metrics) -> None:
+    """Publish to the broker at ``url`` until it is cancelled, and count it and what the groups have not done.
 
     Raises:
         AvxEventsError: The broker refuses.
     """
     async with AsyncExitStack() as parts:
         bus = await parts.enter_async_context(await connected(url))
-        relays.append(await parts.enter_async_context(Relay(store, bus, name="to-the-broker", types=[OrderPlaced])))
+        metrics.add_bus(bus, name="relay")
+        metrics.add_groups(await parts.enter_async_context(await Inspector.connect(url)))
+        await parts.enter_async_context(Relay(store, bus, name="to-the-broker", types=[OrderPlaced]))
         await asyncio.Event().wait()
 
 

@@ -6,8 +6,8 @@ has no second invoice.
 
 | environment | | if not set |
 |---|---|---|
-| ``AVX_EVENTS__BROKER_URL`` | from where: Redis, NATS or Kafka | refused |
-| ``AVX_EVENTS__INVOICES_URL`` | where the invoices are: PostgreSQL | refused |
+| ``AVX_EVENTS__BUS_URL`` | from where: Redis, NATS or Kafka | refused |
+| ``INVOICES_URL`` | where the invoices are: PostgreSQL | refused |
 | ``AVX__HTTP__BIND_ADDR`` | where it answers | as for the service |
 """
 
@@ -18,12 +18,12 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from avx_events import Connection, EventBus, EventStore, Inbox, Retry
-from deploy.parts.edge import BROKER_URL, edge, main, required, serve
+from avx_events.observability import Metrics
+from deploy.parts.edge import BUS_URL, edge, main, required, serve
 from examples.production_service.orders import OrderPlaced
-from examples.production_service.prometheus import Sample, family
 from examples.production_service.settings import settings_from
 
-INVOICES_URL: Final = "AVX_EVENTS__INVOICES_URL"
+INVOICES_URL: Final = "INVOICES_URL"
 GROUP: Final = "invoicing"
 DRAIN_TIMEOUT_S: Final = 10.0
 
@@ -33,17 +33,6 @@ _TABLE: Final = (
 )
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('invoices'))::text"  # IF NOT EXISTS alone fails one of two
 _ADD: Final = "INSERT INTO invoices (order_id, user_id, total_cents) VALUES ($1, $2, $3)"
-_COUNTERS: Final[Mapping[str, str]] = {
-    "handled": "Events that the handler is done with.",
-    "retried": "Attempts that failed and were followed by another.",
-    "dead_lettered": "Events that became dead letters.",
-    "discarded": "Events that the handler gave up on purpose.",
-    "dropped": "Events that did not fit.",
-}
-_GAUGES: Final[Mapping[str, str]] = {
-    "queued": "Events that wait here.",
-    "in_flight": "Events that are being handled.",
-}
 
 
 async def run(environment: Mapping[str, str]) -> None:
@@ -59,7 +48,7 @@ async def run(environment: Mapping[str, str]) -> None:
         invoices = await parts.enter_async_context(await EventStore.connect(required(environment, INVOICES_URL)))
         await prepare(invoices)
         bus = await EventBus.connect(
-            required(environment, BROKER_URL), group=GROUP, start="earliest", drain_timeout_s=DRAIN_TIMEOUT_S
+            required(environment, BUS_URL), group=GROUP, start="earliest", drain_timeout_s=DRAIN_TIMEOUT_S
         )
         write_invoices(bus, invoices)
         await parts.enter_async_context(bus)
@@ -68,7 +57,9 @@ async def run(environment: Mapping[str, str]) -> None:
             await invoices.fetch_one("SELECT 1")
             await bus.dead_letter_queue.count()
 
-        await serve(edge(ask=ask, metrics=lambda: metrics(bus)), settings)
+        metrics = Metrics()
+        metrics.add_bus(bus, name=GROUP)
+        await serve(edge(ask=ask, metrics=metrics), settings)
 
 
 async def prepare(invoices: EventStore) -> None:
@@ -89,19 +80,6 @@ def write_invoices(bus: EventBus, invoices: EventStore) -> None:
     @Inbox(invoices, name=GROUP).handler
     async def write_invoice(order: OrderPlaced, connection: Connection) -> None:
         await connection.execute(_ADD, order.order_id, order.user_id, order.total_cents)
-
-
-def metrics(bus: EventBus) -> str:
-    """Return what the bus counts, in the text that Prometheus reads."""
-    handlers = bus.statistics().subscriptions
-
-    def samples(name: str) -> list[Sample]:
-        return [("", {"bus": GROUP, "handler": handler}, getattr(handlers[handler], name)) for handler in handlers]
-
-    return "".join(
-        [family(f"avx_events_{name}_total", "counter", what, samples(name)) for name, what in _COUNTERS.items()]
-        + [family(f"avx_events_{name}", "gauge", what, samples(name)) for name, what in _GAUGES.items()]
-    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Final
 import jsonschema
 import pytest
 
-from deploy.parts.edge import BROKER_URL
+from deploy.parts.edge import BUS_URL
 from deploy.parts.worker import INVOICES_URL
 from tests.deploy.files import DEPLOY, documents
 from tests.docs.pages import ROOT
@@ -114,7 +114,7 @@ def test_a_profile_has_its_broker_a_relay_and_workers_and_no_other_broker(profil
     for name in started:
         assert SERVICES[name].get("depends_on", {}).keys() <= started
     for part in (f"relay-{profile}", f"worker-{profile}"):
-        assert SERVICES[part]["environment"][BROKER_URL].startswith(f"{profile}://{profile}:")
+        assert SERVICES[part]["environment"][BUS_URL].startswith(f"{profile}://{profile}:")
 
 
 def test_workers_have_their_database_and_all_that_keeps_something_a_volume() -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
-from deploy.parts.edge import BROKER_URL
+from deploy.parts.edge import BUS_URL
 from deploy.parts.worker import DRAIN_TIMEOUT_S, GROUP, INVOICES_URL
 from examples.production_service.__main__ import STOP_TIMEOUT_S
 from examples.production_service.settings import BIND_ADDR, STORE_URL
@@ -124,4 +124,4 @@ def test_config_and_secret_have_the_settings_that_are_read_and_no_others() -> No
     [config], [secret] = kinds("ConfigMap"), kinds("Secret")
 
     assert config["data"].keys() == {BIND_ADDR, STORE_URL}
-    assert secret["stringData"].keys() == {BROKER_URL, INVOICES_URL}
+    assert secret["stringData"].keys() == {BUS_URL, INVOICES_URL}

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import promql_parser
 
-from avx_events import EventBus
-from deploy.parts.worker import metrics
+from avx_events import DeadLetterQueue, EventBus, EventStore, GroupStatus, Projector
+from avx_events.observability import Metrics
 from examples.production_service.orders import OrderPlaced
+from examples.production_service.read_models import OrderBook
 from tests.deploy.files import DEPLOY, dashboard, documents
-from tests.deploy.metrics import LIBRARY, SCRAPED
+from tests.deploy.metrics import LIBRARY, OTHERS
 from tests.deploy.programs import needed
 from tests.docs.pages import ROOT
 from tests.examples.production_service.serving import create_user, serving
@@ -75,7 +76,7 @@ async def exported() -> dict[str, frozenset[str]]:
 
 
 async def test_every_metric_that_is_named_is_exported_with_the_labels_that_are_asked_for() -> None:
-    known = LIBRARY | SCRAPED | await exported()
+    known = LIBRARY | OTHERS | await exported()
 
     for place, expression in expressions():
         for selector in selectors(expression):
@@ -86,7 +87,7 @@ async def test_every_metric_that_is_named_is_exported_with_the_labels_that_are_a
 
 
 async def test_what_expressions_group_by_are_labels_of_what_they_select() -> None:
-    known = LIBRARY | SCRAPED | await exported()
+    known = LIBRARY | OTHERS | await exported()
 
     for place, expression in expressions():
         wanted = {word for words in re.findall(r"\b(?:by|on) \(([\w, ]+)\)", expression) for word in words.split(", ")}
@@ -95,17 +96,35 @@ async def test_what_expressions_group_by_are_labels_of_what_they_select() -> Non
             assert wanted <= frozenset().union(*(known[name] for name in names)), f"{place}: {expression}"
 
 
-async def test_a_worker_exports_what_the_list_says() -> None:
-    async with EventBus() as bus:
+async def test_the_list_is_what_the_library_exports() -> None:
+    metrics = Metrics()
+    async with (
+        EventBus(dead_letter_queue=DeadLetterQueue()) as bus,
+        await EventStore.connect("sqlite://") as store,
+        Projector(store, OrderBook()) as projector,
+    ):
 
         @bus.on(OrderPlaced, name="invoice")
         async def invoice(order: OrderPlaced) -> None: ...
 
-        text = metrics(bus)
+        metrics.add_bus(bus)
+        metrics.add_projector(projector)
+        metrics.add_groups(OneGroup())
+        await bus.publish(OrderPlaced("order-1", "user-1", 1250))
+        await bus.settled()
+        text = (await metrics.text()).decode()
 
     samples = dict(labels_of(line) for line in text.splitlines() if not line.startswith("#"))
-    assert samples
-    assert samples.items() <= LIBRARY.items()
+    assert {name: labels for name, labels in samples.items() if not name.endswith("_created")} == LIBRARY
+
+
+class OneGroup:
+    """A group that is behind, as an inspector of a broker tells of it."""
+
+    async def groups(self) -> list[GroupStatus]:
+        return [
+            GroupStatus(group="invoicing", handler="invoice", members=(), lag_events=3, lag_seconds=0.5, in_flight=0)
+        ]
 
 
 def test_every_alert_says_how_bad_it_is_and_where_to_read_on() -> None:
