@@ -11,9 +11,10 @@ from tests.servers.software import MissingServerError, install
 
 
 def prepare_programs() -> None:
-    """Install Redis, NATS, PostgreSQL and Java, what deployments are checked with, and Maven where it is needed."""
+    """Install Redis, NATS, PostgreSQL, Java and a browser, what deployments are checked with, and Maven if needed."""
+    checks = ("promtool", "sqlite3")
     install(
-        "redis-server", "nats-server", "postgres", "java", "promtool", "sqlite3", *(() if has_kafka() else ("mvn",))
+        *("redis-server", "nats-server", "postgres", "java", "chromium"), *checks, *(() if has_kafka() else ("mvn",))
     )
 
 

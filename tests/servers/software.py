@@ -16,6 +16,7 @@ PACKAGES: Final = {
     "mvn": "maven",
     "promtool": "prometheus",
     "sqlite3": "sqlite3",
+    "chromium": "chromium",
 }
 """Which of Debian's packages a program is in."""
 

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import lru_cache, partial
 from keyword import iskeyword
 from operator import attrgetter
-from typing import Any, ClassVar, Final, Generic, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeAlias, TypeVar, cast, dataclass_transform
 
 import msgspec
 
@@ -24,8 +24,15 @@ from avx_events.core.topic import check_topic
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 ClassT = TypeVar("ClassT", bound=type)
+T = TypeVar("T")
 Upcaster = Callable[[dict[str, Any]], Mapping[str, Any]]
 UpcasterT = TypeVar("UpcasterT", bound=Upcaster)
+
+PERSONAL: Final = "avx_personal"
+"""What ``msgspec.Meta(extra={"avx_personal": True})`` marks: personal data, which the console does not show."""
+
+Personal: TypeAlias = Annotated[T, msgspec.Meta(extra={PERSONAL: True})]
+"""The type of a field of personal data, as ``email: Personal[str]``: to everything but the console a ``str``."""
 
 _RESERVED_FIELDS = {
     "event_type": "every event has its type by that name; call the field something else",

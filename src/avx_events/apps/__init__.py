@@ -1,0 +1,1 @@
+"""What people start: programs made of the layers below."""

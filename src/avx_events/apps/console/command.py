@@ -1,0 +1,89 @@
+"""Runs a console by itself, on this machine unless there is a token."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import uvicorn
+
+from avx_events.apps.console.console import Console
+from avx_events.apps.console.safety import is_loopback
+from avx_events.core.errors import InvalidArgumentError
+
+_GRACE_S: Final = 2
+
+
+class _Server(uvicorn.Server):
+    """A server that ends the endless answers before it waits for all answers to end."""
+
+    def __init__(self, config: uvicorn.Config, console: Console) -> None:
+        super().__init__(config)
+        self._console: Final = console
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop."""
+        self._console.end_streams()
+        await super().shutdown(sockets)
+
+
+async def serve(
+    console: Console,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8090,
+    on_started: Callable[[str], None] | None = None,
+) -> None:
+    """Serve ``console`` until the process is told to stop (SIGINT or SIGTERM), or the task is cancelled.
+
+    Args:
+        console: What is served; it is entered here.
+        host: The address; another one than of loopback only with a token.
+        port: The port; 0 is a free one.
+        on_started: Is told the URL once connections are taken.
+
+    Raises:
+        InvalidArgumentError: The address is open to others and the console has no token, or it cannot be listened at.
+        NotRunningError: The console was entered before.
+    """
+    if not is_loopback(host) and not console.needs_token:
+        raise InvalidArgumentError("host", host, expected="an address of loopback, as 127.0.0.1, without a token")
+    with _listening(host, port) as listener:
+        config = uvicorn.Config(
+            console, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
+        )
+        async with console:
+            if on_started is not None:
+                on_started(_url_of(listener))
+            await _Server(config, console).serve([listener])
+
+
+def run(console: Console, *, host: str = "127.0.0.1", port: int = 8090) -> None:
+    """Serve ``console`` from synchronous code, and say where; returns when the process is told to stop.
+
+    Raises:
+        InvalidArgumentError: As ``serve``.
+    """
+    asyncio.run(serve(console, host=host, port=port, on_started=_say))
+
+
+def _say(url: str) -> None:
+    print(f"The console is at {url}", flush=True)  # noqa: T201 - what a command says
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as exc:
+        listener.close()
+        raise InvalidArgumentError("host", f"{host}:{port}", expected=f"where one can listen ({exc})") from exc
+    return listener
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,241 @@
+"""The events of now: taken from a broker, a bus or the log, kept for a while, and given to whoever looks."""
+
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from secrets import token_hex
+from typing import Any, Final
+
+import msgspec
+
+from avx_events.apps.console.given import Given
+from avx_events.apps.console.masking import Masking
+from avx_events.apps.console.views import PREVIEW_CHARACTERS, ShownEvent, preview, shown_event
+from avx_events.bus.dead_letters import DeadLetterQueue
+from avx_events.bus.event_bus import EventBus
+from avx_events.bus.topic_bus import TopicBus
+from avx_events.core.errors import AvxEventsError, RetryableError
+from avx_events.core.event import Event
+from avx_events.core.metadata import EventEnvelope
+from avx_events.core.tasks import Changes
+from avx_events.patterns.pause import pause
+
+log = logging.getLogger("avx_events.console")
+
+KEPT_EVENTS: Final = 10_000
+KEPT_BYTES: Final = 64 * 1024 * 1024
+MOST_IN_FRAME: Final = 500
+"""Rows that a page gets at once; of more, it gets the newest, and is told how many it missed."""
+
+_CAPACITY: Final = 10_000
+_PAUSE_S: Final = 1.0
+_CONNECT_S: Final = 3.0
+_UNREADABLE_KEPT: Final = 100
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """One event that was seen.
+
+    Attributes:
+        number: Its place among those seen, from 1.
+        shown: What may be shown of it.
+    """
+
+    number: int
+    shown: ShownEvent
+
+    def row(self) -> dict[str, Any]:
+        """Return what the list shows."""
+        metadata = self.shown.metadata
+        return {
+            "n": self.number,
+            "id": metadata.event_id,
+            "type": metadata.event_type,
+            "topic": self.shown.topic,
+            "key": metadata.aggregate_id,
+            "time_us": metadata.timestamp,
+            "correlation": metadata.correlation_id,
+            "preview": preview(self.shown.data),
+            "size": len(self.shown.data),
+        }
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events somebody wants to see: those that contain all texts, in whatever case.
+
+    Attributes:
+        type: In the event type.
+        topic: In the topic.
+        key: In the aggregate id.
+        text: In the data, the ids or the headers.
+    """
+
+    type: str = ""
+    topic: str = ""
+    key: str = ""
+    text: str = ""
+
+    def matches(self, shown: ShownEvent) -> bool:
+        """Tell whether ``shown`` is one of them."""
+        metadata = shown.metadata
+        return (
+            self.type.lower() in metadata.event_type.lower()
+            and self.topic.lower() in shown.topic.lower()
+            and self.key.lower() in metadata.aggregate_id.lower()
+            and (not self.text or self._is_in(shown))
+        )
+
+    def _is_in(self, shown: ShownEvent) -> bool:
+        metadata, sought = shown.metadata, self.text.lower()
+        ids = f"{metadata.event_id}\n{metadata.correlation_id}\n{metadata.user_id}\n{dict(metadata.headers)}"
+        return sought in ids.lower() or sought in shown.data.decode().lower()
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """What a page gets at once.
+
+    Attributes:
+        rows: Oldest first.
+        last: The number of the last event that was looked at.
+        missed: How many that were wanted are not among the rows.
+    """
+
+    rows: list[dict[str, Any]]
+    last: int
+    missed: int
+
+
+class LiveFeed:
+    """Keeps the last 10,000 events, or the last 64 MB of them, and tells when there are more.
+
+    They come from the broker, else from the bus, else from the log of the store. What comes faster than this process
+    can take it is dropped at the subscription, the oldest first, and counted: looking never slows publishers down.
+
+    Attributes:
+        run_id: Tells the numbers of this feed from those of one before.
+        changes: Told when there are more events, or the state is another.
+        problem: Why there is nothing to see now; empty where all is well.
+        is_closed: Whether nothing comes any more.
+    """
+
+    def __init__(self, given: Given, masking: Masking) -> None:
+        """Begin with nothing seen."""
+        self._given: Final = given
+        self._masking: Final = masking
+        self._kept: deque[Kept] = deque()
+        self._kept_bytes = 0
+        self._count = 0
+        self._position: int | None = None
+        self.run_id: Final = token_hex(4)
+        self.changes: Final = Changes()
+        self.problem = ""
+        self.is_closed = False
+
+    @property
+    def source(self) -> str:
+        """Where events come from, in words; empty where they come from nowhere."""
+        given = self._given
+        if given.broker_url is not None:
+            return "the broker"
+        if isinstance(given.bus, TopicBus | EventBus):
+            return "the bus of this process"
+        return "" if given.store is None else "the log of the store"
+
+    async def run(self) -> None:
+        """Take events for ever; what is away is tried again."""
+        while self.source and not self.is_closed:
+            try:
+                await self._take()
+            except RetryableError as exc:
+                self._say(str(exc))
+            except AvxEventsError as exc:  # as an event of the log that cannot be read: said, and tried again
+                log.warning("the console shows no live events for now: %s", exc)
+                self._say(str(exc))
+            else:
+                self._say(f"{self.source} is closed")
+                return
+            await pause(self._given.clock, _PAUSE_S)
+
+    def close(self) -> None:
+        """Let those who wait for more go."""
+        self.is_closed = True
+        self.changes.tell()
+
+    def frame(self, wanted: Wanted, *, after: int) -> Frame:
+        """Return what is new after a number: of what is wanted, the newest rows."""
+        matching = [kept for kept in self._newer_than(after) if wanted.matches(kept.shown)]
+        rows = [kept.row() for kept in matching[-MOST_IN_FRAME:]]
+        return Frame(rows, self._count, len(matching) - len(rows))
+
+    def find(self, event_id: str) -> ShownEvent | None:
+        """Return an event that is still kept; None where it is not."""
+        found = (kept.shown for kept in reversed(self._kept) if kept.shown.metadata.event_id == event_id)
+        return next(found, None)
+
+    def _newer_than(self, number: int) -> Iterator[Kept]:
+        if not self._kept:
+            return iter(())
+        passed = number + 1 - self._kept[0].number
+        return islice(self._kept, max(passed, 0), None)
+
+    async def _take(self) -> None:
+        async with self._envelopes() as envelopes:
+            self._say("")
+            async for envelope in envelopes:
+                self._keep(envelope)
+
+    def _keep(self, envelope: EventEnvelope[Any]) -> None:
+        self._count += 1
+        kept = Kept(self._count, shown_event(envelope, self._masking))
+        self._kept.append(kept)
+        self._kept_bytes += _bytes_of(kept)
+        while len(self._kept) > KEPT_EVENTS or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= _bytes_of(self._kept.popleft())
+        self.changes.tell()
+
+    def _say(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            self.changes.tell()
+
+    @asynccontextmanager
+    async def _envelopes(self) -> AsyncGenerator[AsyncIterator[EventEnvelope[Any]], None]:
+        given = self._given
+        if given.broker_url is not None:
+            # Of its own: what cannot be read here is no dead letter of anybody.
+            unreadable = DeadLetterQueue(capacity=_UNREADABLE_KEPT)
+            bus = await TopicBus.connect(
+                given.broker_url,
+                namespace=given.namespace,
+                timeout_s=_CONNECT_S,
+                dead_letter_queue=unreadable,
+                clock=given.clock,
+            )
+            async with bus, await bus.subscribe("**", **_GREEDY) as subscriber:
+                yield subscriber.envelopes()
+        elif isinstance(given.bus, TopicBus):
+            async with await given.bus.subscribe("**", **_GREEDY) as subscriber:
+                yield subscriber.envelopes()
+        elif isinstance(given.bus, EventBus):
+            async with await given.bus.subscribe(Event, **_GREEDY) as subscriber:
+                yield subscriber.envelopes()
+        elif given.store is not None:
+            if self._position is None:
+                self._position = await given.store.last_position()
+            yield self._following(self._position)
+
+    async def _following(self, after: int) -> AsyncIterator[EventEnvelope[Any]]:
+        store = self._given.store
+        assert store is not None  # noqa: S101 - for the type checker
+        async for stored in store.subscribe(after, unknown="keep"):
+            self._position = stored.position
+            yield stored
+
+
+_GREEDY: Final[Any] = {"name": "avx-console", "capacity": _CAPACITY, "overflow": "drop_oldest", "retry": None}
+
+
+def _bytes_of(kept: Kept) -> int:
+    return 2 * len(kept.shown.data) + PREVIEW_CHARACTERS  # its fields are kept too
