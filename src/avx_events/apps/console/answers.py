@@ -1,6 +1,6 @@
 """Answers: JSON, and errors as one sentence each."""
 
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -13,6 +13,11 @@ from avx_events.core.errors import (
     RetryableError,
     StreamNotFoundError,
 )
+
+BodyT = TypeVar("BodyT")
+
+MOST_BYTES: Final = 1_048_576
+"""So much may be sent at once: what is larger is not edited in a form."""
 
 
 class JsonResponse(Response):
@@ -63,12 +68,36 @@ def _status_of(exc: Exception) -> int:
     return 422 if isinstance(exc, PermanentError) else 400
 
 
-EXCEPTION_HANDLERS = {RefusedError: refused, AvxEventsError: failed}
+async def unexpected(_: Request, __: Exception) -> Response:
+    """Answer where something raised that is no error of avx-events, as an aggregate's ``apply``; the log has it."""
+    return error_response(500, "That failed unexpectedly; the log of the console's process says of what.")
+
+
+EXCEPTION_HANDLERS = {RefusedError: refused, AvxEventsError: failed, Exception: unexpected}
 
 
 def missing(what: str, how: str) -> RefusedError:
     """Return the error for a page of what the console was not given, and how to give it."""
     return RefusedError(404, f"This console was given no {what}. {how}", code="not_given")
+
+
+async def read_json(request: Request, kind: type[BodyT]) -> BodyT:
+    """Return the body of a request.
+
+    Raises:
+        RefusedError: It is too much, or does not fit.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise RefusedError(415, "send JSON, with its content type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise RefusedError(413, f"that is more than {MOST_BYTES:,} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise RefusedError(422, f"that is not what was expected: {exc}") from exc
 
 
 def whole_number(request: Request, name: str, *, default: int, most: int) -> int:

@@ -9,15 +9,22 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from avx_events.apps.console.answers import EXCEPTION_HANDLERS, error_response
-from avx_events.apps.console.given import Given, GroupInspector, Latencies
+from avx_events.apps.console.given import Given, Latencies
+from avx_events.apps.console.handlers import Handlers
+from avx_events.apps.console.letter_desk import LetterDesk
+from avx_events.apps.console.letters import Letters
 from avx_events.apps.console.live import Live
 from avx_events.apps.console.live_feed import LiveFeed
 from avx_events.apps.console.masking import Masking
 from avx_events.apps.console.pages import Pages
+from avx_events.apps.console.projections import Projections
 from avx_events.apps.console.safety import Safety
+from avx_events.apps.console.sampling import Sampler
 from avx_events.apps.console.sessions import Sessions
+from avx_events.apps.console.streams import Streams
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
+from avx_events.bus.remote.inspection import Inspector
 from avx_events.core import arguments
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import InvalidArgumentError, NoDeadLetterQueueError, NotRunningError
@@ -50,7 +57,7 @@ class Console:
         namespace: str = "avx",
         dead_letter_queue: DeadLetterQueue | None = None,
         projector: Projector | None = None,
-        inspector: GroupInspector | None = None,
+        inspector: Inspector | None = None,
         latencies: Latencies | None = None,
         aggregates: "Mapping[str, type[Aggregate]] | None" = None,
         masked_fields: Iterable[str] = (),
@@ -84,6 +91,7 @@ class Console:
         arguments.optional("bus", bus, DeliveringBus)
         arguments.optional("dead_letter_queue", dead_letter_queue, DeadLetterQueue)
         arguments.optional("projector", projector, Projector)
+        arguments.optional("inspector", inspector, Inspector)
         given = Given(
             store=store,
             bus=bus,
@@ -99,10 +107,19 @@ class Console:
         masking = Masking(masked_fields)
         sessions = Sessions(token, clock=clock)
         self._feed: Final = LiveFeed(given, masking)
+        self._sampler: Final = Sampler(given)
         self._tasks: Final = TaskScope()
         self._is_entered = False
         self._is_running = False
-        routes = [*Pages(sessions).routes(), *Live(given, self._feed, masking).routes()]
+        parts = (
+            Pages(sessions),
+            Live(given, self._feed, masking),
+            Letters(given, LetterDesk(given, masking), masking),
+            Streams(given, masking),
+            Handlers(given, self._sampler),
+            Projections(given),
+        )
+        routes = [route for part in parts for route in part.routes()]
         self._app: Final[ASGIApp] = Safety(_application(routes), sessions=sessions, allowed_hosts=allowed_hosts)
         self.needs_token: Final = sessions.needs_token
 
@@ -116,6 +133,7 @@ class Console:
             raise NotRunningError(_WHAT, "enter it a second time")
         self._is_entered = self._is_running = True
         self._tasks.spawn(self._feed.run(), name="avx-events console: live events")
+        self._tasks.spawn(self._sampler.run(), name="avx-events console: statistics")
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -1,12 +1,13 @@
 """What a console is given to look at: all of it optional."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
+from avx_events.bus.remote.inspection import Inspector
 from avx_events.core.clock import Clock
 from avx_events.patterns.projection import Projector
 from avx_events.store.event_store import EventStore
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
 
 Latencies: TypeAlias = Callable[[], Mapping[str, Mapping[str, float]]]
 """Gives for each handler, by name, how long it takes: seconds by percentile, as ``{"p50": 0.01, "p99": 0.2}``."""
-
-
-class GroupInspector(Protocol):
-    """Tells of the groups of a broker."""
-
-    async def groups(self) -> Sequence[Any]:
-        """Return one struct for each handler of each group: its group, handler, members and lag."""
-        ...
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +41,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     queue: DeadLetterQueue | None
     projector: Projector | None
-    inspector: GroupInspector | None
+    inspector: Inspector | None
     latencies: Latencies | None
     aggregates: "Mapping[str, type[Aggregate]]"
     clock: Clock

@@ -143,16 +143,13 @@ def _parts(hint: Any) -> list[Any]:
 
 
 def _field_hint(hint: Any, name: str) -> Any:
-    if isinstance(hint, type) and get_origin(hint) is None:
-        return _fields_of(hint).get(name, object)
+    kind: Any = get_origin(hint) or hint
     arguments = get_args(hint)
-    origin: Any = get_origin(hint)
-    if not isinstance(origin, type):
+    if not isinstance(kind, type):
         return object
-    kind: Any = origin
-    if issubclass(kind, Mapping) and len(arguments) == 2:  # noqa: PLR2004 - key and value
+    if len(arguments) == 2 and issubclass(cast("type[object]", kind), Mapping):  # noqa: PLR2004 - key and value
         return arguments[1]
-    return _fields_of(kind).get(name, object)
+    return _fields_of(cast("type[object]", kind)).get(name, object)
 
 
 def _item_hint(hint: Any, place: int) -> Any:

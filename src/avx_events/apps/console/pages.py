@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from avx_events.apps.console.answers import JsonResponse, RefusedError
-from avx_events.apps.console.safety import SESSION, cookie_header
+from avx_events.apps.console.safety import SESSION, cookie_header, session_of
 from avx_events.apps.console.sessions import LIFETIME_S, Session, Sessions
 
 _HERE: Final = Path(__file__).parent
@@ -84,7 +84,7 @@ class Pages:
 
     async def session(self, request: Request) -> Response:
         """``GET /api/session``: who looks, and the token of their forms."""
-        session: Session = request.scope[SESSION]
+        session = session_of(request)
         return JsonResponse({"operator": session.operator, "form_token": self._sessions.form_token(session)})
 
     async def file(self, request: Request) -> Response:

@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -119,6 +120,12 @@ class Safety:
 
     def _cookie_for(self, session: Session | None, scope: Scope) -> str | None:
         return None if session is None else cookie_header(self._sessions.cookie(session), scope)
+
+
+def session_of(request: Request) -> Session:
+    """Return the session of a request that was let in."""
+    session: Session = request.scope[SESSION]
+    return session
 
 
 def cookie_header(value: str, scope: Scope, *, max_age_s: int | None = None) -> str:

@@ -59,12 +59,14 @@ def fields_of(event: Any) -> Any:
 def data_view(data: bytes, *, download: str) -> Mapping[str, Any]:
     """Return the data of an event for a page: whole, or its beginning, its size and where the rest is.
 
+    As text: scripts of browsers round large numbers.
+
     Args:
         data: As JSON.
         download: The path, below the console's own, where all of it is.
     """
     if len(data) <= SHOWN_BYTES:
-        return {"data": msgspec.Raw(data), "size_bytes": len(data), "is_cut": False}
+        return {"text": msgspec.json.format(data).decode(), "size_bytes": len(data), "is_cut": False}
     beginning = data[:SHOWN_BYTES].decode("utf-8", "ignore")
     return {"text": beginning, "size_bytes": len(data), "is_cut": True, "download": download}
 

@@ -231,7 +231,7 @@ export function facts(pairs) {
 /** Show data: whole, or its beginning with its size and where all of it is. */
 export function dataView(view) {
   if (!view.is_cut) {
-    return [el("h3", {}, `Data, ${size(view.size_bytes)}`), el("pre", { tabindex: 0 }, JSON.stringify(view.data, null, 2))];
+    return [el("h3", {}, `Data, ${size(view.size_bytes)}`), el("pre", { tabindex: 0 }, view.text)];
   }
   const download = el("a", { href: `${base}${view.download}`, download: true }, `Download all ${size(view.size_bytes)}`);
   return [

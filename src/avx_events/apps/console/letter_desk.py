@@ -1,0 +1,269 @@
+"""What is done with dead letters: given back, mended, removed, once each, and who was first."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from avx_events.apps.console.answers import missing
+from avx_events.apps.console.given import Given
+from avx_events.apps.console.masking import Masking, unmasked
+from avx_events.apps.console.views import fields_of, letter_view
+from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+from avx_events.core.codec import decode_data
+from avx_events.core.errors import (
+    DeadLetterNotFoundError,
+    NoHandlerError,
+    UsageError,
+    ValidationError,
+)
+from avx_events.core.event import UnknownEvent, schema_of
+from avx_events.core.metadata import EventEnvelope
+from avx_events.patterns.pause import pause
+from avx_events.patterns.projection.letters import now, projection_of
+
+State: TypeAlias = Literal["handled", "failed_again", "in_line", "taken", "gone", "removed", "edited", "refused"]
+
+REMEMBERED: Final = 10_000
+_OUTCOME_S: Final = 2.0
+_LOOK_S: Final = 0.05
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one letter.
+
+    Attributes:
+        id: The letter's.
+        state: ``handled``, ``failed_again``, ``in_line`` (its handler has not ended yet), ``taken`` (somebody else was
+            first), ``gone``, ``removed``, ``edited`` or ``refused``.
+        says: The same in a sentence.
+    """
+
+    id: str
+    state: State
+    says: str
+
+
+class Deed(msgspec.Struct, frozen=True):
+    """What somebody has done with a letter.
+
+    Attributes:
+        operator: Who.
+        verb: What, in the past.
+        at: When.
+    """
+
+    operator: str
+    verb: str
+    at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.operator} {self.verb} it at {self.at:%H:%M:%S} UTC"
+
+
+class LetterDesk:
+    """Gives letters back, mends and removes them, for several people at once.
+
+    Whatever is done with a letter begins with a claim, which the queue gives to one of all who ask, in whatever
+    process; the desk remembers who did what here, so that the others can be told.
+    """
+
+    def __init__(self, given: Given, masking: Masking) -> None:
+        """Work on the queue of ``given``, through its bus and projector."""
+        self._given: Final = given
+        self._masking: Final = masking
+        self._deeds: OrderedDict[str, Deed] = OrderedDict()
+        self._busy: dict[str, str] = {}
+
+    @property
+    def queue(self) -> DeadLetterQueue:
+        """The queue.
+
+        Raises:
+            RefusedError: There is none.
+        """
+        if self._given.queue is None:
+            raise missing("dead letter queue", "Give it dead_letter_queue=, or a bus= that has one.")
+        return self._given.queue
+
+    def deed_of(self, letter_id: str) -> Deed | None:
+        """Return what was done last with a letter here; None where nothing was."""
+        return self._deeds.get(letter_id)
+
+    async def redrive(self, letter_ids: Sequence[str], *, operator: str) -> list[Outcome]:
+        """Give letters back to their handlers, each once, and tell what became of them within two seconds."""
+        outcomes: dict[str, Outcome] = {}
+        begun: dict[str, DeadLetter] = {}
+        for letter_id in letter_ids:
+            before = await self._begin(letter_id, operator)
+            if isinstance(before, Outcome):
+                outcomes[letter_id] = before
+            else:
+                begun[letter_id] = before
+        outcomes |= await self._ends(begun)
+        return [outcomes[letter_id] for letter_id in letter_ids]
+
+    async def remove(self, letter_ids: Sequence[str], *, operator: str) -> list[Outcome]:
+        """Forget letters, but for those that somebody gives back just now."""
+        return [await self._remove(letter_id, operator) for letter_id in letter_ids]
+
+    async def edit(self, letter_id: str, text: str, *, operator: str) -> Outcome:
+        """Replace the data of a letter's event; its metadata stays.
+
+        Args:
+            letter_id: Which letter.
+            text: The fields as JSON; what was hidden and is not edited stays as it was.
+            operator: Who does so.
+
+        Raises:
+            RefusedError: There is no queue.
+            ValidationError: The data is no JSON object, or its letter could never be read.
+            DecodeError: It does not fit the event's class.
+        """
+        try:
+            letter = await self.queue.claim(letter_id)
+        except DeadLetterNotFoundError:
+            return self._gone(letter_id)
+        if letter is None:
+            return self._taken(letter_id)
+        try:
+            edited = edited_letter(letter, text, self._masking)
+        except BaseException:
+            await self.queue.release(letter_id)
+            raise
+        await self.queue.add(edited)  # which ends the claim
+        self._remember(letter_id, operator, "edited")
+        says = "Edited; no class of its type checked it here." if isinstance(edited.event, UnknownEvent) else "Edited."
+        return Outcome(letter_id, "edited", says)
+
+    async def _begin(self, letter_id: str, operator: str) -> DeadLetter | Outcome:
+        """Give one letter back; return it as it was, or why it was not given back."""
+        if letter_id in self._busy:
+            return Outcome(letter_id, "taken", f"{self._busy[letter_id]} was first and redrives it just now.")
+        self._busy[letter_id] = operator
+        try:
+            before = await self.queue.get(letter_id)
+            if not await self._give_back(before):
+                return self._taken(letter_id)
+        except DeadLetterNotFoundError:
+            return self._gone(letter_id)
+        except NoHandlerError as exc:
+            problem = f"{exc}. Give the console the bus or projector of the process that has this handler."
+            return Outcome(letter_id, "refused", problem)
+        except UsageError as exc:
+            return Outcome(letter_id, "refused", str(exc))
+        finally:
+            del self._busy[letter_id]
+        self._remember(letter_id, operator, "redrove")
+        return before
+
+    async def _give_back(self, letter: DeadLetter) -> bool:
+        given = self._given
+        if given.projector is not None and projection_of(letter) in given.projector.statistics():
+            return await _redriven_by_projector(given, letter)
+        if given.bus is None:
+            raise NoHandlerError(f"dead letters of {letter.handler!r}", known=())
+        return await given.bus.republish(letter)
+
+    async def _ends(self, begun: Mapping[str, DeadLetter]) -> dict[str, Outcome]:
+        clock = self._given.clock
+        deadline_s = clock.monotonic() + _OUTCOME_S
+        outcomes: dict[str, Outcome] = {}
+        left = dict(begun)
+        while left:
+            for letter_id, before in [*left.items()]:
+                outcome = await self._end_of(before)
+                if outcome.state != "in_line" or clock.monotonic() >= deadline_s:
+                    outcomes[letter_id] = outcome
+                    del left[letter_id]
+            if left:
+                await pause(clock, _LOOK_S)
+        return outcomes
+
+    async def _end_of(self, before: DeadLetter) -> Outcome:
+        try:
+            letter = await self.queue.get(before.id)
+        except DeadLetterNotFoundError:
+            return Outcome(before.id, "handled", f"{before.handler} has handled it now.")
+        if letter.redrives > before.redrives or letter.dead_at > before.dead_at:
+            error = letter_view(letter, self._masking)["error"]
+            return Outcome(before.id, "failed_again", f"{before.handler} failed again: {error}")
+        return Outcome(before.id, "in_line", f"It is in line for {before.handler}, which has not ended yet.")
+
+    async def _remove(self, letter_id: str, operator: str) -> Outcome:
+        try:
+            claimed = await self.queue.claim(letter_id)
+        except DeadLetterNotFoundError:
+            return self._gone(letter_id)
+        if claimed is None:
+            return self._taken(letter_id)
+        try:
+            await self.queue.resolve(letter_id)
+        except BaseException:
+            await self.queue.release(letter_id)
+            raise
+        self._remember(letter_id, operator, "removed")
+        return Outcome(letter_id, "removed", "Removed.")
+
+    def _taken(self, letter_id: str) -> Outcome:
+        first = self._busy.get(letter_id) or self._deeds.get(letter_id)
+        says = f"{first}" if isinstance(first, Deed) else "Somebody else, of another console or process,"
+        verb = ", and it is not done yet" if isinstance(first, Deed) else " redrives it just now"
+        return Outcome(letter_id, "taken", f"{says}{verb}.")
+
+    def _gone(self, letter_id: str) -> Outcome:
+        deed = self._deeds.get(letter_id)
+        says = "It is not there any more" if deed is None else f"{deed} and it is not there any more"
+        return Outcome(letter_id, "gone", f"{says}.")
+
+    def _remember(self, letter_id: str, operator: str, verb: str) -> None:
+        self._deeds[letter_id] = Deed(operator, verb, now(self._given.clock))
+        self._deeds.move_to_end(letter_id)
+        while len(self._deeds) > REMEMBERED:
+            self._deeds.popitem(last=False)
+
+
+def edited_letter(letter: DeadLetter, text: str, masking: Masking) -> DeadLetter:
+    """Return ``letter`` with the data of ``text`` in its event, all else as it was.
+
+    Raises:
+        ValidationError: The text is no JSON object, or the letter has no event.
+        DecodeError: The data does not fit the event's class.
+    """
+    envelope = letter.envelope
+    if envelope is None:
+        raise ValidationError("the bytes of this letter could not be read: there are no fields to edit")
+    try:
+        edited = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as exc:
+        raise ValidationError(f"that is no JSON object: {exc}") from exc
+    event: object = envelope.event
+    original = fields_of(event)
+    shown = masking.masked(original, type(event)).value
+    return msgspec.structs.replace(letter, envelope=_with_data(envelope, unmasked(edited, shown, original)))
+
+
+def _with_data(envelope: EventEnvelope[Any], data: Mapping[str, Any]) -> EventEnvelope[Any]:
+    event: object = envelope.event
+    if isinstance(event, UnknownEvent):
+        return msgspec.structs.replace(envelope, event=msgspec.structs.replace(event, data=data))
+    schema = schema_of(event)
+    mended = decode_data(schema.event_type, msgspec.json.encode(data), revision=schema.revision)
+    # The key is what order is kept by: that of the data as it is now.
+    metadata = msgspec.structs.replace(envelope.metadata, aggregate_id=schema.aggregate_id(mended))
+    return msgspec.structs.replace(envelope, event=mended, metadata=metadata)
+
+
+async def _redriven_by_projector(given: Given, letter: DeadLetter) -> bool:
+    assert given.projector is not None  # noqa: S101 - for the type checker
+    try:
+        return await given.projector.redrive(letter)
+    except (UsageError, DeadLetterNotFoundError):
+        raise
+    except Exception:  # what a handler raised: the letter says it
+        current = await given.queue.get(letter.id) if given.queue is not None else letter
+        if current.redrives > letter.redrives:
+            return True
+        raise
