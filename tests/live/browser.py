@@ -43,6 +43,10 @@ _KEYS: Final = {
 }
 
 
+class NavigatedError(RuntimeError):
+    """The page went to another document before a script of the old one ended."""
+
+
 class Page:
     """One tab.
 
@@ -84,7 +88,7 @@ class Page:
         async with asyncio.timeout(30):
             message = await answer
         if "error" in message:
-            raise RuntimeError(message["error"])
+            raise (NavigatedError if "navigated" in str(message["error"]) else RuntimeError)(message["error"])
         result: dict[str, Any] = message["result"]
         return result
 
@@ -115,7 +119,12 @@ class Page:
             }};
             look();
         }})"""
-        return await self.eval(script)
+        async with asyncio.timeout(timeout_s + 5):
+            while True:
+                try:
+                    return await self.eval(script)
+                except NavigatedError:
+                    continue  # another document, which is looked at from its beginning
 
     async def click(self, selector: str) -> None:
         """Click where the element is, as a mouse does."""

@@ -21,6 +21,15 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._console: Final = console
 
+    async def serve_until_cancelled(self, listener: socket.socket) -> None:
+        """Serve; cancelled, close the connections too, which uvicorn would leave open with nobody behind them."""
+        try:
+            await self.serve([listener])
+        except asyncio.CancelledError:
+            if self.started:
+                await self.shutdown([listener])
+            raise
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop."""
         self._console.end_streams()
@@ -55,7 +64,7 @@ async def serve(
         async with console:
             if on_started is not None:
                 on_started(_url_of(listener))
-            await _Server(config, console).serve([listener])
+            await _Server(config, console).serve_until_cancelled(listener)
 
 
 def run(console: Console, *, host: str = "127.0.0.1", port: int = 8090) -> None:

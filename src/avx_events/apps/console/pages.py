@@ -65,10 +65,10 @@ class Pages:
     async def login(self, request: Request) -> Response:
         """``GET /login``: the form; ``POST``: a session for who has the token."""
         if request.method == "GET":
-            return self._login_page(request, 200, problem="")
+            return self._login_page(request, 200, problem="", wanted=request.query_params.get("next", ""))
         form = await _form_of(request)
         if not self._sessions.is_token(form.get("token", "")):
-            return self._login_page(request, 403, problem="That is not the token.")
+            return self._login_page(request, 403, problem="That is not the token.", wanted=form.get("next", ""))
         wanted = form.get("next", "").lstrip("/")
         answer = RedirectResponse(f"{_base(request)}/{wanted if wanted in PAGES else 'live'}", 303)
         session = self._sessions.begin(form.get("operator", ""))
@@ -95,8 +95,7 @@ class Pages:
         headers = {"Cache-Control": "public, max-age=31536000, immutable"}
         return FileResponse(file, media_type=_TYPES[file.suffix], headers=headers)
 
-    def _login_page(self, request: Request, status: int, *, problem: str) -> Response:
-        wanted = request.query_params.get("next", "")
+    def _login_page(self, request: Request, status: int, *, problem: str, wanted: str) -> Response:
         return self._render("login.html", request, status, problem=problem, wanted=wanted)
 
     def _render(self, template: str, request: Request, status: int = 200, **values: object) -> Response:

@@ -102,7 +102,7 @@ export async function attempt(action) {
   }
 }
 
-/** Follow server-sent events; what is lost is opened again, after pauses that grow to 15 s. */
+/** Follow server-sent events; what is lost is opened again, after pauses that grow to 10 s. */
 export class Stream {
   constructor(pathNow, listeners) {
     this.pathNow = pathNow;
@@ -138,7 +138,7 @@ export class Stream {
 
   async failed() {
     this.close();
-    const pauseMs = Math.min(1000 * 2 ** this.failures, 15000);
+    const pauseMs = Math.min(1000 * 2 ** this.failures, 10000);
     this.failures += 1;
     lost.say(`The server does not answer. Trying again in ${pauseMs / 1000} s; what is shown here stays.`);
     this.retry = setTimeout(async () => {
