@@ -1,8 +1,15 @@
 """Who is answered, and what a browser is told: tokens, hosts, origins, sessions."""
 
-import pytest
+import subprocess
+import sys
 
-from avx_events import InvalidArgumentError
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import Message
+
+from avx_events import InvalidArgumentError, NotRunningError
 from avx_events.apps.console import Console, serve
 from avx_events.testing import ManualClock
 from tests.unit.apps.console.visitors import TOKEN, as_page, visiting
@@ -216,3 +223,57 @@ async def test_it_answers_nothing_outside_of_its_block() -> None:
         answer = await client.get("/live")
 
     assert (answer.status_code, answer.json()["code"]) == (503, "not_running")
+
+
+async def test_inside_of_a_service_it_keeps_to_its_own_path() -> None:
+    console = Console(token=TOKEN)
+    service = Starlette(routes=[Mount("/console", console)])
+    transport = httpx.ASGITransport(service, client=("10.0.0.9", 50_000))
+    async with console, httpx.AsyncClient(transport=transport, base_url="https://shop.example.com") as client:
+        front = await client.get("/console/letters")
+        login = await client.get(front.headers["location"])
+        signed_in = await client.post("/console/login", data={"token": TOKEN, "next": "letters"})
+        page = await client.get(signed_in.headers["location"])
+        style = await client.get(page.text.partition('rel="stylesheet" href="')[2].partition('"')[0])
+        session = await client.get("/console/api/session")
+
+    assert front.headers["location"] == "/console/login?next=/letters"
+    assert 'action="/console/login"' in login.text
+    assert signed_in.headers["location"] == "/console/letters"
+    assert "Path=/console;" in signed_in.headers["set-cookie"]
+    assert 'href="/console/streams"' in page.text
+    assert (style.status_code, session.status_code) == (200, 200)
+
+
+async def test_a_server_of_its_own_lets_it_begin_and_end() -> None:
+    console = Console()
+    told: list[str] = []
+    events = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Message:
+        return next(events)
+
+    async def send(message: Message) -> None:
+        told.append(message["type"])
+
+    await console({"type": "lifespan"}, receive, send)
+
+    assert told == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    with pytest.raises(NotRunningError):
+        await console.__aenter__()
+
+
+def test_without_its_packages_it_says_which_extra_brings_them() -> None:
+    script = """
+import sys
+sys.modules["starlette"] = None
+import avx_events
+try:
+    import avx_events.apps.console
+except avx_events.MissingExtraError as error:
+    print(error)
+"""
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603 - ours
+
+    assert done.stdout == "Console needs the console extra: pip install 'avx-events[console]'\n"

@@ -264,6 +264,10 @@ export function confirmed(question, verb) {
   });
 }
 
+// On a phone the pages do not all fit in one line: begin with the one that is open.
+const here = document.querySelector("nav [aria-current]");
+here.closest("ul").scrollLeft = here.offsetLeft - 16;
+
 document.getElementById("logout")?.addEventListener("click", () =>
   attempt(async () => location.assign((await post("/logout")).login)),
 );
