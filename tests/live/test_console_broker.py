@@ -1,22 +1,44 @@
 """The console on a real broker: it sees the events of all processes, and leaves nothing behind by looking."""
 
 import asyncio
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
-from avx_events import DeadLetterQueue, Event, InvalidArgumentError, TopicBus
-from avx_events.apps.console import Console, serve
+from avx_events import DeadLetterQueue, Event, EventStore, InvalidArgumentError, TopicBus
+from avx_events.apps.console import Console, serve, serve_urls
 from tests.servers.ports import free_port
 from tests.servers.process import Server
-from tests.unit.apps.console.visitors import visiting
+from tests.unit.apps.console.visitors import TOKEN, visiting
 from tests.waiting import until
 
 pytestmark = pytest.mark.live
 
 
+ALONE = """
+from avx_events import TopicBus
+from avx_events.apps.console import Console, run
+run(Console(bus=TopicBus()), port=0)
+"""
+
+
 class Rang(Event, event_type="console.broker.rang", aggregate_id="door"):
     door: str
+
+
+async def seen_by(console: Console, bus: TopicBus) -> str:
+    """Publish until the console listens; return the id of an event that it has seen."""
+    while True:
+        published = await bus.publish(Rang("front"))
+        if console._feed._count:
+            await until(partial(console._feed.find, published.event_id))
+            return published.event_id
 
 
 async def test_events_of_other_processes_are_seen_and_looking_makes_no_dead_letters(redis_url: str) -> None:
@@ -25,10 +47,8 @@ async def test_events_of_other_processes_are_seen_and_looking_makes_no_dead_lett
         await TopicBus.connect(redis_url, namespace=namespace) as other,
         visiting(console := Console(broker_url=redis_url, namespace=namespace)) as client,
     ):
-        while not console._feed._kept:  # until the console listens
-            await other.publish(Rang("front"))
-        shown = console._feed._kept[-1].shown
-        view = await client.get(f"/api/live/{shown.metadata.event_id}")
+        event_id = await seen_by(console, other)
+        view = await client.get(f"/api/live/{event_id}")
     async with await DeadLetterQueue.connect(f"{redis_url}?namespace={namespace}") as queue:
         letters = await queue.count()
 
@@ -42,10 +62,36 @@ async def test_a_broker_that_comes_back_is_found_again(redis_server: Server) -> 
         redis_server.kill()
         redis_server.start()
         async with await TopicBus.connect(redis_server.url) as other:
-            while not console._feed._kept:
-                await other.publish(Rang("back"))
+            assert await seen_by(console, other)
 
-    assert console._feed._kept[0].shown.metadata.event_type == "console.broker.rang"
+
+async def test_a_console_of_urls_alone_shows_what_is_there(redis_url: str, tmp_path: Path) -> None:
+    namespace, store_url = f"console-{uuid4().hex}", f"sqlite:///{tmp_path / 'events.db'}"
+    async with await EventStore.connect(store_url) as store:
+        await store.append("door-1", [Rang("front")])
+    started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(
+            serve_urls(
+                store_url=store_url,
+                broker_url=redis_url,
+                namespace=namespace,
+                token=TOKEN,
+                port=0,
+                on_started=started.set_result,
+            )
+        )
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(base_url=await started, headers=headers) as client:
+            paths = ("/api/streams", "/api/letters/groups", "/api/handlers", "/api/live-source", "/live")
+            answers = [await client.get(path) for path in paths]
+            nobody = await client.get("/api/streams", headers={"Authorization": ""})
+        serving.cancel()
+
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert answers[0].json()["streams"][0]["name"] == "door-1"
+    assert answers[3].json()["source"] == "the broker"
+    assert nobody.status_code == 401
 
 
 async def test_a_port_that_is_taken_is_said_to_be() -> None:
@@ -60,3 +106,27 @@ async def test_a_port_that_is_taken_is_said_to_be() -> None:
         first.cancel()
 
     assert url == f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_the_process_ends_when_it_is_told_to_though_somebody_looks(number: signal.Signals) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ALONE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            url = (await process.stdout.readline()).decode().rpartition(" ")[2].strip()
+            async with httpx.AsyncClient() as client, client.stream("GET", f"{url}/api/live", timeout=20) as stream:
+                chunks = stream.aiter_bytes()
+                first = await anext(chunks)
+                process.send_signal(number)
+                rest = [chunk async for chunk in chunks]
+            code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+    assert first.startswith(b"event: state")
+    assert rest == []
+    assert code in {-number, 130, 1}

@@ -216,6 +216,7 @@ async def test_a_letter_is_redriven_edited_and_removed(shop: Shop, browser: Brow
         await page.click("#redrive")
         await told(page, "has handled it now")
         await until(lambda: shop.receipts)
+        await page.until("document.querySelectorAll('.row.letter').length === 2")
 
         shop.can_mail = False
         await page.click(".row.letter")
@@ -235,7 +236,7 @@ async def test_a_letter_is_redriven_edited_and_removed(shop: Shop, browser: Brow
         )
         await page.click("#save-redrive")
         await until(lambda: shop.receipts[-1].total == 5000)
-        await page.until("document.querySelector('#counter').textContent === '1 letter'")
+        await page.until("document.querySelectorAll('.row.letter').length === 1")
 
         await page.click(".row.letter")
         await page.click("#remove")

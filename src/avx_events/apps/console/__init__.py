@@ -12,9 +12,9 @@ try:
 except ImportError as exc:
     raise MissingExtraError("Console", "console") from exc
 
-from avx_events.apps.console.command import serve
+from avx_events.apps.console.command import run, serve, serve_urls
 from avx_events.apps.console.console import Console
 
 del _jinja2, _starlette, _uvicorn
 
-__all__ = ["Console", "serve"]
+__all__ = ["Console", "run", "serve", "serve_urls"]

@@ -2,14 +2,18 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from typing import Final
 
 import uvicorn
 
 from avx_events.apps.console.console import Console
 from avx_events.apps.console.safety import is_loopback
+from avx_events.bus.dead_letters import DeadLetterQueue
+from avx_events.bus.remote.inspection import Inspector
 from avx_events.core.errors import InvalidArgumentError
+from avx_events.store.event_store import EventStore
 
 _GRACE_S: Final = 2
 
@@ -55,8 +59,7 @@ async def serve(
         InvalidArgumentError: The address is open to others and the console has no token, or it cannot be listened at.
         NotRunningError: The console was entered before.
     """
-    if not is_loopback(host) and not console.needs_token:
-        raise InvalidArgumentError("host", host, expected="an address of loopback, as 127.0.0.1, without a token")
+    _refuse_open(host, has_token=console.needs_token)
     with _listening(host, port) as listener:
         config = uvicorn.Config(
             console, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
@@ -65,6 +68,75 @@ async def serve(
             if on_started is not None:
                 on_started(_url_of(listener))
             await _Server(config, console).serve_until_cancelled(listener)
+
+
+async def serve_urls(
+    *,
+    store_url: str | None = None,
+    broker_url: str | None = None,
+    dead_letters_url: str | None = None,
+    namespace: str = "avx",
+    masked_fields: Iterable[str] = (),
+    token: str | None = None,
+    allowed_hosts: Iterable[str] = (),
+    host: str = "127.0.0.1",
+    port: int = 8090,
+    on_started: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a console of what is at URLs, as ``serve`` does, without any code of the application.
+
+    Events whose classes nobody imports are shown by their names and fields. Letters can be looked at, edited and
+    removed; to redrive one needs the process that has its handler.
+
+    Args:
+        store_url: The event store's.
+        broker_url: The broker's: live events and groups.
+        dead_letters_url: Of the dead letters; those of the broker if not given.
+        namespace: Of the buses at the broker.
+        masked_fields: As for ``Console``.
+        token: As for ``Console``.
+        allowed_hosts: As for ``Console``.
+        host: As for ``serve``.
+        port: As for ``serve``.
+        on_started: As for ``serve``.
+
+    Raises:
+        InvalidArgumentError: A value is not acceptable, or the address is open to others and there is no token.
+        AvxEventsError: What is at a URL cannot be opened, as ``EventStore.connect``, ``DeadLetterQueue.connect`` and
+            ``Inspector.connect`` say.
+    """
+    _refuse_open(host, has_token=token is not None)
+    async with AsyncExitStack() as stack:
+        store = None if store_url is None else await EventStore.connect(store_url, unknown="keep")
+        if store is not None:
+            await stack.enter_async_context(store)
+        inspector = None if broker_url is None else await Inspector.connect(broker_url, namespace=namespace)
+        if inspector is not None:
+            await stack.enter_async_context(inspector)
+        letters_url = dead_letters_url or (None if broker_url is None else _in_namespace(broker_url, namespace))
+        queue = None if letters_url is None else await DeadLetterQueue.connect(letters_url)
+        if queue is not None:
+            await stack.enter_async_context(queue)
+        console = Console(
+            store=store,
+            broker_url=broker_url,
+            namespace=namespace,
+            dead_letter_queue=queue,
+            inspector=inspector,
+            masked_fields=masked_fields,
+            token=token,
+            allowed_hosts=allowed_hosts,
+        )
+        await serve(console, host=host, port=port, on_started=on_started)
+
+
+def _in_namespace(url: str, namespace: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}namespace={namespace}"
+
+
+def _refuse_open(host: str, *, has_token: bool) -> None:
+    if not is_loopback(host) and not has_token:
+        raise InvalidArgumentError("host", host, expected="an address of loopback, as 127.0.0.1, without a token")
 
 
 def run(console: Console, *, host: str = "127.0.0.1", port: int = 8090) -> None:

@@ -29,7 +29,7 @@ class Handlers:
         given = self._given
         if given.bus is None and given.inspector is None:
             raise missing("bus and no inspector", "Give it bus=, or inspector=await Inspector.connect(url).")
-        problem = ""
+        problem = self._sampler.problem
         try:
             groups = await self._sampler.groups()
         except AvxEventsError as exc:  # the handlers of this process are there all the same

@@ -19,7 +19,7 @@ from avx_events.apps.console.views import letter_view, shown_event
 from avx_events.bus.dead_letters import DeadLetter
 
 PAGE: Final = 50
-LOOKED_AT: Final = 20_000
+LOOKED_AT: Final = 10_000
 """So many letters are counted into groups; where there are more, the page says so."""
 
 AT_ONCE: Final = 500
@@ -28,7 +28,7 @@ AT_ONCE: Final = 500
 _BATCH: Final = 1_000
 
 
-class Group(msgspec.Struct):
+class Group(msgspec.Struct, frozen=True, kw_only=True):
     """The letters of one handler that failed of one kind of error.
 
     Attributes:
@@ -88,6 +88,7 @@ class Letters:
         one = "/api/letters/{letter_id}"
         return [
             Route("/api/letters", self.listed),
+            Route("/api/letters/count", self.count),
             Route("/api/letters/groups", self.groups),
             Route("/api/letters/redrive", self.redrive_group, methods=["POST"]),
             Route("/api/letters/remove", self.remove_group, methods=["POST"]),
@@ -100,14 +101,18 @@ class Letters:
 
     async def groups(self, _: Request) -> Response:
         """``GET /api/letters/groups``: by handler and error, those with most letters first."""
-        groups: dict[tuple[str, str, str], Group] = {}
+        groups: dict[tuple[str, str, str], list[DeadLetter]] = {}
         looked_at, after = 0, None
         while looked_at < LOOKED_AT and (page := await self._desk.queue.list(limit=_BATCH, after=after)):
             for letter in page:
-                self._count(groups, letter)
+                groups.setdefault((letter.handler, letter.group, letter.error_type), []).append(letter)
             looked_at, after = looked_at + len(page), page[-1]
-        found = sorted(groups.values(), key=lambda group: -group.count)
+        found = sorted(map(self._group_of, groups.values()), key=lambda group: -group.count)
         return JsonResponse({"groups": found, "count": await self._desk.queue.count(), "looked_at": looked_at})
+
+    async def count(self, _: Request) -> Response:
+        """``GET /api/letters/count``: how many there are; what a page asks to know whether to look again."""
+        return JsonResponse({"count": await self._desk.queue.count()})
 
     async def listed(self, request: Request) -> Response:
         """``GET /api/letters?handler=&error_type=&group=&after=``: those of one group, the oldest first."""
@@ -192,15 +197,17 @@ class Letters:
         deed = self._desk.deed_of(letter.id)
         return {**letter_view(letter, self._masking), "done": None if deed is None else str(deed)}
 
-    def _count(self, groups: dict[tuple[str, str, str], Group], letter: DeadLetter) -> None:
-        key = (letter.handler, letter.group, letter.error_type)
-        group = groups.get(key)
-        if group is None:
-            group = groups[key] = Group(*key, "", 0, letter.dead_at, letter.dead_at)
-        group.count += 1
-        group.oldest = min(group.oldest, letter.dead_at)
-        if letter.dead_at >= group.newest:
-            group.newest, group.error = letter.dead_at, letter_view(letter, self._masking)["error"]
+    def _group_of(self, letters: Sequence[DeadLetter]) -> Group:
+        newest = max(letters, key=lambda letter: letter.dead_at)
+        return Group(
+            handler=newest.handler,
+            group=newest.group,
+            error_type=newest.error_type,
+            error=letter_view(newest, self._masking)["error"],
+            count=len(letters),
+            oldest=min(letter.dead_at for letter in letters),
+            newest=newest.dead_at,
+        )
 
 
 def _operator(request: Request) -> str:

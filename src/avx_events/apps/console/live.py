@@ -37,7 +37,6 @@ class Live:
         self._given: Final = given
         self._feed: Final = feed
         self._masking: Final = masking
-        self._watchers = 0
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -57,7 +56,7 @@ class Live:
         """``GET /api/live?type=&topic=&key=&text=&after=``: frames for ever, as server-sent events."""
         if not self._feed.source:
             raise RefusedError(404, _NO_SOURCE, code="not_given")
-        if self._watchers >= MOST_WATCHERS:
+        if self._feed.watchers >= MOST_WATCHERS:
             raise RefusedError(503, f"{MOST_WATCHERS} pages look already; close one, or wait.", code="busy")
         query = request.query_params
         wanted = Wanted(**{name: query.get(name, "") for name in Wanted.__struct_fields__})
@@ -67,7 +66,7 @@ class Live:
 
     async def _frames(self, wanted: Wanted, after: int) -> AsyncGenerator[bytes, None]:
         feed = self._feed
-        self._watchers += 1
+        feed.watchers += 1
         try:
             said = None
             while not feed.is_closed:
@@ -84,7 +83,7 @@ class Live:
                 if not await self._has_changed(seen):
                     yield b"event: beat\ndata: {}\n\n"
         finally:
-            self._watchers -= 1
+            feed.watchers -= 1
 
     async def _has_changed(self, seen: int) -> bool:
         try:

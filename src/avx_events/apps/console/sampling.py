@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from avx_events.apps.console.given import Given
+from avx_events.bus.error_text import line_of
 from avx_events.bus.remote.inspection import GroupStatus
 from avx_events.bus.statistics import SubscriptionStatistics
 from avx_events.patterns.pause import pause
@@ -34,11 +35,16 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Sampler:
-    """Keeps the last five minutes of each handler of the bus, and of each group that somebody looks at."""
+    """Keeps the last five minutes of each handler of the bus, and of each group that somebody looks at.
+
+    Attributes:
+        problem: Why there are no latencies; empty where all is well.
+    """
 
     def __init__(self, given: Given) -> None:
         """Look at the bus and the inspector of ``given``."""
         self._given: Final = given
+        self.problem = ""
         self._samples: dict[str, deque[Sample]] = {}
         self._groups: Sequence[GroupStatus] = ()
         self._lags: dict[tuple[str, str], deque[int | None]] = {}
@@ -55,9 +61,7 @@ class Sampler:
         if self._given.bus is None:
             return
         now_s = self._given.clock.monotonic()
-        latencies: Mapping[str, Mapping[str, float]] = {}
-        if self._given.latencies is not None:
-            latencies = self._given.latencies()
+        latencies = self._latencies()
         subscriptions = self._given.bus.statistics().subscriptions
         names = [name for name in subscriptions if name != "avx-console"][:MOST_HANDLERS]
         for gone in self._samples.keys() - set(names):
@@ -65,6 +69,17 @@ class Sampler:
         for name in names:
             sample = Sample(now_s, subscriptions[name], latencies.get(name, {}))
             self._samples.setdefault(name, deque(maxlen=KEPT)).append(sample)
+
+    def _latencies(self) -> Mapping[str, Mapping[str, float]]:
+        if self._given.latencies is None:
+            return {}
+        try:
+            found = self._given.latencies()
+        except Exception as exc:  # noqa: BLE001 - a function of the application; all else can be shown without it
+            self.problem = f"latencies() raised {line_of(exc)}"
+            return {}
+        self.problem = ""
+        return found
 
     def handlers(self) -> list[dict[str, Any]]:
         """Return each handler: its counts, and lines over time, the oldest point first."""

@@ -64,6 +64,20 @@ async def test_rates_queues_and_latencies_are_lines_over_time() -> None:
     assert handler["queued"] == [0] * 4
 
 
+async def test_a_function_of_latencies_that_raises_takes_nothing_else_away() -> None:
+    def latencies() -> dict[str, dict[str, float]]:
+        raise LookupError("nothing measured")
+
+    bus = EventBus()
+    console = Console(bus=bus, latencies=latencies)
+    async with bus, visiting(console) as client, await bus.subscribe(Ticked, name="reader"):
+        console._sampler.look()
+        answer = (await client.get("/api/handlers")).json()
+
+    assert answer["problem"] == "latencies() raised LookupError: nothing measured"
+    assert [handler["name"] for handler in answer["handlers"]] == ["reader"]
+
+
 async def test_what_is_kept_is_bounded_and_a_handler_that_has_gone_is_forgotten() -> None:
     clock = ManualClock()
     async with EventBus(clock=clock) as bus, visiting(console := Console(bus=bus, clock=clock)) as client:

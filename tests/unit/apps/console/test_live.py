@@ -9,7 +9,7 @@ import pytest
 
 from avx_events import Event, EventBus, EventStore, TopicBus, context
 from avx_events.apps.console import Console
-from avx_events.apps.console.live_feed import KEPT_EVENTS, MOST_IN_FRAME
+from avx_events.apps.console.live_feed import KEPT_EVENTS, MOST_IN_FRAME, UNSEEN
 from avx_events.core.event import Personal
 from avx_events.testing import ManualClock
 from tests.unit.apps.console.visitors import visiting
@@ -85,6 +85,7 @@ async def test_of_a_flood_a_page_gets_the_newest_and_is_told_what_it_missed() ->
     clock = ManualClock()
     async with EventBus() as bus, visiting(console := Console(bus=bus, clock=clock)) as client:
         await until(lambda: bus.statistics().subscriptions)
+        console._feed.watchers = 1
         for start in range(0, KEPT_EVENTS + 100, 100):
             await bus.publish_many([Seen(str(start + number)) for number in range(100)])
             await has_seen(console, start + 100)
@@ -93,6 +94,20 @@ async def test_of_a_flood_a_page_gets_the_newest_and_is_told_what_it_missed() ->
     assert len(frame["rows"]) == MOST_IN_FRAME
     assert frame["rows"][-1]["key"] == str(KEPT_EVENTS + 99)
     assert frame["missed"] == KEPT_EVENTS - MOST_IN_FRAME
+
+
+async def test_while_nobody_looks_the_last_events_are_kept_as_they_came() -> None:
+    clock = ManualClock()
+    async with TopicBus() as bus, visiting(console := Console(bus=bus, clock=clock)) as client:
+        await until(lambda: bus.statistics().subscriptions)
+        await bus.publish_many([Seen(str(number)) for number in range(UNSEEN + 50)])
+        await has_seen(console, UNSEEN + 50)
+        untouched = len(console._feed._kept)
+        [frame] = await frames(client, console, clock)
+
+    assert untouched == 0
+    assert [row["key"] for row in frame["rows"]] == [str(number) for number in range(50, UNSEEN + 50)]
+    assert (frame["last"], frame["missed"]) == (UNSEEN + 50, 0)
 
 
 async def test_a_page_that_comes_again_gets_what_it_did_not_see() -> None:
@@ -112,8 +127,9 @@ async def test_the_log_of_the_store_is_live_where_there_is_no_bus() -> None:
         await store.append("old-1", [Seen("before")])
         await until(lambda: console._feed._position is not None)
         await store.append("seen-1", [Seen("1", "data", "ada@example.com")])
-        await until(lambda: console._feed._kept and console._feed._kept[-1].shown.metadata.aggregate_id == "1")
-        event_id = console._feed._kept[-1].shown.metadata.event_id
+        await has_seen(console, 1)
+        [stored] = await store.get_events("seen-1")
+        event_id = stored.metadata.event_id
         view = (await client.get(f"/api/live/{event_id}")).json()
         gone = await client.get("/api/live/nothing")
 
@@ -141,6 +157,7 @@ async def test_a_big_event_is_cut_and_can_be_downloaded() -> None:
 async def test_big_events_do_not_fill_the_memory() -> None:
     async with TopicBus() as bus, visiting(console := Console(bus=bus)):
         await until(lambda: bus.statistics().subscriptions)
+        console._feed.watchers = 1
         for number in range(12):
             await bus.publish(Seen(str(number), "x" * 5_000_000))
             await has_seen(console, number + 1)

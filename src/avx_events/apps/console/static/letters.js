@@ -5,31 +5,39 @@ const body = el("div", { class: "body" });
 const split = el("div", { class: "split" }, body, detail);
 const counter = el("span", { class: "chip", id: "counter", role: "status" }, "…");
 const reload = el("button", { type: "button", onclick: () => load() }, "Look again");
-const open = { key: "", rows: null, chosen: "" };
+const open = { key: "", chosen: "", count: 0, turn: 0 }; // a turn ends when something else is shown beside the list
 
 main.querySelector("h1").replaceWith(
   el("div", { class: "head" }, el("h1", {}, "Dead letters"), counter, el("span", { class: "grow" }), reload),
 );
 main.append(split);
 load();
-setInterval(() => !document.hidden && detail.hidden && !document.querySelector("dialog") && load(true), 5000);
+setInterval(lookAgain, 5000);
 
-async function load(isQuiet = false) {
+async function lookAgain() {
+  if (document.hidden || !detail.hidden || document.querySelector("dialog")) return;
+  try {
+    const { count: letters } = await get("/api/letters/count");
+    lost.say("");
+    if (letters !== open.count) await load();
+  } catch (error) {
+    if (error.code !== "not_given") lost.say("The server does not answer. Trying again; what is shown here stays.");
+  }
+}
+
+async function load() {
   let found;
   try {
     found = await get("/api/letters/groups");
     lost.say("");
   } catch (error) {
     if (error.code === "not_given") body.replaceChildren(emptyNote(error.message));
-    else if (isQuiet) lost.say("The server does not answer. Trying again; what is shown here stays.");
     else tell(error.status ? error.message : "The server does not answer.", true);
     return;
   }
   counter.textContent = plural(found.count, "letter");
   counter.className = found.count ? "chip bad" : "chip good";
-  const shape = JSON.stringify(found);
-  if (isQuiet && shape === open.shape) return;
-  open.shape = shape;
+  open.count = found.count;
   const focused = document.activeElement?.id;
   const groups = found.groups.map(groupCard);
   if (found.looked_at < found.count) groups.unshift(el("p", { class: "soft" }, `The groups count the oldest ${count(found.looked_at)} letters.`));
@@ -99,8 +107,10 @@ function rowOf(letter) {
 }
 
 async function choose(id) {
+  const turn = (open.turn += 1);
   const letter = await attempt(() => get(`/api/letters/${encodeURIComponent(id)}`));
   if (!letter) return load();
+  if (turn !== open.turn) return; // somebody has gone on, and may have begun to write
   open.chosen = id;
   const metadata = letter.metadata;
   show([
@@ -132,6 +142,7 @@ async function choose(id) {
 }
 
 function edit(letter) {
+  open.turn += 1;
   const problem = el("p", { class: "problem", role: "alert", hidden: true });
   const area = el("textarea", { id: "data", spellcheck: "false", "aria-describedby": "edit-help" });
   area.value = letter.text;
@@ -171,10 +182,12 @@ function edit(letter) {
 
 async function one(id, action) {
   if (action === "remove" && !(await confirmed("Remove this letter? Its event is then handled by nobody.", "Remove"))) return;
+  const turn = open.turn;
   const outcome = await attempt(() => post(`/api/letters/${encodeURIComponent(id)}/${action}`));
   if (!outcome) return;
   const isGood = ["handled", "removed", "in_line"].includes(outcome.state);
   tell(outcome.says, !isGood);
+  if (turn !== open.turn) return load();
   if (["handled", "removed", "gone"].includes(outcome.state)) hide();
   else await choose(id);
   await load();
@@ -211,6 +224,7 @@ function show(children) {
 
 function hide() {
   if (detail.hidden) return;
+  open.turn += 1;
   detail.hidden = true;
   split.classList.remove("open");
   (body.querySelector(`[data-id="${CSS.escape(open.chosen)}"]`) || reload).focus();

@@ -3,7 +3,7 @@ import { attempt, clock, count, dataView, day, el, emptyNote, facts, get, lost, 
 const KEPT = 2000; // rows that are kept while the page is paused or filtered
 const DRAWN = 200; // rows in the document: what is older goes, so that the page stays as quick as it was
 
-const state = { run: "", after: 0, seen: 0, missed: 0, waiting: [], isPaused: false, chosen: "" };
+const state = { run: "", after: 0, seen: 0, missed: 0, waiting: [], isPaused: false, chosen: "", turn: 0 };
 
 const list = el("ol", { class: "card list", id: "events", reversed: true, "aria-label": "Events, the newest first" });
 const empty = emptyNote("Nothing yet. Events appear here as they are published.");
@@ -131,8 +131,9 @@ function filterSoon() {
 }
 
 async function choose(id) {
+  const turn = (state.turn += 1);
   const view = await attempt(() => get(`/api/live/${encodeURIComponent(id)}`));
-  if (!view) return;
+  if (!view || turn !== state.turn) return;
   mark(id);
   show([
     el("h2", {}, view.event_type),
@@ -156,8 +157,9 @@ async function choose(id) {
 }
 
 async function follow(view) {
+  const turn = (state.turn += 1);
   const tree = await attempt(() => get("/api/correlated", { id: view.correlation_id }));
-  if (!tree) return;
+  if (!tree || turn !== state.turn) return;
   const items = tree.events.map((event) => {
     const item = el(
       "li",
@@ -187,6 +189,7 @@ function show(children) {
 }
 
 function hide() {
+  state.turn += 1;
   detail.hidden = true;
   split.classList.remove("open");
   const chosen = state.chosen;
