@@ -1,1 +1,1 @@
-"""What people start: programs made of the layers below."""
+"""What people start: the command line and the console."""
