@@ -132,8 +132,8 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(shown, cast("Sequence[object]", value)))
     if isinstance(value, dict | msgspec.Raw):
-        return plain(msgspec.json.encode(cast("object", value)).decode())
-    return plain(f"{value:.1f}" if isinstance(value, float) else str(cast("object", value)))
+        return plain(msgspec.json.encode(value).decode())
+    return plain(f"{value:.1f}" if isinstance(value, float) else str(value))
 
 
 @contextmanager
@@ -169,6 +169,6 @@ def _nothing() -> None:
 def _lines(value: object) -> list[str]:
     if isinstance(value, str) and "\n" in value:  # a traceback
         return [plain(line) for line in value.rstrip("\n").split("\n")]
-    if isinstance(value, list) and value:
-        return [*map(shown, cast("list[object]", value))]
+    if isinstance(value, list):
+        return [*map(shown, cast("list[object]", value))] or ["-"]
     return [shown(value)]

@@ -45,9 +45,8 @@ def program() -> App:
         default_parameter=Parameter(negative=()),
         result_action="return_value",
     )
-    app.register_install_completion_command(
-        help="Let your shell complete the commands, and say where that was written."
-    )
+    complete: Any = app  # its signature has arguments without types
+    complete.register_install_completion_command(help=_COMPLETION)
     for module in command_modules():
         module.add_to(app)
     return app
