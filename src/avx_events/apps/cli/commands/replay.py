@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from cyclopts import App
@@ -76,12 +76,12 @@ async def replay(
 
 
 def _target(place: str) -> Any:
-    found: Any = loaded("into", place)
+    found: object = loaded("into", place)
     if isinstance(found, type) and issubclass(found, Projection):
-        found = found()
+        return found()
     if not callable(found) and not _is_projection(found):
         raise InvalidArgumentError("into", place, expected="the place of a function, or of a Projection class")
-    return found
+    return cast("Any", found)
 
 
 def _is_projection(target: object) -> bool:
