@@ -26,13 +26,13 @@ from avx_events.core.tasks import TaskScope
 SCRIPT: Final = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 
 
-class AccountOpened(Event, event_type="shop.account.opened", aggregate_id="account_id"):
+class AccountOpened(Event, event_type="stall.account.opened", aggregate_id="account_id"):
     account_id: str
     name: str
     email: Personal[str]
 
 
-class OrderPlaced(Event, event_type="shop.order.placed", aggregate_id="order_id"):
+class OrderPlaced(Event, event_type="stall.order.placed", aggregate_id="order_id"):
     order_id: str
     account_id: str
     email: Personal[str]
@@ -40,7 +40,7 @@ class OrderPlaced(Event, event_type="shop.order.placed", aggregate_id="order_id"
     note: str = ""
 
 
-class OrderPaid(Event, event_type="shop.order.paid", aggregate_id="order_id"):
+class OrderPaid(Event, event_type="stall.order.paid", aggregate_id="order_id"):
     order_id: str
     total: float
 
@@ -113,8 +113,8 @@ async def open_shop(folder: Path, *, port: int = 0, token: str | None = None) ->
     scope = TaskScope()
     async with await EventStore.connect(f"sqlite:///{folder / 'shop.db'}") as store:
         shop = Shop(bus, store, "")
-        bus.on("shop.order.placed", name="email_receipt", retry=None)(shop.email_receipt)
-        bus.on("shop.order.*", name="count_orders", concurrency=4)(_count)
+        bus.on("stall.order.placed", name="email_receipt", retry=None)(shop.email_receipt)
+        bus.on("stall.order.*", name="count_orders", concurrency=4)(_count)
         async with Projector(store, Turnover()) as projector, bus:
             console = Console(
                 bus=bus,

@@ -127,14 +127,14 @@ async def test_an_event_is_looked_at_and_its_correlation_followed(shop: Shop, br
         await fill(shop)
         await page.until("document.querySelectorAll('#events li').length === 24")
         await page.click("#events .row")
-        await page.until("document.querySelector('#detail h2').textContent === 'shop.order.paid'")
+        await page.until("document.querySelector('#detail h2').textContent === 'stall.order.paid'")
         await take_picture(page, "event")
         await page.click("#follow")
         await page.until("document.querySelector('#tree li')")
         tree = await page.eval("[...document.querySelectorAll('#tree li')].map(item => item.textContent)")
         await take_picture(page, "correlation")
 
-    assert [line.partition("order-")[0] for line in tree] == ["shop.order.placed", "shop.order.paid"]
+    assert [line.partition("order-")[0] for line in tree] == ["stall.order.placed", "stall.order.paid"]
 
 
 async def test_events_are_filtered_and_paused(shop: Shop, browser: Browser) -> None:
@@ -189,7 +189,7 @@ async def test_a_script_in_an_event_does_nothing(shop: Shop, browser: Browser) -
     await shop.store.append(f"order-{SCRIPT}", [hostile])
 
     async with at(shop, browser, "live") as page:
-        await shop.bus.publish_to("shop.order.placed", hostile, headers={SCRIPT: SCRIPT})
+        await shop.bus.publish_to("stall.order.placed", hostile, headers={SCRIPT: SCRIPT})
         await page.click("#events .row")
         await page.until("document.querySelector('#detail pre').textContent.includes('onerror')")
         await page.go_to(f"{shop.url}/letters")
