@@ -23,8 +23,10 @@ the histograms are told of each event, and only with ``durations=True``.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
+from math import ceil
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -71,6 +73,8 @@ _GAUGES: Final = {
     "in_flight": "Events that are being handled.",
 }
 _LONGEST_LOOK_S: Final = 5.0
+_LATELY: Final = 512
+_PERCENTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 class LaggingProjector(Protocol):
@@ -132,6 +136,7 @@ class Metrics:
         """
         self._durations: Final = durations
         self._buses: Final[dict[str, DeliveringBus]] = {}
+        self._timed: Final[list[_Timed]] = []
         self._projectors: Final[list[LaggingProjector]] = []
         self._groups: Final[list[Groups]] = []
         self._registry: Final = CollectorRegistry(auto_describe=False)
@@ -165,7 +170,9 @@ class Metrics:
         if label in self._buses:
             raise InvalidArgumentError("name", label, expected="one that no other bus has here; give another, name=")
         if self._durations:
-            bus.observe(_Timed(self._publishing.labels(label, bus.system), label, self._handling))
+            timed = _Timed(self._publishing.labels(label, bus.system), label, self._handling)
+            bus.observe(timed)
+            self._timed.append(timed)
         self._buses[label] = bus
 
     def add_projector(self, projector: LaggingProjector) -> None:
@@ -175,6 +182,18 @@ class Metrics:
     def add_groups(self, inspector: Groups) -> None:
         """Tell of the lag of each group of a broker that ``inspector`` looks into."""
         self._groups.append(inspector)
+
+    def latencies(self) -> dict[str, dict[str, float]]:
+        """Return for each handler the 50th, 95th and 99th percentile of its last 512 attempts, in seconds.
+
+        Handlers that had none are left out, and so are all without ``durations``. ``Console(latencies=...)`` takes it.
+        """
+        return {
+            handler: {name: _percentile(taken, share) for name, share in _PERCENTILES.items()}
+            for bus in self._timed
+            for handler, durations in bus.lately.items()
+            if (taken := sorted(durations))
+        }
 
     async def text(self) -> bytes:
         """Return all families in the text format, for the content type ``CONTENT_TYPE``."""
@@ -297,13 +316,18 @@ class _Scraped:
 
 
 class _Timed:
-    """Observes one bus for the histograms."""
+    """Observes one bus for the histograms.
+
+    Attributes:
+        lately: The durations of the last attempts of each handler, in seconds.
+    """
 
     def __init__(self, publishing: Any, label: str, handling: Histogram) -> None:
         self._publishing = publishing
         self._label = label
         self._handling = handling
         self._known: dict[str, Any] = {}
+        self.lately: dict[str, deque[float]] = {}
 
     @contextmanager
     def publishing(self, envelopes: Sequence[AnyEnvelope]) -> Generator[Sequence[AnyEnvelope], None, None]:
@@ -321,15 +345,23 @@ class _Timed:
         durations = self._known.get(handler)
         if durations is None:
             durations = self._known[handler] = self._handling.labels(self._label, handler)
+            self.lately[handler] = deque(maxlen=_LATELY)
         began_s = perf_counter()
         try:
             yield
         finally:
-            durations.observe(perf_counter() - began_s)
+            taken_s = perf_counter() - began_s
+            durations.observe(taken_s)
+            self.lately[handler].append(taken_s)
 
     @contextmanager
     def settling(self, handler: str, count: int) -> Generator[None, None, None]:  # noqa: ARG002 - an Observer's
         yield
+
+
+def _percentile(ascending: Sequence[float], share: float) -> float:
+    """Return the nearest rank: the least value that ``share`` of all are not above."""
+    return ascending[max(ceil(share * len(ascending)) - 1, 0)]
 
 
 def _add(family: GaugeMetricFamily, samples: Iterable[tuple[Sequence[str], float | None]]) -> None:

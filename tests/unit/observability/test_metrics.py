@@ -25,6 +25,10 @@ class Placed(Event, event_type="metrics.placed", aggregate_id="order_id"):
     order_id: str
 
 
+class Passed(Event, event_type="metrics.passed"):
+    pass
+
+
 class Orders(Projection, name="orders"):
     @handles(Placed)
     async def add(self, event: Placed, connection: Connection) -> None:
@@ -179,3 +183,40 @@ async def test_it_answers_nothing_but_http(kind: str) -> None:
 
     with pytest.raises(UnsupportedError):
         await Metrics()({"type": kind}, None, send)
+
+
+async def test_it_tells_how_long_the_last_attempts_took() -> None:
+    metrics = Metrics()
+    async with EventBus(name="shop") as bus:
+        metrics.add_bus(bus)
+
+        @bus.on(Placed, name="note")
+        async def note(_: Placed) -> None:
+            pass
+
+        @bus.on(Passed, name="idle")
+        async def idle(_: Passed) -> None:
+            pass
+
+        for number in range(600):
+            await bus.publish(Placed(f"{number}"))
+        await bus.settled()
+        latencies = metrics.latencies()
+
+    assert list(latencies) == ["note"]
+    assert 0 < latencies["note"]["p50"] <= latencies["note"]["p95"] <= latencies["note"]["p99"] < 1
+
+
+async def test_percentiles_are_those_of_the_nearest_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    instants = iter(number for taken in range(1, 101) for number in (0, taken))
+    metrics = Metrics()
+    async with EventBus(name="shop") as bus:
+        metrics.add_bus(bus)
+        deliveries = (await bus.subscribe(Placed, name="reader")).deliveries()
+        await bus.publish_many([Placed(f"{number}") for number in range(100)])
+        monkeypatch.setattr("avx_events.observability.metrics.perf_counter", lambda: next(instants))
+        for _ in range(100):
+            async with await anext(deliveries):
+                pass
+
+    assert metrics.latencies() == {"reader": {"p50": 50, "p95": 95, "p99": 99}}
