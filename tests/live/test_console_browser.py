@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import quantiles
 from urllib.parse import urlsplit
 
 import pytest
@@ -156,31 +157,46 @@ async def test_events_are_filtered_and_paused(shop: Shop, browser: Browser) -> N
 
 async def test_ten_thousand_events_do_not_leave_the_page_behind(shop: Shop, browser: Browser) -> None:
     async with at(shop, browser, "live") as page:
-        for start in range(0, 10_000, 500):
-            await shop.bus.publish_many(
-                AccountOpened(f"account-{number}", "Ada", "ada@example.com") for number in range(start, start + 500)
-            )
-            await asyncio.sleep(0)  # the console is in this process, too
+        await page.eval(CLICKS_ARE_TIMED)
+        async with asyncio.TaskGroup() as tasks:
+            flood = tasks.create_task(publish_ten_thousand(shop))
+            clicks = 0
+            while not flood.done() or clicks % 2:  # twice, and the page goes on
+                await page.click("#pause")
+                clicks += 1
         await shop.bus.publish(AccountOpened("the-last", "Ada", "ada@example.com"))
         published_at = time.monotonic()
         await page.until("document.querySelector('#events .key')?.textContent === 'the-last'")
         late_s = time.monotonic() - published_at
-        answered_ms = await page.eval(
-            """new Promise(resolve => {
-                const begin = performance.now();
-                new MutationObserver(() => resolve(performance.now() - begin))
-                    .observe(document.querySelector('#pause'), {attributes: true});
-                document.querySelector('#pause').click();
-            })"""
-        )
+        delays_ms = await page.until(f"window.delays.length === {clicks} && window.delays")
         rows = await page.eval("document.querySelectorAll('#events li').length")
         counted = await page.eval("document.querySelector('#counter').textContent")
 
-    log.info("the last of 10,001 events was shown after %.3f s; a click took %.1f ms; %s", late_s, answered_ms, counted)
+    nearly_all_ms = quantiles(delays_ms, n=20)[-1]  # the machine may be busy with something else for once
+    said = "the last of 10,001 events after %.3f s; 19 of 20 in %d clicks within %.0f ms, all within %.0f ms"
+    log.info(said, late_s, clicks, nearly_all_ms, max(delays_ms))
+    assert clicks >= 2
     assert late_s < 2
-    assert answered_ms < 200
-    assert rows <= 201
+    assert nearly_all_ms < 200
+    assert rows <= 101
     assert counted.startswith("10,001 events")
+
+
+CLICKS_ARE_TIMED = """
+window.delays = [];
+document.querySelector("#pause").addEventListener("click", event =>
+    requestAnimationFrame(() => setTimeout(() => window.delays.push(performance.now() - event.timeStamp))));
+"""
+"""From the press of the button until what it did was drawn."""
+
+
+async def publish_ten_thousand(shop: Shop) -> None:
+    """Publish in bursts, between which the console, in this process too, gets its turn."""
+    for start in range(0, 10_000, 100):
+        await shop.bus.publish_many(
+            AccountOpened(f"account-{number}", "Ada", "ada@example.com") for number in range(start, start + 100)
+        )
+        await asyncio.sleep(0.01)
 
 
 async def test_a_script_in_an_event_does_nothing(shop: Shop, browser: Browser) -> None:
@@ -385,6 +401,25 @@ async def test_a_server_that_was_lost_is_said_to_be_and_found_again(tmp_path: Pa
             rows = await page.eval("document.querySelectorAll('#events li').length")
 
     assert (kept, rows) == (24, 25)
+
+
+async def test_a_page_that_is_older_than_its_server_still_redrives(tmp_path: Path, browser: Browser) -> None:
+    async with browser.page() as page:
+        async with open_shop(tmp_path) as shop:
+            port = urlsplit(shop.url).port
+            await fill(shop, letters=2)
+            await page.go_to(f"{shop.url}/letters")
+            await page.until("document.querySelector('.group .redrive')")
+        second = tmp_path / "second"
+        second.mkdir()
+        async with open_shop(second, port=port or 0) as shop:
+            await fill(shop, letters=2)
+            await page.click(".group .redrive")  # of letters that were those of the server before
+            await told(page, "None of these letters is there any more")
+            await page.click(".group .redrive")
+            await told(page, "2 handled.")
+
+            assert await shop.bus.dead_letter_queue.count() == 0
 
 
 async def test_people_sign_in_and_out(tmp_path: Path, browser: Browser) -> None:

@@ -146,6 +146,7 @@ class LetterDesk:
         try:
             before = await self.queue.get(letter_id)
             if not await self._give_back(before):
+                await self.queue.get(letter_id)  # a projector takes away what needs no redrive any more
                 return self._taken(letter_id)
         except DeadLetterNotFoundError:
             return self._gone(letter_id)

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from avx_events import Connection, Event, EventBus, EventStore, Projection, Projector, handles
+from avx_events import Connection, DeadLetterQueue, Event, EventBus, EventStore, Projection, Projector, handles
 from avx_events.apps.console import Console
 from avx_events.apps.console.sampling import KEPT
 from avx_events.bus.remote.inspection import Finding, GroupStatus, Inspector, MemberStatus
 from avx_events.testing import ManualClock
-from tests.unit.apps.console.visitors import visiting
+from tests.unit.apps.console.visitors import as_page, visiting
 
 
 class Ticked(Event, event_type="console.ticked"):
@@ -129,6 +129,38 @@ async def test_projections_say_how_far_they_are(tmp_path: Path) -> None:
     [projection] = answer["projections"]
     assert (projection["name"], projection["version"], projection["state"]) == ("ticks", 3, "live")
     assert (projection["position"], projection["lag_events"], projection["handled"]) == (4, 0, 4)
+
+
+class Fussy(Projection, name="fussy", version=1):
+    problem: Exception | None = None
+
+    @handles(Ticked)
+    async def add(self, event: Ticked, connection: Connection) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+
+async def test_the_letter_of_a_projection_goes_back_to_it(tmp_path: Path) -> None:
+    fussy, queue = Fussy(), DeadLetterQueue()
+    async with (
+        await EventStore.connect(f"sqlite:///{tmp_path / 'ticks.db'}") as store,
+        Projector(store, fussy, dead_letter_queue=queue, retry=None) as projector,
+        visiting(Console(projector=projector, dead_letter_queue=queue)) as client,
+    ):
+        await projector.caught_up()
+        fussy.problem = ArithmeticError("no")
+        position = (await store.append("ticks", [Ticked(1)])).position
+        await projector.caught_up(position)
+        [letter] = await queue.list()
+        page = await as_page(client)
+        path = f"/api/letters/{letter.id}/redrive"
+        again = (await client.post(path, headers=page)).json()
+        fussy.problem = None
+        handled = (await client.post(path, headers=page)).json()
+        left = await queue.count()
+
+    assert (again["state"], handled["state"], left) == ("failed_again", "handled", 0)
+    assert "ArithmeticError: no" in again["says"]
 
 
 async def test_what_was_not_given_is_said_with_how_to_give_it() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from avx_events import Event, EventBus, EventStore, TopicBus, context
 from avx_events.apps.console import Console
+from avx_events.apps.console.live import MOST_WATCHERS
 from avx_events.apps.console.live_feed import KEPT_EVENTS, MOST_IN_FRAME, UNSEEN
 from avx_events.core.event import Personal
 from avx_events.testing import ManualClock
@@ -195,3 +196,26 @@ async def test_a_broker_that_is_away_is_said_to_be() -> None:
         await until(lambda: is_later(clock) and console._feed.problem)
 
     assert "127.0.0.1:1" in console._feed.problem
+
+
+class Subscribed(Event, event_type="console.subscribed", aggregate_id="email"):
+    email: Personal[str]
+
+
+async def test_a_key_that_is_personal_is_hidden_as_well() -> None:
+    async with TopicBus() as bus, visiting(console := Console(bus=bus)) as client:
+        await until(lambda: bus.statistics().subscriptions)
+        published = await bus.publish(Subscribed("ada@example.com"))
+        await has_seen(console, 1)
+        view = await client.get(f"/api/live/{published.event_id}")
+
+    assert view.json()["aggregate_id"] == "••••••"
+    assert "ada@example.com" not in view.text
+
+
+async def test_no_more_look_than_can_be_served() -> None:
+    async with TopicBus() as bus, visiting(console := Console(bus=bus)) as client:
+        console._feed.watchers = MOST_WATCHERS
+        answer = await client.get("/api/live")
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "busy")

@@ -207,6 +207,7 @@ async function all(group, action) {
     for (const [state, number] of Object.entries(answer.counts)) counts[state] = (counts[state] || 0) + number;
   } while (answer.next);
   const said = Object.entries(counts).map(([state, number]) => `${count(number)} ${SAYS[state]}`);
+  if (answer && !said.length) tell("None of these letters is there any more; these are the ones that are.");
   if (said.length) tell(`${said.join(", ")}.${answer?.says ? " " + answer.says : ""}`, Boolean(answer?.says));
   hide();
   await load();

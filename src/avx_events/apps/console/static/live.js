@@ -1,7 +1,7 @@
 import { attempt, clock, count, dataView, day, el, emptyNote, facts, get, lost, main, plural, size, Stream } from "./core.js";
 
 const KEPT = 2000; // rows that are kept while the page is paused or filtered
-const DRAWN = 200; // rows in the document: what is older goes, so that the page stays as quick as it was
+const DRAWN = 100; // rows in the document: what is older goes, so that the page stays as quick as it was
 
 const state = { run: "", after: 0, seen: 0, missed: 0, waiting: [], isPaused: false, chosen: "", turn: 0 };
 
@@ -10,7 +10,7 @@ const empty = emptyNote("Nothing yet. Events appear here as they are published."
 const detail = el("aside", { class: "card", id: "detail", "aria-label": "One event", tabindex: -1, hidden: true });
 const split = el("div", { class: "split" }, el("div", {}, list, empty), detail);
 const source = el("span", { class: "chip", id: "source" }, "connecting");
-const counter = el("span", { class: "soft", id: "counter", role: "status" });
+const counter = el("span", { class: "soft", id: "counter" });
 const pause = el("button", { type: "button", id: "pause", "aria-pressed": "false", onclick: togglePause }, "Pause");
 const clear = el("button", { type: "button", onclick: clearList }, "Clear");
 const filters = Object.fromEntries(
@@ -73,6 +73,7 @@ function take({ rows, last, missed }) {
 function draw() {
   const rows = state.waiting.splice(0).slice(-DRAWN).reverse();
   if (!rows.length) return;
+  if (rows.length === DRAWN && !list.contains(document.activeElement)) list.replaceChildren(); // all of it is new
   const focused = document.activeElement;
   const isReading = list.contains(focused) && list.getBoundingClientRect().top < 0;
   const heightBefore = isReading ? document.documentElement.scrollHeight : 0;
