@@ -25,7 +25,7 @@ LOOKED_AT: Final = 10_000
 AT_ONCE: Final = 500
 """So many letters of a group are done with one request; the page sends the next one."""
 
-_BATCH: Final = 1_000
+_BATCH: Final = 200
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +48,12 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     oldest: datetime
     newest: datetime
+
+
+class _Count(msgspec.Struct, frozen=True):
+    count: int
+    oldest: datetime
+    newest: DeadLetter
 
 
 class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,11 +107,12 @@ class Letters:
 
     async def groups(self, _: Request) -> Response:
         """``GET /api/letters/groups``: by handler and error, those with most letters first."""
-        groups: dict[tuple[str, str, str], list[DeadLetter]] = {}
+        groups: dict[tuple[str, str, str], _Count] = {}
         looked_at, after = 0, None
         while looked_at < LOOKED_AT and (page := await self._desk.queue.list(limit=_BATCH, after=after)):
             for letter in page:
-                groups.setdefault((letter.handler, letter.group, letter.error_type), []).append(letter)
+                key = (letter.handler, letter.group, letter.error_type)
+                groups[key] = _counted(groups.get(key), letter)
             looked_at, after = looked_at + len(page), page[-1]
         found = sorted(map(self._group_of, groups.values()), key=lambda group: -group.count)
         return JsonResponse({"groups": found, "count": await self._desk.queue.count(), "looked_at": looked_at})
@@ -197,17 +204,25 @@ class Letters:
         deed = self._desk.deed_of(letter.id)
         return {**letter_view(letter, self._masking), "done": None if deed is None else str(deed)}
 
-    def _group_of(self, letters: Sequence[DeadLetter]) -> Group:
-        newest = max(letters, key=lambda letter: letter.dead_at)
+    def _group_of(self, counted: _Count) -> Group:
+        newest = counted.newest
         return Group(
             handler=newest.handler,
             group=newest.group,
             error_type=newest.error_type,
             error=letter_view(newest, self._masking)["error"],
-            count=len(letters),
-            oldest=min(letter.dead_at for letter in letters),
+            count=counted.count,
+            oldest=counted.oldest,
             newest=newest.dead_at,
         )
+
+
+def _counted(before: _Count | None, letter: DeadLetter) -> _Count:
+    """Return a count with ``letter``; of all letters only the newest is kept, as they may be large."""
+    if before is None:
+        return _Count(1, letter.dead_at, letter)
+    newest = letter if letter.dead_at >= before.newest.dead_at else before.newest
+    return _Count(before.count + 1, min(before.oldest, letter.dead_at), newest)
 
 
 def _operator(request: Request) -> str:

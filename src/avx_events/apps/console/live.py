@@ -24,6 +24,9 @@ BEAT_S: Final = 10.0
 
 MOST_WATCHERS: Final = 64
 _NO_SOURCE: Final = "This console was given no source of live events. Give it broker_url=, bus= or store=."
+MOST_CORRELATED: Final = 1_000
+"""So many events of one correlation are shown; of more, a page says how many there are."""
+
 _MOST: Final = 2**53
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -117,13 +120,13 @@ class Live:
         for event in events:
             if event.cause is not None:
                 effects.setdefault(event.cause.metadata.event_id, []).append(event)
-        while left:
+        while left and len(rows) < MOST_CORRELATED:
             event = left.pop()
             left += reversed(effects.get(event.event_id, []))
             shown = shown_event(event.stored, self._masking)
             place = {"stream": event.stream, "version": event.version, "depth": event.depth}
             rows.append({**place, **metadata_view(shown), "preview": preview(shown.data)})
-        return JsonResponse({"correlation_id": tree.correlation_id, "events": rows})
+        return JsonResponse({"correlation_id": tree.correlation_id, "events": rows, "count": len(events)})
 
     def _kept(self, request: Request) -> ShownEvent:
         shown = self._feed.find(request.path_params["event_id"])

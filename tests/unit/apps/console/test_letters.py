@@ -273,6 +273,20 @@ async def test_of_a_group_only_what_somebody_has_seen_is_removed() -> None:
     assert left.event.order_id == "later"
 
 
+async def test_a_group_is_counted_over_several_pages_of_the_queue() -> None:
+    async with shop_and_page(letters=0) as (shop, client):
+        await shop.bus.publish_many([Bought(f"o-{number}", "ada@example.com", 0) for number in range(450)])
+        await shop.bus.settled()
+        [group] = (await client.get("/api/letters/groups")).json()["groups"]
+        count = (await client.get("/api/letters/count")).json()
+        which = {"handler": HANDLER, "error_type": "ValueError", "until": group["newest"]}
+        answer = (await client.post("/api/letters/remove", json=which)).json()
+
+    assert group["count"] == count["count"] == 450
+    assert group["oldest"] < group["newest"]
+    assert answer["counts"] == {"removed": 450}
+
+
 async def test_letters_come_in_pages() -> None:
     async with shop_and_page(letters=7) as (_, client):
         query = {"handler": HANDLER, "error_type": "ValueError", "limit": "3"}

@@ -9,7 +9,7 @@ import pytest
 
 from avx_events import Event, EventBus, EventStore, TopicBus, context
 from avx_events.apps.console import Console
-from avx_events.apps.console.live import MOST_WATCHERS
+from avx_events.apps.console.live import MOST_CORRELATED, MOST_WATCHERS
 from avx_events.apps.console.live_feed import KEPT_EVENTS, MOST_IN_FRAME, UNSEEN
 from avx_events.core.event import Personal
 from avx_events.testing import ManualClock
@@ -177,6 +177,15 @@ async def test_what_an_event_caused_is_a_tree_over_all_streams() -> None:
 
     assert [(row["stream"], row["depth"]) for row in tree.json()["events"]] == [("a-1", 0), ("b-1", 1)]
     assert "ada@example.com" not in tree.text
+
+
+async def test_of_very_many_events_of_one_correlation_the_first_are_shown() -> None:
+    async with EventStore() as store, visiting(Console(store=store)) as client:
+        with context(correlation_id="many"):
+            await store.append("a-1", [Seen(str(number)) for number in range(MOST_CORRELATED + 5)])
+        tree = (await client.get("/api/correlated", params={"id": "many"})).json()
+
+    assert (len(tree["events"]), tree["count"]) == (MOST_CORRELATED, MOST_CORRELATED + 5)
 
 
 async def test_a_console_without_a_source_says_how_to_give_it_one() -> None:

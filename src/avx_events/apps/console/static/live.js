@@ -174,6 +174,7 @@ async function follow(view) {
   show([
     el("h2", {}, "What caused what"),
     el("p", { class: "mono soft" }, tree.correlation_id),
+    tree.count > items.length && el("p", { class: "soft" }, `The first ${count(items.length)} of ${plural(tree.count, "event")}.`),
     items.length ? el("ol", { class: "tree", id: "tree" }, items) : emptyNote("The store has no event of this correlation."),
     el("div", { class: "actions" }, el("button", { type: "button", onclick: () => choose(view.event_id) }, "Back to the event")),
   ]);
@@ -181,7 +182,7 @@ async function follow(view) {
 
 function show(children) {
   const close = el("button", { type: "button", class: "quiet", "aria-label": "Close", onclick: hide }, "✕");
-  const [title, ...rest] = children.flat();
+  const [title, ...rest] = children.flat().filter(Boolean);
   detail.replaceChildren(el("div", { class: "closer" }, title, close), ...rest);
   detail.hidden = false;
   split.classList.add("open");
