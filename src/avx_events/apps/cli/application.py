@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import reduce
 from importlib import import_module
-from inspect import isawaitable
+from inspect import isawaitable, signature
 from typing import Any, TypeAlias, cast
 
 from avx_events.bus.delivering_bus import DeliveringBus
@@ -50,10 +50,15 @@ def aggregate_class(place: str) -> type[AggregateRoot]:
     Raises:
         InvalidArgumentError: There is none.
     """
-    found: object = loaded("aggregate", place)
-    if not isinstance(found, type) or not issubclass(found, AggregateRoot):
+    found: Any = loaded("aggregate", place)
+    if not is_class_of(AggregateRoot, found):
         raise InvalidArgumentError("aggregate", place, expected="the place of an AggregateRoot class")
-    return found
+    return cast("type[AggregateRoot]", found)
+
+
+def is_class_of(base: type, found: object) -> bool:
+    """Tell whether ``found`` is a class derived from ``base``."""
+    return isinstance(found, type) and issubclass(found, base)
 
 
 @asynccontextmanager
@@ -73,7 +78,7 @@ async def opened_application(place: str, *, runs: bool) -> AsyncGenerator[Applic
     """
     found: Any = loaded("app", place)
     async with AsyncExitStack() as stack:
-        if callable(found) and not isinstance(found, Application):
+        if not isinstance(found, Application) and _takes_nothing(found):
             found = cast("Callable[[], Any]", found)()
         if isawaitable(found):
             found = await found
@@ -85,6 +90,14 @@ async def opened_application(place: str, *, runs: bool) -> AsyncGenerator[Applic
         if runs and not _is_running(found):
             await stack.enter_async_context(found)
         yield found
+
+
+def _takes_nothing(found: object) -> bool:
+    try:
+        signature(cast("Callable[..., object]", found)).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_running(application: Application) -> bool:

@@ -91,11 +91,11 @@ def _schemas(events: Iterable[EventInfo]) -> tuple[dict[str, Any], dict[str, Any
         return dict(zip(classes, found, strict=True)), components
     except (TypeError, RuntimeError, NameError):  # one has a type that no schema has a word for
         payloads: dict[str, Any] = {}
-        components = {}
+        apart: dict[str, Any] = {}
         for event_type, event_class in classes.items():
             payloads[event_type], more = _schema_of(event_class)
-            components |= more
-        return payloads, {_name(name): schema for name, schema in components.items()}
+            apart |= more
+        return payloads, {_name(name): schema for name, schema in apart.items()}
 
 
 def _schema_of(event_class: type | None) -> tuple[dict[str, Any], dict[str, Any]]:

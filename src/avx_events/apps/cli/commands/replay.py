@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import wraps
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from cyclopts import App
 
-from avx_events.apps.cli.application import loaded
+from avx_events.apps.cli.application import is_class_of, loaded
 from avx_events.apps.cli.documents import instant
 from avx_events.apps.cli.opening import opened_store
 from avx_events.apps.cli.output import AsJson, print_fields, progress
@@ -76,12 +76,12 @@ async def replay(
 
 
 def _target(place: str) -> Any:
-    found: object = loaded("into", place)
-    if isinstance(found, type) and issubclass(found, Projection):
-        return found()
+    found = loaded("into", place)
+    if is_class_of(Projection, found):
+        found = found()
     if not callable(found) and not _is_projection(found):
         raise InvalidArgumentError("into", place, expected="the place of a function, or of a Projection class")
-    return cast("Any", found)
+    return found
 
 
 def _is_projection(target: object) -> bool:

@@ -1,0 +1,341 @@
+"""What the commands print, and with which code they end; in this process."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from avx_events.apps.cli import main
+from avx_events.apps.cli.asyncapi import breaking_changes
+from avx_events.apps.cli.commands import command_modules
+from avx_events.apps.cli.program import run
+from avx_events.bus.dead_letters import DeadLetterQueue
+from avx_events.core.event import Event
+from avx_events.core.metadata import context
+from avx_events.store.event_store import EventStore
+from tests.unit.apps.cli import shop
+
+HERE = "tests.unit.apps.cli.shop"
+
+
+class Placed(Event, event_type="cli.test.placed", aggregate_id="order_id"):
+    order_id: str
+    total: int
+
+
+class Output:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def documents(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Command = Callable[..., Output]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def run_it(*arguments: str) -> Output:
+        code = run(arguments)
+        printed = capsys.readouterr()
+        return Output(code, printed.out, printed.err)
+
+    return run_it
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path}/events.db"
+
+    async def fill() -> None:
+        async with await EventStore.connect(url) as store:
+            with context(user_id="ann"):
+                await store.append("order-1", [Placed("1", 3), Placed("1", 4)])
+            await store.append("user-\x1b[31m", Placed("2", 5))
+
+    asyncio.run(fill())
+    return url
+
+
+@pytest.fixture
+def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    url = f"sqlite:///{tmp_path}/letters.db"
+    monkeypatch.setattr(shop, "LETTERS", url)
+
+    async def fail() -> None:
+        async with shop.app() as bus, bus:
+            for order_id, amount in (("1", -1), ("2", -2), ("3", 3)):
+                await bus.publish(shop.Paid(order_id, amount))
+            await bus.settled()
+
+    asyncio.run(fail())
+    return url
+
+
+async def letter_ids(url: str) -> list[str]:
+    async with await DeadLetterQueue.connect(url) as queue:
+        return [letter.id for letter in await queue.list()]
+
+
+# Streams
+
+
+def test_streams_are_a_table_for_people_and_lines_of_json_for_programs(command: Command, url: str) -> None:
+    table = command("streams", url)
+    lines = command("streams", url, "order-", "--json")
+
+    assert table.code == 0
+    assert table.out.splitlines()[0].split() == ["NAME", "VERSION", "LAST", "POSITION", "LAST", "RECORDED", "AT"]
+    assert "order-1  " in table.out
+    assert [(row["name"], row["version"], row["last_position"]) for row in lines.documents] == [("order-1", 2, 2)]
+
+
+def test_what_a_terminal_would_obey_is_not_printed(command: Command, url: str) -> None:
+    assert "\x1b" not in command("streams", url).out
+    assert "user-\\x1b[31m" in command("streams", url).out
+
+
+def test_the_history_of_a_stream_says_who_and_what_changed(command: Command, url: str) -> None:
+    lines = command("show", url, "order-1")
+    first, second = command("show", url, "order-1", "--aggregate", f"{HERE}:Order", "--json").documents
+
+    assert "ann" in lines.out.splitlines()[0]
+    assert (first["user_id"], first["state"], second["state"]) == ("ann", {"total": 3}, {"total": 7})
+    assert second["changes"] == {"total": {"before": 3, "after": 7}}
+    assert len(command("show", url, "order-1", "--at-version", "1").out.splitlines()) == 1
+    assert command("show", url, "order-1", "--as-of", "2001-01-01T00:00:00Z").out == ""
+
+
+def test_a_stream_that_is_not_there_is_a_failure(command: Command, url: str) -> None:
+    missing = command("show", url, "order-9")
+
+    assert (missing.code, missing.out) == (1, "")
+    assert "'order-9'" in missing.err
+
+
+# Tail
+
+
+def test_a_log_is_followed_from_its_start_by_pattern_and_type(command: Command, url: str) -> None:
+    seen = command("tail", url, "cli.**", "--types", "cli.test.placed", "--from", "start", "--count", "3", "--json")
+    later = command("tail", url, "--from", "2", "--count", "1", "--json")
+
+    assert [row["data"]["total"] for row in seen.documents] == [3, 4, 5]
+    assert [row["position"] for row in later.documents] == [3]
+
+
+def test_a_place_to_begin_that_is_none_is_a_failure(command: Command, url: str) -> None:
+    for begin in ("yesterday", "-1"):
+        refused = command("tail", url, f"--from={begin}")
+
+        assert refused.code == 1
+        assert "--from must be" in refused.err
+
+
+# Dead letters
+
+
+def test_dead_letters_of_one_handler_and_error_stand_together(command: Command, letters: str) -> None:
+    (group,) = command("dead-letters", "list", letters, "--json").documents
+    each = command("dead-letters", "list", letters, "--each", "--json").documents
+
+    assert (group["handler"], group["error_type"], group["letters"]) == ("book", "ValueError", 2)
+    assert [letter["id"] for letter in each] == asyncio.run(letter_ids(letters))
+    assert "no dead letters" in command("dead-letters", "list", letters, "--handler", "other").err
+
+
+def test_all_that_a_letter_says_is_shown(command: Command, letters: str) -> None:
+    letter_id = asyncio.run(letter_ids(letters))[0]
+
+    document = json.loads(command("dead-letters", "show", letters, letter_id, "--json").out)
+
+    assert document["event"]["data"] == {"order_id": "1", "amount": -1}
+    assert "negative" in document["error"]
+    assert "Traceback" in command("dead-letters", "show", letters, letter_id).out
+    assert command("dead-letters", "show", letters, "none").code == 1
+
+
+def test_a_letter_that_is_mended_is_redriven_and_gone(command: Command, letters: str) -> None:
+    first, second = asyncio.run(letter_ids(letters))
+    app = f"{HERE}:app"
+
+    again = command("dead-letters", "redrive", letters, "--app", app, "--yes", "--json")
+    misfit = command("dead-letters", "edit", letters, first, "--data", '{"order_id": "1", "amount": "x"}')
+    mended = command("dead-letters", "edit", letters, first, "--data", '{"order_id":"1","amount":5}', "--app", app)
+
+    assert (again.code, [row["outcome"] for row in again.documents]) == (1, ["failed again"] * 2)
+    assert (misfit.code, "amount" in misfit.err) == (1, True)
+    assert (mended.code, mended.out) == (0, "redriven\n")
+    assert asyncio.run(letter_ids(letters)) == [second]
+
+
+def test_a_letter_that_is_edited_keeps_its_id_and_metadata(
+    command: Command, letters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter_id = asyncio.run(letter_ids(letters))[0]
+    before = json.loads(command("dead-letters", "show", letters, letter_id, "--json").out)
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", "sed -i s/-1/7/")
+
+    edited = command("dead-letters", "edit", letters, letter_id)
+
+    after = json.loads(command("dead-letters", "show", letters, letter_id, "--json").out)
+    assert edited.code == 0
+    assert after["event"]["data"] == {"order_id": "1", "amount": 7}
+    assert after["event"] | {"data": None} == before["event"] | {"data": None}
+
+
+def test_what_is_destroyed_is_asked_for(command: Command, letters: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/null").open(encoding="utf-8") as nobody:
+        monkeypatch.setattr(sys, "stdin", nobody)
+        refused = command("dead-letters", "purge", letters)
+
+    assert (refused.code, "--yes" in refused.err) == (1, True)
+    assert len(asyncio.run(letter_ids(letters))) == 2
+    assert command("dead-letters", "purge", letters, "--yes").out == "removed 2\n"
+    assert asyncio.run(letter_ids(letters)) == []
+
+
+def test_a_redrive_without_the_application_says_what_to_do(command: Command, letters: str) -> None:
+    refused = command("dead-letters", "redrive", letters, "--yes")
+
+    assert refused.code == 1
+    assert "--app" in refused.err
+
+
+# Applications
+
+
+def test_an_application_is_described_and_an_event_explained(command: Command) -> None:
+    described = json.loads(command("describe", f"{HERE}:app", "--json").out)
+    explained = json.loads(command("explain", "cli.shop.paid", "--app", f"{HERE}:app", "--json").out)
+
+    assert [handler["name"] for handler in described["handlers"]] == ["book"]
+    assert (explained["key"], explained["topic"]) == ("order_id", "cli.shop.paid")
+    assert explained["handlers"][0] | {"attempts": 1, "concurrency": 2} == explained["handlers"][0]
+    assert command("explain", "never", "--app", f"{HERE}:app").code == 1
+
+
+def test_a_change_that_breaks_others_is_found(command: Command, tmp_path: Path) -> None:
+    saved = command("asyncapi", f"{HERE}:app").out
+    (tmp_path / "same.json").write_text(saved, "utf-8")
+    (tmp_path / "other.json").write_text(saved.replace('"amount"', '"sum"'), "utf-8")
+
+    same = command("asyncapi", f"{HERE}:app", "--check", str(tmp_path / "same.json"))
+    other = command("asyncapi", f"{HERE}:app", "--check", str(tmp_path / "other.json"))
+
+    assert (same.code, same.out) == (0, "")
+    assert other.code == 1
+    assert "cli.shop.paid.sum: the field is gone" in other.out
+    assert command("asyncapi", f"{HERE}:app", "--check", str(tmp_path / "none.json")).code == 1
+
+
+def test_each_kind_of_breaking_change_has_its_sentence() -> None:
+    def document(schema: dict[str, Any]) -> dict[str, Any]:
+        payload = {"$ref": "#/components/schemas/A"}
+        return {"components": {"messages": {"a": {"payload": payload}}, "schemas": {"A": schema}}}
+
+    def fields(*required: str, **properties: Any) -> dict[str, Any]:
+        return document({"type": "object", "properties": properties, "required": list(required)})
+
+    number, text = {"type": "integer"}, {"type": "string"}
+    assert breaking_changes(fields(x=number), fields(x=number, y=text)) == []
+    assert breaking_changes(fields(x=number), fields(x=text)) == ["a.x: integer has become string"]
+    assert breaking_changes(fields(x=number), fields("x", x=number)) == ["a.x: the field must be there now"]
+    assert breaking_changes(fields(x={"enum": [1, 2]}), fields(x={"enum": [1]})) == ["a.x: 2 cannot be any more"]
+    assert breaking_changes(fields(x=number), {}) == ["a: there is no such message any more"]
+
+
+# Projections and replays
+
+
+def test_projections_are_listed_and_one_that_is_not_there_is_named(command: Command, url: str) -> None:
+    assert "no projections" in command("projections", "list", url).err
+
+    asyncio.run(shop.project(url))
+    (row,) = command("projections", "list", url, "--json").documents
+    missing = command("projections", "status", url, "other")
+
+    assert (row["name"], row["stage"], row["position"], row["lag_events"]) == ("cli-totals", "live", 3, 0)
+    assert command("projections", "status", url, "cli-totals").code == 0
+    assert (missing.code, "cli-totals" in missing.err) == (1, True)
+
+
+def test_a_replay_reports_what_it_did_and_touches_nothing(command: Command, url: str) -> None:
+    shop.seen.clear()
+    of_function = json.loads(command("replay", url, "--into", f"{HERE}:look", "--after", "1", "--json").out)
+    of_projection = json.loads(command("replay", url, "--into", f"{HERE}:Totals", "--json").out)
+
+    assert (of_function["events"], of_function["first_position"]) == (2, 2)
+    assert [event.total for event in shop.seen] == [4, 5]
+    assert of_projection["events"] == 3
+    assert "no projections" in command("projections", "list", url).err
+
+
+# The program
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nothing"], 2, "Unknown command"),
+        (["streams"], 2, "requires an argument"),
+        (["streams", "x://", "--limit", "q"], 2, "--limit"),
+        (["streams", "no url"], 1, "a URL"),
+        (["streams", "never://x"], 1, "no engine"),
+        (["streams", "redis://localhost:1"], 1, "the URL of a store"),
+        (["streams", "sqlite:///not-there.db"], 1, "a file that is there"),
+        (["tail", "redis://127.0.0.1:1", "--timeout-s", "1"], 1, "not available"),
+        (["publish", "redis://127.0.0.1:1", "a.b", "[]", "--timeout-s", "1"], 1, "not available"),
+        (["publish", "sqlite:///x.db", "a.b", "{}"], 1, "the URL of a broker"),
+        (["publish", "redis://127.0.0.1:1", "a b", "{}"], 1, "space"),
+        (["publish", "redis://127.0.0.1:1", "a", "{}", "--header", "x"], 1, "name=value"),
+        (["describe", "no-colon"], 1, "module:name"),
+        (["describe", "never.there:app"], 1, "that can be imported"),
+        (["describe", f"{HERE}:never"], 1, "never"),
+        (["describe", f"{HERE}:look"], 1, "a bus or projector"),
+    ],
+)
+def test_what_people_do_wrong_is_one_line_and_an_exit_code(
+    command: Command, arguments: list[str], code: int, said: str
+) -> None:
+    failed = command(*arguments)
+
+    assert (failed.code, failed.out) == (code, "")
+    assert len(failed.err.splitlines()) == 1
+    assert said in failed.err
+
+
+def test_every_command_says_what_it_does(command: Command) -> None:
+    assert command("--version").out.strip()
+    listed = command("--help").out
+    for name in ("tail", "publish", "streams", "show", "dead-letters", "projections", "replay", "describe"):
+        assert name in listed
+    assert len(list(command_modules())) >= 6
+
+
+def test_without_the_extra_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "avx_events.apps.cli.program")
+    monkeypatch.setitem(sys.modules, "cyclopts", None)
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "avx-events needs the cli extra: pip install 'avx-events[cli]'\n"
+
+
+def test_a_document_is_json_that_msgspec_reads(command: Command, url: str) -> None:
+    for line in command("show", url, "order-1", "--json").out.splitlines():
+        assert msgspec.json.decode(line)["event_type"] == "cli.test.placed"
