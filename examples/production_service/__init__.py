@@ -6,7 +6,8 @@
 One request on its way through the modules, from the edge to the core and back:
 
 ``http/`` reads it and dispatches a command · ``commands`` decides, with the aggregates of ``users``, ``orders`` and
-``email_addresses``, and appends their events to the store · ``relay`` follows the store's log and publishes it to the
-event bus, where ``welcome`` sends mails, with ``dead_letters`` for what fails · ``read_models`` follows the log as
-well, and is what queries read · ``service`` puts the parts together, and ``__main__`` runs them until a signal comes.
+``email_addresses``, and appends their events to the store · ``welcome`` sends mails: a handler that follows the store's
+log, or the broker that a relay brings the log to · ``read_models`` follows the log as well, and is what queries read ·
+``readiness`` looks at store and broker, ``reports`` says on the bus what the service does · ``service`` puts the parts
+together, and ``__main__`` runs them until a signal comes.
 """

@@ -1,8 +1,8 @@
 """Runs the service until SIGTERM or SIGINT tells it to stop: ``python -m examples.production_service``.
 
-It stops in a fraction of a second, or where clients or handlers are slow within ``STOP_TIMEOUT_S``: there are no new
+It stops in a fraction of a second, or where clients or handlers are slow within ``stop_timeout_s``: there are no new
 connections, the requests that are there are answered, handlers finish what they have, the store is closed. What was
-answered with 201 is in the store; what the relay or a read model had not done by then goes on after the next start.
+answered with 201 is in the store; what a handler or a read model had not done by then goes on after the next start.
 
 Exit codes: 0 after a clean stop, 2 where a setting cannot be used or the port is taken. What hangs beyond that time is
 ended by SIGALRM, which the store survives as it does SIGKILL.
@@ -10,24 +10,23 @@ ended by SIGALRM, which the store survives as it does SIGKILL.
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from typing import Final
 
-from avx_events import AvxEventsError
+from avx_events.observability import SettingError, Settings, init_tracing
 from examples.production_service.http.app import http_app
 from examples.production_service.http.connections import DEFAULT_LIMITS
 from examples.production_service.http.server import Server, address_of, allow_open_files, listen
-from examples.production_service.logs import configure_logs
-from examples.production_service.service import DRAIN_TIMEOUT_S, Service, running_service
-from examples.production_service.settings import BIND_ADDR, STORE_URL, SettingError, Settings, settings_from
+from examples.production_service.reports import ServiceStarted
+from examples.production_service.service import running_service
 
-STOP_TIMEOUT_S: Final = (
-    DEFAULT_LIMITS.requests_timeout_s + 2 * DRAIN_TIMEOUT_S + 5
-)  # requests, the relay's batch, the bus, the rest
+BIND_ADDR: Final = "AVX__HTTP__BIND_ADDR"
 
 _GREETING: Final = """
   Users and orders, event sourced.
@@ -58,53 +57,70 @@ _GREETING: Final = """
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until a signal comes.
+def stop_timeout_s(settings: Settings) -> int:
+    """Return how many seconds a stop may take: requests, the relay, the bus, the rest."""
+    return DEFAULT_LIMITS.requests_timeout_s + 2 * math.ceil(settings.events.drain_timeout_s) + 5
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serve on ``listener`` until a signal comes.
 
     Raises:
-        SettingError: The address cannot be listened on, or the store cannot be opened.
+        SettingError: The store or the broker cannot be used.
     """
     async with AsyncExitStack() as parts:
-        listener = parts.enter_context(_listener(settings))
-        service = await _entered(parts, settings)
+        service = await parts.enter_async_context(running_service(settings))
         server = Server(http_app(service))
 
         def stop() -> None:
             log.info("stopping")
             service.is_stopping = True
             server.stop()
-            signal.alarm(STOP_TIMEOUT_S)
+            signal.alarm(stop_timeout_s(settings))
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
-        base = f"http://{address_of(listener)}"
-        print(_GREETING.format(base=base, store_url=settings.store_url, stop_s=STOP_TIMEOUT_S), flush=True)
+        address = address_of(listener)
+        service.reports.tell(ServiceStarted(settings.events.group, version("avx-events"), address, os.getpid()))
+        greet(settings, address)
         await server.serve(sockets=[listener])
 
 
-def _listener(settings: Settings) -> socket.socket:
+def greet(settings: Settings, address: str) -> None:
+    """Say where it listens, and what to try."""
+    print(
+        _GREETING.format(
+            base=f"http://{address}", store_url=settings.events.store_url, stop_s=stop_timeout_s(settings)
+        ),
+        flush=True,
+    )
+
+
+def open_listener(settings: Settings) -> socket.socket:
+    """Return the socket that the settings ask for.
+
+    Raises:
+        SettingError: It cannot be had.
+    """
+    host, port = settings.http.host, settings.http.port
     try:
-        return listen(settings.host, settings.port)
+        return listen(host, port)
     except (OSError, UnicodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        address = f"{settings.host}:{settings.port}"
         advice = f"set {BIND_ADDR} to another, as 127.0.0.1:0 for a port that is free"
-        raise SettingError(BIND_ADDR, f"{address} cannot be listened on: {reason}; {advice}") from exc
-
-
-async def _entered(parts: AsyncExitStack, settings: Settings) -> Service:
-    try:
-        return await parts.enter_async_context(running_service(settings.store_url))
-    except AvxEventsError as exc:
-        raise SettingError(STORE_URL, f"cannot be used: {exc}") from exc
+        problem = f"{host}:{port} cannot be listened on: {reason}; {advice}"
+        raise SettingError(BIND_ADDR, problem, source="the settings") from exc
 
 
 def main() -> int:
     """Run the service, and return the exit code of the process."""
-    configure_logs()
-    allow_open_files()
     try:
-        asyncio.run(serve(settings_from(os.environ)))
+        settings = Settings.load()
+        init_tracing(settings)
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        allow_open_files()
+        with open_listener(settings) as listener:
+            asyncio.run(serve(settings, listener))
     except SettingError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2

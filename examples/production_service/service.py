@@ -1,27 +1,42 @@
-"""The service without its edge: the parts, put together, in the order in which they start and stop."""
+"""The service without its edge: the parts, put together, in the order in which they start and stop.
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from typing import Final
+Without a broker, handlers follow the store's own log. With one, a relay brings the log to it, and handlers are a group
+there. In both ways each keeps its place over restarts, and several processes share the work.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from time import monotonic
+from typing import Final, TypeVar
 
 from avx_events import (
+    AvxEventsError,
     CommandBus,
+    DeadLetterNotFoundError,
     DeadLetterQueue,
     EventBus,
     EventStore,
+    LogBus,
     ProjectionFailedError,
     ProjectionLagError,
     Projector,
+    Relay,
     StoreSchemaError,
 )
+from avx_events.observability import Metrics, SettingError, Settings, Tracing
 from examples.production_service.commands import Accepted, command_bus
-from examples.production_service.dead_letters import StoredDeadLetters, give_back_dead_letters, prepare_table
+from examples.production_service.http.request_metrics import RequestMetrics
 from examples.production_service.read_models import OrderBook, ReadModels, UserDirectory
-from examples.production_service.relay import Relay
+from examples.production_service.readiness import CHECK_EVERY_S, Dependencies
+from examples.production_service.reports import MetricsSnapshot, Reports
 from examples.production_service.welcome import LogMailer, Mailer, send_welcome_mails
 
 READ_MODEL_TIMEOUT_S: Final = 5.0
-DRAIN_TIMEOUT_S: Final = 5
+LEASE_S: Final = 5.0
+"""How long what a process had in hand when it was killed waits for another."""
+
+OpenedT = TypeVar("OpenedT")
 
 
 class Service:
@@ -29,28 +44,45 @@ class Service:
 
     Attributes:
         store: The events.
-        commands: Where commands go.
-        read_models: Where queries go.
+        bus: Where handlers are: on the store's log, or on the broker.
+        reports: What the service says of itself.
         projector: Keeps the read models.
-        bus: Where handlers are.
-        relay: Brings the store's events to the bus.
+        read_models: Where queries go.
+        relay: Brings the store's events to the broker; None where there is none.
+        commands: Where commands go.
+        metrics: What a scrape is answered with.
+        requests: What the edge counts.
+        dependencies: Whether store and broker are there.
         is_stopping: Whether it is about to end.
         damage: What a request found that the store cannot read any more; only a restart on a sound file ends it.
     """
 
     def __init__(
-        self, store: EventStore, bus: EventBus, projector: Projector, relay: Relay, *, caught_up_at: int
+        self,
+        store: EventStore,
+        bus: EventBus,
+        reports_bus: EventBus,
+        *,
+        projector: Projector,
+        read_models: ReadModels,
+        relay: Relay | None,
+        caught_up_at: int,
     ) -> None:
-        """Be ready once projections and relay have come to position ``caught_up_at``."""
+        """Be ready once the projections have come to position ``caught_up_at``."""
         self.store: Final = store
         self.bus: Final = bus
         self.projector: Final = projector
+        self.read_models: Final = read_models
         self.relay: Final = relay
         self.commands: Final[CommandBus] = command_bus(store)
-        self.read_models: Final = ReadModels(store)
+        self.metrics: Final = Metrics()
+        self.requests: Final = RequestMetrics(self.metrics.registry)
+        self.reports: Final = Reports(reports_bus, self.metrics.registry)
+        self.dependencies: Final = Dependencies(store, reports_bus)
         self.is_stopping = False
         self.damage: StoreSchemaError | None = None
         self._caught_up_at: Final = caught_up_at
+        self._began_at: Final = monotonic()
 
     async def is_in_read_models(self, accepted: Accepted) -> bool:
         """Wait until the read models know of ``accepted``; False where that takes too long, or never comes."""
@@ -62,6 +94,25 @@ class Service:
 
     def not_ready(self) -> Mapping[str, str]:
         """Return the parts that are not ready, each with the reason; none where all are."""
+        return {**self.dependencies.problems, **self._own_problems()}
+
+    async def look(self) -> None:
+        """Look whether store and broker are there, and report it."""
+        await self.dependencies.look(self._own_problems())
+
+    def snapshot(self) -> MetricsSnapshot:
+        """Return what was done until now, in this process."""
+        counts = self.bus.statistics()
+        return MetricsSnapshot(
+            published=counts.published if self.relay is None else self.relay.statistics().published,
+            handled=counts.handled,
+            dead_lettered=counts.dead_lettered,
+            queued=counts.queued,
+            requests=self.requests.count,
+            uptime_s=monotonic() - self._began_at,
+        )
+
+    def _own_problems(self) -> Mapping[str, str]:
         problems: dict[str, str] = {}
         if self.is_stopping:
             problems["service"] = "stopping"
@@ -72,38 +123,125 @@ class Service:
                 problems[f"projection {name}"] = projection.state
             elif projection.position < self._caught_up_at:
                 problems[f"projection {name}"] = f"at position {projection.position} of {self._caught_up_at}"
-        if self.relay.failure is not None:
-            problems["relay"] = f"failed: {self.relay.failure}"
-        elif self.relay.position < self._caught_up_at:
-            problems["relay"] = f"at position {self.relay.position} of {self._caught_up_at}"
+        if self.relay is not None and self.relay.statistics().state == "failed":
+            problems["relay"] = "failed"
         return problems
 
 
 @asynccontextmanager
-async def running_service(store_url: str, *, mailer: Mailer | None = None) -> AsyncGenerator[Service, None]:
-    """Run a service on the store at ``store_url``, and stop it in good order at the end of the block.
+async def running_service(settings: Settings, *, mailer: Mailer | None = None) -> AsyncGenerator[Service, None]:
+    """Run a service as ``settings`` say, and stop it in good order at the end of the block.
 
-    It stops in the reverse order of its start: the relay finishes the batch that handlers have, the bus lets them end,
-    the projections stop between two transactions, the store writes what was accepted and closes. What is not done by
-    then is done after the next start. Dead letters are given back to their handlers when it starts.
+    It stops in the reverse order of its start: reports, the relay, the bus, which lets handlers finish, the projections
+    between two transactions, and the store. What is not done by then is done after the next start. Dead letters are
+    given back to their handlers when it starts.
 
     Raises:
-        UsageError: The URL is malformed, or its engine is not installed.
-        StoreSchemaError: There is something else at that place, or a store of a newer version.
-        StoreUnavailableError: It cannot be opened now.
+        SettingError: The store or the broker cannot be used now.
     """
-    async with await EventStore.connect(store_url) as store:
+    events = settings.events
+    async with AsyncExitStack() as parts:
+        store = await _opened("AVX_EVENTS__STORE_URL", EventStore.connect(events.store_url))
+        await parts.enter_async_context(store)
         async with store.transaction() as connection:
-            await prepare_table(connection)
+            read_models = ReadModels(store, connection.dialect)
         last_position = await store.last_position()
-        bus = EventBus(
-            dead_letter_queue=DeadLetterQueue(store=StoredDeadLetters(store)), drain_timeout_s=DRAIN_TIMEOUT_S
-        )
+        projector = await parts.enter_async_context(Projector(store, UserDirectory(), OrderBook()))
+        bus, reports_bus, relay = await _buses(parts, settings, store)
         send_welcome_mails(bus, store, LogMailer() if mailer is None else mailer)
-        async with (
-            Projector(store, UserDirectory(), OrderBook()) as projector,
+        service = Service(
+            store,
             bus,
-            Relay(store, bus, drain_timeout_s=DRAIN_TIMEOUT_S) as relay,
-        ):
-            await give_back_dead_letters(bus)
-            yield Service(store, bus, projector, relay, caught_up_at=last_position)
+            reports_bus,
+            projector=projector,
+            read_models=read_models,
+            relay=relay,
+            caught_up_at=last_position,
+        )
+        _observe(service, {bus, reports_bus})
+        await parts.enter_async_context(reports_bus)
+        if bus is not reports_bus:
+            await parts.enter_async_context(bus)
+        if relay is not None:
+            await parts.enter_async_context(relay)
+        await parts.enter_async_context(service.reports)
+        await give_back_dead_letters(bus)
+        await service.look()
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_watch(service), name="readiness")
+            telling = tasks.create_task(_tell(service, every_s=events.snapshot_s), name="snapshots")
+            try:
+                yield service
+            finally:
+                watching.cancel()
+                telling.cancel()
+
+
+async def give_back_dead_letters(bus: EventBus) -> None:
+    """Give each letter back to its handler, once; one of a handler that there is no more stays where it is."""
+    for handler in bus.statistics().subscriptions:
+        for letter in await bus.dead_letter_queue.list(handler=handler):
+            with suppress(DeadLetterNotFoundError):  # another process was faster
+                await bus.republish(letter)
+
+
+async def _buses(
+    parts: AsyncExitStack, settings: Settings, store: EventStore
+) -> tuple[EventBus, EventBus, Relay | None]:
+    """Return the bus of handlers, that of reports, and the relay between store and broker, if there is one."""
+    events = settings.events
+    if events.bus_url is None:
+        bus = await LogBus.connect(
+            store, group=events.group, start="earliest", lease_s=LEASE_S, drain_timeout_s=events.drain_timeout_s
+        )
+        return bus, EventBus(name="reports"), None
+    letters = await _opened("AVX_EVENTS__STORE_URL", DeadLetterQueue.connect(events.store_url))
+    await parts.enter_async_context(letters)
+    broker = await _opened(
+        "AVX_EVENTS__BUS_URL",
+        EventBus.connect(
+            events.bus_url,
+            group=events.group,
+            namespace=events.namespace,
+            start="earliest",
+            redeliver_after_s=LEASE_S,
+            dead_letter_queue=letters,
+            drain_timeout_s=events.drain_timeout_s,
+        ),
+    )
+    relay = Relay(
+        store,
+        broker,
+        name=f"to-{events.namespace}",
+        lease_s=LEASE_S,
+        dead_letter_queue=letters,
+        drain_timeout_s=events.drain_timeout_s,
+    )
+    return broker, broker, relay
+
+
+async def _opened(name: str, opening: Awaitable[OpenedT]) -> OpenedT:
+    try:
+        return await opening
+    except AvxEventsError as exc:
+        raise SettingError(name, f"cannot be used: {exc}", source="the settings") from exc
+
+
+def _observe(service: Service, buses: set[EventBus]) -> None:
+    tracing = Tracing(parent=True)
+    for bus in buses:
+        tracing.observe(bus)
+        service.metrics.add_bus(bus)
+    service.metrics.add_projector(service.projector)
+
+
+async def _watch(service: Service) -> None:
+    while True:
+        await asyncio.sleep(CHECK_EVERY_S)
+        await service.look()
+
+
+async def _tell(service: Service, *, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        service.reports.tell(service.snapshot())

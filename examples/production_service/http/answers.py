@@ -20,6 +20,7 @@ from avx_events import (
     ValidationError,
 )
 from examples.production_service.email_addresses import AddressHeldError
+from examples.production_service.http.measuring import ERROR_TYPE
 from examples.production_service.ids import NotFoundError
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def error_response(status: int, sentence: str, headers: Mapping[str, str] | None
     return JsonResponse({"error": sentence}, status, headers)
 
 
-async def _answer_error(_: Request, exc: Exception) -> Response:
+async def _answer_error(request: Request, exc: Exception) -> Response:
+    request.scope[ERROR_TYPE] = type(exc).__name__
     status = next((_STATUS[base] for base in type(exc).__mro__ if base in _STATUS), None)
     if status is None:
         raise exc
@@ -67,6 +69,7 @@ async def _answer_error(_: Request, exc: Exception) -> Response:
 async def _answer_http_error(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, HTTPException):
         raise exc
+    request.scope[ERROR_TYPE] = type(exc).__name__
     headers = dict(exc.headers or {})
     if "Allow" in headers:
         headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
@@ -77,7 +80,8 @@ async def _answer_http_error(request: Request, exc: Exception) -> Response:
     return error_response(exc.status_code, sentences.get(exc.status_code, exc.detail), headers)
 
 
-async def _answer_nobody(_: Request, __: Exception) -> Response:
+async def _answer_nobody(request: Request, exc: Exception) -> Response:
+    request.scope[ERROR_TYPE] = type(exc).__name__
     return error_response(400, "the client went away before its request was complete")
 
 
@@ -106,7 +110,8 @@ class UnexpectedErrors:
 
         try:
             await self._app(scope, receive, watched_send)
-        except Exception:
+        except Exception as exc:
+            scope[ERROR_TYPE] = type(exc).__name__
             if is_started:  # too late for another answer: the server cuts the connection
                 raise
             log.exception("%s %s failed", scope["method"], scope["path"])

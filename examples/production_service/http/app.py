@@ -1,6 +1,6 @@
 """The routes: each reads a request, dispatches a command or asks a read model, and answers."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final, TypeAlias
 
 import msgspec
@@ -8,9 +8,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from avx_events import Command, StoreSchemaError
+from avx_events.observability.metrics import CONTENT_TYPE
 from examples.production_service.commands import Accepted, ChangeEmail, CreateUser, PlaceOrder
 from examples.production_service.http.answers import (
     EXCEPTION_HANDLERS,
@@ -30,8 +31,6 @@ from examples.production_service.http.requests import (
 )
 from examples.production_service.http.stopping import Stopping
 from examples.production_service.ids import NotFoundError
-from examples.production_service.metrics import RequestMetrics, service_metrics
-from examples.production_service.prometheus import CONTENT_TYPE
 from examples.production_service.read_models import UserView
 from examples.production_service.service import Service
 from examples.production_service.users import load_user
@@ -53,10 +52,14 @@ class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: float
 
 
-def http_app(service: Service) -> Starlette:
-    """Return the ASGI application of ``service``."""
-    requests = RequestMetrics()
-    api = Api(service, requests)
+def http_app(service: Service, *, pages: Iterable[BaseRoute] = ()) -> Starlette:
+    """Return the ASGI application of ``service``.
+
+    Args:
+        service: Answers.
+        pages: What there is beside its own routes, as ``Mount("/console", app)``; counted as route ``none``.
+    """
+    api = Api(service)
     routes = [
         resource("/users", query=("after", "limit"), GET=api.list_users, POST=api.create_user),
         resource("/users/{user_id}", query=("at_version",), GET=api.show_user, PATCH=api.change_email),
@@ -69,12 +72,12 @@ def http_app(service: Service) -> Starlette:
     ]
     exception_handlers = {**EXCEPTION_HANDLERS, StoreSchemaError: api.note_damage}
     middleware = [
-        Middleware(Measuring, metrics=requests, routes=routes),
+        Middleware(Measuring, metrics=service.requests, reports=service.reports, routes=routes),
         Middleware(Stopping, service=service),
         Middleware(Correlation),
         Middleware(UnexpectedErrors),
     ]
-    app = Starlette(routes=routes, middleware=middleware, exception_handlers=exception_handlers)
+    app = Starlette(routes=[*routes, *pages], middleware=middleware, exception_handlers=exception_handlers)
     app.router.redirect_slashes = False  # to where the client's own Host header says
     return app
 
@@ -99,10 +102,9 @@ def resource(path: str, *, query: Collection[str] = (), **endpoints: Endpoint) -
 class Api:
     """The endpoints."""
 
-    def __init__(self, service: Service, requests: RequestMetrics) -> None:
-        """Answer for ``service``; ``requests`` is told by the measuring around it."""
+    def __init__(self, service: Service) -> None:
+        """Answer for ``service``."""
         self._service: Final = service
-        self._requests: Final = requests
 
     async def create_user(self, request: Request) -> Response:
         """``POST /users {"email", "name"}``."""
@@ -185,8 +187,7 @@ class Api:
 
     async def metrics(self, _: Request) -> Response:
         """``GET /metrics``."""
-        text = self._requests.text() + await service_metrics(self._service)
-        return Response(text, media_type=CONTENT_TYPE)
+        return Response(await self._service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def note_damage(self, _: Request, exc: Exception) -> Response:
         """Let ``/ready`` say that the store is damaged; the answer is that of any error that nobody expected."""

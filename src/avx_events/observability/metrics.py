@@ -195,6 +195,14 @@ class Metrics:
             if (taken := sorted(durations))
         }
 
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where a user's own metrics go: ``Counter("orders", "Orders.", registry=metrics.registry)``.
+
+        They come with the next scrape; a name that is taken is prometheus_client's ``ValueError``.
+        """
+        return self._registry
+
     async def text(self) -> bytes:
         """Return all families in the text format, for the content type ``CONTENT_TYPE``."""
         families = [*self._of_buses()]

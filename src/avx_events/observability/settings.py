@@ -12,6 +12,7 @@
 | ``events.console_token`` | ``AVX_EVENTS__CONSOLE_TOKEN`` | none: the console is on loopback only |
 | ``events.workers`` | ``AVX_EVENTS__WORKERS`` | 1 |
 | ``events.drain_timeout_s`` | ``AVX_EVENTS__DRAIN_TIMEOUT_S`` | 10 |
+| ``events.snapshot_s`` | ``AVX_EVENTS__SNAPSHOT_S`` | 60 |
 | ``events.log_level`` | ``AVX_EVENTS__LOG_LEVEL`` | ``info`` |
 
 ``AVX__EVENTS__STORE_URL`` is the same as ``AVX_EVENTS__STORE_URL``. A name that is none, in either place, is an error:
@@ -96,6 +97,7 @@ class EventsSettings(msgspec.Struct, frozen=True, kw_only=True):
         console_token: What the console asks for; None for one that is on loopback only.
         workers: Processes, 1 or more.
         drain_timeout_s: How many seconds a stop waits for handlers, above 0.
+        snapshot_s: How many seconds lie between two reports of what a service has done, above 0.
         log_level: The least that is logged.
     """
 
@@ -106,6 +108,7 @@ class EventsSettings(msgspec.Struct, frozen=True, kw_only=True):
     console_token: Annotated[str, msgspec.Meta(min_length=16)] | None = None
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     drain_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 10.0
+    snapshot_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0
     log_level: LogLevel = "info"
 
 

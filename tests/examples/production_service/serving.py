@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from avx_events.observability import Settings
 from examples.production_service.http.app import http_app
 from examples.production_service.service import Service, running_service
 from examples.production_service.welcome import LogMailer, Mailer
@@ -13,10 +14,13 @@ from tests.waiting import until
 
 @asynccontextmanager
 async def serving(
-    store_url: str = "sqlite://", *, mailer: Mailer | None = None
+    store_url: str = "sqlite://", *, mailer: Mailer | None = None, **settings: str
 ) -> AsyncGenerator[tuple[httpx.AsyncClient, Service], None]:
-    """Run a service on the store at ``store_url``, in memory if not given."""
-    async with running_service(store_url, mailer=mailer or LogMailer()) as service:
+    """Run a service on the store at ``store_url``, in memory if not given; ``settings`` as ``BUS_URL``."""
+    environment = {"AVX_EVENTS__STORE_URL": store_url} | {
+        f"AVX_EVENTS__{name}": value for name, value in settings.items()
+    }
+    async with running_service(Settings.load(environment), mailer=mailer or LogMailer()) as service:
         transport = httpx.ASGITransport(http_app(service), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             yield client, service
@@ -30,7 +34,11 @@ async def create_user(client: httpx.AsyncClient, email: str = "jane@example.com"
     return user_id
 
 
-async def relayed(service: Service) -> None:
-    """Wait until handlers are done with all that is in the log now, and so the log has what they added."""
-    last_position = await service.store.last_position()
-    await until(lambda: service.relay.position >= last_position)
+async def handled(service: Service) -> None:
+    """Wait until handlers are done with all that is in the log now."""
+    wanted = await service.store.last_position()
+    if service.relay is not None:
+        await service.relay.caught_up()
+    await service.projector.caught_up(wanted)
+    await until(lambda: service.bus.statistics().handled + service.bus.statistics().dead_lettered)
+    await service.bus.settled()

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from examples.production_service.http.answers import UnexpectedErrors
 from examples.production_service.http.correlation import Correlation
 from examples.production_service.http.requests import MAX_BODY_BYTES
-from tests.examples.production_service.serving import create_user, relayed, serving
+from tests.examples.production_service.serving import create_user, handled, serving
 
 
 async def chunks(size_bytes: int) -> AsyncGenerator[bytes, None]:
@@ -146,7 +146,7 @@ async def test_a_correlation_id_goes_into_all_events_and_comes_back() -> None:
         created = await client.post(
             "/users", json={"email": "jane@example.com", "name": "Jane"}, headers={"X-Correlation-ID": "trace-7"}
         )
-        await relayed(service)
+        await handled(service)
         log = [stored async for stored in service.store.read_all()]
 
     assert created.headers["x-correlation-id"] == "trace-7"
@@ -155,6 +155,38 @@ async def test_a_correlation_id_goes_into_all_events_and_comes_back() -> None:
         "shop.user.created": "trace-7",
         "shop.welcome_mail.sent": "trace-7",
     }
+
+
+async def test_a_request_id_comes_back_and_is_the_correlation_id_where_there_is_no_other(
+    client: httpx.AsyncClient,
+) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    trace = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    alone = await client.get("/health", headers={"X-Request-ID": "request-7"})
+    traced = await client.get("/health", headers={"X-Request-ID": "request-7", **trace})
+    told = await client.get("/health", headers={"X-Request-ID": "request-7", "X-Correlation-ID": "trace-7", **trace})
+
+    assert [answer.headers["x-request-id"] for answer in (alone, traced, told)] == ["request-7"] * 3
+    assert [answer.headers["x-correlation-id"] for answer in (alone, traced, told)] == [
+        "request-7",
+        trace_id,
+        "trace-7",
+    ]
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 129])
+async def test_a_request_id_that_cannot_be_passed_on_is_replaced(client: httpx.AsyncClient, given: str) -> None:
+    answer = await client.get("/health", headers={"X-Request-ID": given})
+
+    assert answer.status_code == 200
+    assert len(answer.headers["x-request-id"]) == 36
+
+
+@pytest.mark.parametrize("given", ["", "4bf9", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"ff-{'a' * 32}-{'b' * 16}-01"])
+async def test_a_trace_that_is_none_is_as_if_it_were_not_there(client: httpx.AsyncClient, given: str) -> None:
+    answer = await client.get("/health", headers={"X-Request-ID": "request-7", "traceparent": given})
+
+    assert answer.headers["x-correlation-id"] == "request-7"
 
 
 async def test_each_request_without_a_correlation_id_gets_its_own(client: httpx.AsyncClient) -> None:

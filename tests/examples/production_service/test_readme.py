@@ -8,8 +8,8 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from avx_events.observability import Settings
 from examples.production_service.http.app import http_app
-from examples.production_service.settings import BIND_ADDR, STORE_URL, Settings, settings_from
 from tests.examples.production_service.serving import create_user, serving
 
 README: Final = (Path(__file__).parents[3] / "examples/production_service/README.md").read_text()
@@ -98,9 +98,10 @@ async def test_an_answer_has_the_fields_that_the_readme_says(client: httpx.Async
 def test_the_settings_are_as_the_readme_says() -> None:
     defaults = Settings()
 
-    assert f"| `{BIND_ADDR}` |" in README
-    assert f"| `{defaults.host}:{defaults.port}` |" in README
-    assert f"| `{STORE_URL}` |" in README
-    assert f"| `{defaults.store_url}`" in README
+    assert "| `AVX__HTTP__BIND_ADDR` |" in README
+    assert f"| `{defaults.http.bind_addr}` |" in README
+    assert f"| `{defaults.events.store_url}`" in README
+    for name in ("STORE_URL", "BUS_URL", "GROUP", "NAMESPACE", "SNAPSHOT_S", "DRAIN_TIMEOUT_S", "LOG_LEVEL"):
+        assert f"| `AVX_EVENTS__{name}` |" in README
     assert "Without a host, as `:8080`, it is 127.0.0.1" in README
-    assert settings_from({BIND_ADDR: ":8080"}).host == "127.0.0.1"
+    assert Settings.load({"AVX__HTTP__BIND_ADDR": ":8080"}).http.host == "127.0.0.1"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import httpx
 import msgspec
 import pytest
+from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from avx_events.bus.dead_letters import DeadLetterQueue, MemoryDeadLetters
@@ -220,3 +221,11 @@ async def test_percentiles_are_those_of_the_nearest_rank(monkeypatch: pytest.Mon
                 pass
 
     assert metrics.latencies() == {"reader": {"p50": 50, "p95": 95, "p99": 99}}
+
+
+async def test_metrics_of_ones_own_come_with_the_same_scrape() -> None:
+    metrics = Metrics()
+    orders = Counter("shop_orders", "Orders.", registry=metrics.registry)
+    orders.inc(3)
+
+    assert (await samples(metrics))["shop_orders_total"] == 3
