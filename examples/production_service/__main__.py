@@ -10,23 +10,13 @@ ended by SIGALRM, which the store survives as it does SIGKILL.
 
 import asyncio
 import logging
-import math
-import os
-import signal
-import socket
 import sys
-from contextlib import AsyncExitStack
-from importlib.metadata import version
 from typing import Final
 
-from avx_events.observability import SettingError, Settings, init_tracing
-from examples.production_service.http.app import http_app
-from examples.production_service.http.connections import DEFAULT_LIMITS
-from examples.production_service.http.server import Server, address_of, allow_open_files, listen
-from examples.production_service.reports import ServiceStarted
-from examples.production_service.service import running_service
-
-BIND_ADDR: Final = "AVX__HTTP__BIND_ADDR"
+from avx_events.observability import SettingError, Settings
+from examples.production_service.http.server import address_of
+from examples.production_service.serving import open_listener, prepare, serve, stop_timeout_s
+from examples.production_service.workers import Workers
 
 _GREETING: Final = """
   Users and orders, event sourced.
@@ -57,35 +47,6 @@ _GREETING: Final = """
 log = logging.getLogger(__name__)
 
 
-def stop_timeout_s(settings: Settings) -> int:
-    """Return how many seconds a stop may take: requests, the relay, the bus, the rest."""
-    return DEFAULT_LIMITS.requests_timeout_s + 2 * math.ceil(settings.events.drain_timeout_s) + 5
-
-
-async def serve(settings: Settings, listener: socket.socket) -> None:
-    """Serve on ``listener`` until a signal comes.
-
-    Raises:
-        SettingError: The store or the broker cannot be used.
-    """
-    async with AsyncExitStack() as parts:
-        service = await parts.enter_async_context(running_service(settings))
-        server = Server(http_app(service))
-
-        def stop() -> None:
-            log.info("stopping")
-            service.is_stopping = True
-            server.stop()
-            signal.alarm(stop_timeout_s(settings))
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop)
-        address = address_of(listener)
-        service.reports.tell(ServiceStarted(settings.events.group, version("avx-events"), address, os.getpid()))
-        greet(settings, address)
-        await server.serve(sockets=[listener])
-
-
 def greet(settings: Settings, address: str) -> None:
     """Say where it listens, and what to try."""
     print(
@@ -96,36 +57,24 @@ def greet(settings: Settings, address: str) -> None:
     )
 
 
-def open_listener(settings: Settings) -> socket.socket:
-    """Return the socket that the settings ask for.
-
-    Raises:
-        SettingError: It cannot be had.
-    """
-    host, port = settings.http.host, settings.http.port
-    try:
-        return listen(host, port)
-    except (OSError, UnicodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else exc
-        advice = f"set {BIND_ADDR} to another, as 127.0.0.1:0 for a port that is free"
-        problem = f"{host}:{port} cannot be listened on: {reason}; {advice}"
-        raise SettingError(BIND_ADDR, problem, source="the settings") from exc
-
-
 def main() -> int:
     """Run the service, and return the exit code of the process."""
+    code = 0
     try:
         settings = Settings.load()
-        init_tracing(settings)
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        allow_open_files()
+        prepare(settings)
         with open_listener(settings) as listener:
-            asyncio.run(serve(settings, listener))
+            address = address_of(listener)
+            if settings.events.workers == 1:
+                asyncio.run(serve(settings, listener, announce=lambda: greet(settings, address)))
+            else:
+                workers = Workers(listener, count=settings.events.workers, announce=lambda: greet(settings, address))
+                code = asyncio.run(workers.run())
     except SettingError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
     log.info("stopped")
-    return 0
+    return code
 
 
 if __name__ == "__main__":

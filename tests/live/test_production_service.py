@@ -19,6 +19,7 @@ from avx_events import EventStore
 from examples.production_service.read_models import ReadModels
 from examples.production_service.users import User, UserCreated
 from examples.production_service.welcome import WelcomeMailSent
+from tests.servers.children import ENDED, children_of, have_got_to
 from tests.waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -83,9 +84,11 @@ async def greeting_of(process: asyncio.subprocess.Process, folder: Path) -> str:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, before: str = "true") -> AsyncGenerator[Running, None]:
+async def running(
+    folder: Path, settings: Mapping[str, str | bytes] | None = None, *, before: str = "true"
+) -> AsyncGenerator[Running, None]:
     """Run the service in ``folder``; it is killed at the end of the block if it still runs."""
-    process = await spawn(folder, before=before)
+    process = await spawn(folder, settings, before=before)
     try:
         greeting = await greeting_of(process, folder)
         base_url = re.findall(r"listening on\s+(http://\S+)", greeting)[0]
@@ -300,6 +303,58 @@ async def test_after_a_kill_under_load_nothing_accepted_is_lost_and_all_goes_on(
     for stored in log:
         versions.setdefault(stored.stream, []).append(stored.version)
     assert all(found == list(range(1, len(found) + 1)) for found in versions.values())
+
+
+async def test_several_workers_share_the_work_and_one_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    async with running(tmp_path, {"AVX_EVENTS__WORKERS": "2"}) as service:
+        first, second = children_of(service.process.pid)
+        before = [
+            await service.client.post("/users", json={"email": f"{number}@example.com", "name": "Jane"})
+            for number in range(10)
+        ]
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: log_in(tmp_path).count("serves as process") == 3)
+        now = set(children_of(service.process.pid))
+        after = [
+            await service.client.post("/users", json={"email": f"{number}@example.org", "name": "John"})
+            for number in range(10)
+        ]
+        await all_are_welcomed(tmp_path)
+        code = await service.end(signal.SIGTERM)
+
+    assert {answer.status_code for answer in [*before, *after]} == {201}
+    assert (len(now), first in now, second in now) == (2, False, True)
+    assert "ended with code -9; another takes its place" in log_in(tmp_path)
+    assert code == 0
+    assert have_got_to(ENDED, now)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_what_several_workers_accepted_before_they_stop_is_there(tmp_path: Path, number: int) -> None:
+    async with running(tmp_path, {"AVX_EVENTS__WORKERS": "2"}) as service:
+        workers = children_of(service.process.pid)
+        code, accepted = await end_under_load(service, number)
+
+    assert code == 0
+    assert have_got_to(ENDED, workers)
+    async with await EventStore.connect(f"sqlite:///{tmp_path}/avx-events.db") as store:
+        assert (await users_in(store)).items() >= accepted.items()
+
+
+async def test_workers_whose_owner_is_killed_stop_by_themselves(tmp_path: Path) -> None:
+    async with running(tmp_path, {"AVX_EVENTS__WORKERS": "2"}) as service:
+        workers = children_of(service.process.pid)
+        await service.end(signal.SIGKILL)
+
+        assert len(workers) == 2
+        assert await asyncio.to_thread(have_got_to, ENDED, workers)
+
+
+async def test_a_store_that_no_worker_can_use_is_exit_code_2(tmp_path: Path) -> None:
+    code, said = await failed_start(tmp_path, AVX_EVENTS__WORKERS="2", AVX_EVENTS__STORE_URL="mongo://localhost")
+
+    assert code == 2
+    assert "error: AVX_EVENTS__STORE_URL" in said
 
 
 @pytest.mark.parametrize(

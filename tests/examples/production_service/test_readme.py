@@ -101,7 +101,7 @@ def test_the_settings_are_as_the_readme_says() -> None:
     assert "| `AVX__HTTP__BIND_ADDR` |" in README
     assert f"| `{defaults.http.bind_addr}` |" in README
     assert f"| `{defaults.events.store_url}`" in README
-    for name in ("STORE_URL", "BUS_URL", "GROUP", "NAMESPACE", "SNAPSHOT_S", "DRAIN_TIMEOUT_S", "LOG_LEVEL"):
+    for name in ("STORE_URL", "BUS_URL", "GROUP", "NAMESPACE", "WORKERS", "SNAPSHOT_S", "DRAIN_TIMEOUT_S", "LOG_LEVEL"):
         assert f"| `AVX_EVENTS__{name}` |" in README
     assert "Without a host, as `:8080`, it is 127.0.0.1" in README
     assert Settings.load({"AVX__HTTP__BIND_ADDR": ":8080"}).http.host == "127.0.0.1"

@@ -1,0 +1,91 @@
+"""Serving: one process that answers on a socket until it is told to stop, and then stops in good order."""
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Final
+
+from avx_events.observability import SettingError, Settings, init_tracing
+from examples.production_service.http.app import http_app
+from examples.production_service.http.connections import DEFAULT_LIMITS
+from examples.production_service.http.server import Server, address_of, allow_open_files, listen
+from examples.production_service.reports import ServiceStarted
+from examples.production_service.service import running_service
+
+BIND_ADDR: Final = "AVX__HTTP__BIND_ADDR"
+
+log = logging.getLogger(__name__)
+
+
+def prepare(settings: Settings) -> None:
+    """Set up what is one for the whole process: logs, and how many files may be open."""
+    init_tracing(settings)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    allow_open_files()
+
+
+def stop_timeout_s(settings: Settings) -> int:
+    """Return how many seconds a stop may take: requests, the relay, the bus, the rest."""
+    return DEFAULT_LIMITS.requests_timeout_s + 2 * math.ceil(settings.events.drain_timeout_s) + 5
+
+
+async def serve(
+    settings: Settings, listener: socket.socket, *, announce: Callable[[], None], owner: int | None = None
+) -> None:
+    """Serve on ``listener`` until a signal comes, or the owner is gone.
+
+    Args:
+        settings: What with.
+        listener: Where; other processes may serve on it, too.
+        announce: Called once requests are about to be answered.
+        owner: A pipe whose other end is open as long as the process lives that this one works for.
+
+    Raises:
+        SettingError: The store or the broker cannot be used.
+    """
+    async with AsyncExitStack() as parts:
+        service = await parts.enter_async_context(running_service(settings))
+        server = Server(http_app(service))
+
+        def stop() -> None:
+            log.info("stopping")
+            service.is_stopping = True
+            server.stop()
+            signal.alarm(stop_timeout_s(settings))
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        if owner is not None:
+
+            def stop_alone() -> None:
+                asyncio.get_running_loop().remove_reader(owner)
+                if not service.is_stopping:
+                    stop()
+
+            asyncio.get_running_loop().add_reader(owner, stop_alone)
+        address = address_of(listener)
+        service.reports.tell(ServiceStarted(settings.events.group, version("avx-events"), address, os.getpid()))
+        announce()
+        await server.serve(sockets=[listener])
+
+
+def open_listener(settings: Settings) -> socket.socket:
+    """Return the socket that the settings ask for.
+
+    Raises:
+        SettingError: It cannot be had.
+    """
+    host, port = settings.http.host, settings.http.port
+    try:
+        return listen(host, port)
+    except (OSError, UnicodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        advice = f"set {BIND_ADDR} to another, as 127.0.0.1:0 for a port that is free"
+        problem = f"{host}:{port} cannot be listened on: {reason}; {advice}"
+        raise SettingError(BIND_ADDR, problem, source="the settings") from exc
