@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -12,11 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from avx_events import AvxEventsError
+from avx_events.observability import SettingError, Settings
 from avx_events.observability.metrics import CONTENT_TYPE, Metrics
 from examples.production_service.http.answers import JsonResponse
-from examples.production_service.http.server import Server, listen
-from examples.production_service.logs import configure_logs
-from examples.production_service.settings import SettingError, Settings
+from examples.production_service.http.server import Server
+from examples.production_service.serving import open_listener, prepare
 
 BUS_URL: Final = "AVX_EVENTS__BUS_URL"
 _PROBE_TIMEOUT_S: Final = 2.0  # shorter than that of the probes
@@ -24,15 +25,14 @@ _PROBE_TIMEOUT_S: Final = 2.0  # shorter than that of the probes
 log = logging.getLogger(__name__)
 
 
-def required(environment: Mapping[str, str], name: str) -> str:
-    """Return a setting that has no default.
+def required(name: str, value: str | None) -> str:
+    """Return the value of a setting that has no default.
 
     Raises:
         SettingError: It is not set, or empty.
     """
-    value = environment.get(name, "")
     if not value:
-        raise SettingError(name, "is not set, and has no default")
+        raise SettingError(name, "is not set, and has no default", source="the environment")
     return value
 
 
@@ -67,23 +67,24 @@ async def serve(app: Starlette, settings: Settings) -> None:
     """Serve ``app`` until SIGTERM or SIGINT.
 
     Raises:
-        OSError: The address cannot be listened on.
+        SettingError: The address cannot be listened on.
     """
     server = Server(app)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
-    with listen(settings.host, settings.port) as listener:
+    with open_listener(settings) as listener:
         host, port, *_ = listener.getsockname()
         log.info("listening on http://%s:%d", host, port)
         await server.serve(sockets=[listener])
 
 
-def main(run: Coroutine[Any, Any, None]) -> int:
+def main(run: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
     """Run a process, and return its exit code: 0 after a signal, 2 where a setting cannot be used."""
-    configure_logs()
     try:
-        asyncio.run(run)
-    except (SettingError, AvxEventsError, OSError) as exc:
-        log.error("%s", exc)  # noqa: TRY400 - it is for the person who set it up, to whom a traceback says nothing
+        settings = Settings.load()
+        prepare(settings)
+        asyncio.run(run(settings))
+    except AvxEventsError as exc:
+        sys.stderr.write(f"error: {exc}\n")
         return 2
     return 0

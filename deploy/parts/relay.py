@@ -12,33 +12,29 @@ one of them publishes. It also tells Prometheus how far the groups are behind: o
 
 import asyncio
 import logging
-import os
 import sys
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
 from avx_events import AvxEventsError, EventBus, EventStore, Inspector, Relay, TransportUnavailableError
-from avx_events.observability import Metrics
+from avx_events.observability import Metrics, Settings
 from deploy.parts.edge import BUS_URL, edge, main, required, serve
 from examples.production_service.orders import OrderPlaced
-from examples.production_service.settings import settings_from
 
 _PAUSE_S: Final = 5.0  # connect() has waited for timeout_s before
 
 log = logging.getLogger(__name__)
 
 
-async def run(environment: Mapping[str, str]) -> None:
+async def run(settings: Settings) -> None:
     """Publish until a signal comes. A broker that is away is waited for, so that the service beside it is not held up.
 
     Raises:
         SettingError: A setting is missing or malformed.
         AvxEventsError: The store cannot be opened, or the broker refuses.
-        OSError: The address cannot be listened on.
     """
-    settings, url = settings_from(environment), required(environment, BUS_URL)
-    async with await EventStore.connect(settings.store_url) as store:
+    url = required(BUS_URL, settings.events.bus_url)
+    async with await EventStore.connect(settings.events.store_url) as store:
         metrics = Metrics()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -78,4 +74,4 @@ async def connected(url: str) -> EventBus:
 
 
 if __name__ == "__main__":
-    sys.exit(main(run(os.environ)))
+    sys.exit(main(run))

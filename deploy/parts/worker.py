@@ -13,15 +13,13 @@ has no second invoice.
 
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
 from avx_events import Connection, EventBus, EventStore, Inbox, Retry
-from avx_events.observability import Metrics
+from avx_events.observability import Metrics, Settings
 from deploy.parts.edge import BUS_URL, edge, main, required, serve
 from examples.production_service.orders import OrderPlaced
-from examples.production_service.settings import settings_from
 
 INVOICES_URL: Final = "INVOICES_URL"
 GROUP: Final = "invoicing"
@@ -35,21 +33,19 @@ _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('invoices'))::text"  # IF 
 _ADD: Final = "INSERT INTO invoices (order_id, user_id, total_cents) VALUES ($1, $2, $3)"
 
 
-async def run(environment: Mapping[str, str]) -> None:
+async def run(settings: Settings) -> None:
     """Handle orders until a signal comes, and what was begun then.
 
     Raises:
         SettingError: A setting is missing or malformed.
         AvxEventsError: Database or broker cannot be opened.
-        OSError: The address cannot be listened on.
     """
-    settings = settings_from(environment)
+    invoices_url = required(INVOICES_URL, os.environ.get(INVOICES_URL))
+    url = required(BUS_URL, settings.events.bus_url)
     async with AsyncExitStack() as parts:
-        invoices = await parts.enter_async_context(await EventStore.connect(required(environment, INVOICES_URL)))
+        invoices = await parts.enter_async_context(await EventStore.connect(invoices_url))
         await prepare(invoices)
-        bus = await EventBus.connect(
-            required(environment, BUS_URL), group=GROUP, start="earliest", drain_timeout_s=DRAIN_TIMEOUT_S
-        )
+        bus = await EventBus.connect(url, group=GROUP, start="earliest", drain_timeout_s=DRAIN_TIMEOUT_S)
         write_invoices(bus, invoices)
         await parts.enter_async_context(bus)
 
@@ -83,4 +79,4 @@ def write_invoices(bus: EventBus, invoices: EventStore) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(run(os.environ)))
+    sys.exit(main(run))

@@ -5,10 +5,10 @@ from typing import Any, Final
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from avx_events.observability import Settings
 from deploy.parts.edge import BUS_URL
 from deploy.parts.worker import DRAIN_TIMEOUT_S, GROUP, INVOICES_URL
-from examples.production_service.__main__ import STOP_TIMEOUT_S
-from examples.production_service.settings import BIND_ADDR, STORE_URL
+from examples.production_service.serving import BIND_ADDR, stop_timeout_s
 from tests.deploy.files import documents
 
 VERSION: Final = "1.34"
@@ -77,7 +77,7 @@ def test_a_pod_is_given_longer_than_it_takes_to_stop() -> None:
     service, worker = PODS["avx-service"]["spec"], PODS["avx-worker"]["spec"]
     before_s = service["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
 
-    assert service["terminationGracePeriodSeconds"] > before_s + STOP_TIMEOUT_S
+    assert service["terminationGracePeriodSeconds"] > before_s + stop_timeout_s(Settings())
     assert worker["terminationGracePeriodSeconds"] > 2 * DRAIN_TIMEOUT_S
 
 
@@ -123,5 +123,5 @@ def test_what_prometheus_scrapes_are_ports_that_there_are() -> None:
 def test_config_and_secret_have_the_settings_that_are_read_and_no_others() -> None:
     [config], [secret] = kinds("ConfigMap"), kinds("Secret")
 
-    assert config["data"].keys() == {BIND_ADDR, STORE_URL}
+    assert config["data"].keys() == {BIND_ADDR, "AVX_EVENTS__STORE_URL"}
     assert secret["stringData"].keys() == {BUS_URL, INVOICES_URL}

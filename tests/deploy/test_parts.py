@@ -16,7 +16,7 @@ import pytest
 from avx_events import EventStore
 from deploy.parts.edge import BUS_URL
 from deploy.parts.worker import INVOICES_URL
-from examples.production_service.settings import BIND_ADDR
+from examples.production_service.serving import BIND_ADDR
 from tests.docs.brokers import forget_in_kafka, forget_in_nats, forget_in_redis
 from tests.docs.pages import ROOT
 from tests.servers.ports import free_port
@@ -164,5 +164,5 @@ async def test_a_setting_that_is_missing_is_named_and_ends_it(module: str, missi
     _, errors = await process.communicate()
 
     assert process.returncode == 2
-    assert f"{missing} is not set" in errors.decode()
+    assert f"{missing} (from the environment) is not set" in errors.decode()
     assert "Traceback" not in errors.decode()

@@ -12,7 +12,7 @@ import pytest
 
 import avx_events
 from avx_events import Connection, Event, EventStore, Projection, Projector, StoredEvent, handles
-from examples.production_service.settings import BIND_ADDR, STORE_URL, Settings
+from avx_events.observability import Settings
 from tests.deploy.programs import needed
 from tests.docs.pages import ROOT
 from tests.servers.postgres import new_database
@@ -199,8 +199,8 @@ def test_every_option_is_there_with_its_default() -> None:
 def test_the_settings_of_the_service_have_the_defaults_that_are_shown() -> None:
     defaults = Settings()
 
-    assert f"| `{BIND_ADDR}` | `{defaults.host}:{defaults.port}` |" in GUIDE
-    assert f"| `{STORE_URL}` | `{defaults.store_url}` |" in GUIDE
+    assert f"| `AVX__HTTP__BIND_ADDR` | `{defaults.http.bind_addr}` |" in GUIDE
+    assert f"| `AVX_EVENTS__STORE_URL` | `{defaults.events.store_url}` |" in GUIDE
 
 
 def test_the_figures_of_capacity_are_those_of_the_bench() -> None:
