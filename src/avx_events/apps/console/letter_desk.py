@@ -15,6 +15,7 @@ from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.core.codec import decode_data
 from avx_events.core.errors import (
     DeadLetterNotFoundError,
+    DecodeError,
     NoHandlerError,
     UsageError,
     ValidationError,
@@ -119,8 +120,8 @@ class LetterDesk:
 
         Raises:
             RefusedError: There is no queue.
-            ValidationError: The data is no JSON object, or its letter could never be read.
-            DecodeError: It does not fit the event's class.
+            ValidationError: The data is no JSON object or does not fit the event's class, or its letter could never be
+                read.
         """
         try:
             letter = await self.queue.claim(letter_id)
@@ -230,8 +231,7 @@ def edited_letter(letter: DeadLetter, text: str, masking: Masking) -> DeadLetter
     """Return ``letter`` with the data of ``text`` in its event, all else as it was.
 
     Raises:
-        ValidationError: The text is no JSON object, or the letter has no event.
-        DecodeError: The data does not fit the event's class.
+        ValidationError: The text is no JSON object or does not fit the event's class, or the letter has no event.
     """
     envelope = letter.envelope
     if envelope is None:
@@ -242,8 +242,12 @@ def edited_letter(letter: DeadLetter, text: str, masking: Masking) -> DeadLetter
         raise ValidationError(f"that is no JSON object: {exc}") from exc
     event: object = envelope.event
     original = fields_of(event)
-    shown = masking.masked(original, type(event)).value
-    return msgspec.structs.replace(letter, envelope=_with_data(envelope, unmasked(edited, shown, original)))
+    masked = masking.masked(original, type(event))
+    try:
+        mended = _with_data(envelope, unmasked(edited, masked.value, original))
+    except DecodeError as exc:
+        raise ValidationError(masked.scrubbed(_problem_of(exc))) from exc
+    return msgspec.structs.replace(letter, envelope=mended)
 
 
 def _with_data(envelope: EventEnvelope[Any], data: Mapping[str, Any]) -> EventEnvelope[Any]:
@@ -255,6 +259,15 @@ def _with_data(envelope: EventEnvelope[Any], data: Mapping[str, Any]) -> EventEn
     # The key is what order is kept by: that of the data as it is now.
     metadata = msgspec.structs.replace(envelope.metadata, aggregate_id=schema.aggregate_id(mended))
     return msgspec.structs.replace(envelope, event=mended, metadata=metadata)
+
+
+def _problem_of(exc: DecodeError) -> str:
+    """Return what does not fit, without the data: pydantic repeats parts of it, and hidden values cut in two."""
+    errors: Any = getattr(exc.__cause__, "errors", None)
+    if not callable(errors):
+        return str(exc)
+    found: Any = errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in found)
 
 
 async def _redriven_by_projector(given: Given, letter: DeadLetter) -> bool:

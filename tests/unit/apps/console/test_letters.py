@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 import httpx
 import msgspec
 import pytest
+from pydantic import BaseModel
 
-from avx_events import DeadLetterQueue, Event, EventBus, UnknownEvent
+from avx_events import DeadLetterQueue, Event, EventBus, UnknownEvent, event
 from avx_events.apps.console import Console
 from avx_events.core.event import Personal
 from tests.unit.apps.console.visitors import TOKEN, as_page, visiting
@@ -185,6 +186,37 @@ async def test_data_that_does_not_fit_is_refused_and_nothing_is_changed(text: st
     assert problem in answer.json()["error"]
     assert after == before
     assert redriven["state"] == "handled"
+
+
+@event("console.modelled", aggregate_id="order_id")
+class Modelled(BaseModel):
+    order_id: str
+    email: Personal[str]
+    total: int
+
+
+async def test_what_a_model_says_of_data_that_does_not_fit_shows_nothing_hidden() -> None:
+    async with shop_and_page(letters=0) as (shop, client):
+        bus = shop.bus
+
+        async def refuse(_: Modelled) -> None:
+            raise LookupError
+
+        bus.on(Modelled, name="model", retry=None)(refuse)
+        await bus.publish(Modelled(order_id="o-1", email="ada@example.com", total=1))
+        await bus.settled()
+        [letter] = await bus.dead_letter_queue.list()
+        shown = (await client.get(f"/api/letters/{letter.id}")).json()["text"]
+        answers = [
+            await client.post(f"/api/letters/{letter.id}/edit", json={"text": text})
+            for text in ('{"email": "••••••"}', shown.replace("1}", '"x"}').replace(": 1", ': "x"'))
+        ]
+
+    assert "ada@" not in shown
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert "order_id: Field required" in answers[0].json()["error"]
+    assert "total: " in answers[1].json()["error"]
+    assert "ada@" not in answers[0].text + answers[1].text
 
 
 async def test_large_numbers_are_edited_without_being_rounded() -> None:
