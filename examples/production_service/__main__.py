@@ -62,6 +62,7 @@ def main() -> int:
     code = 0
     try:
         settings = Settings.load()
+        _check_workers(settings)
         prepare(settings)
         with open_listener(settings) as listener:
             address = address_of(listener)
@@ -75,6 +76,17 @@ def main() -> int:
         return 2
     log.info("stopped")
     return code
+
+
+def _check_workers(settings: Settings) -> None:
+    """Refuse several workers of which each would have a store of its own.
+
+    Raises:
+        SettingError: The store is in memory.
+    """
+    if settings.events.workers > 1 and settings.events.store_url.partition("?")[0] == "sqlite://":
+        problem = "must be a file or PostgreSQL where there are several workers: each would have a memory of its own"
+        raise SettingError("AVX_EVENTS__STORE_URL", problem, source="the settings")
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ async def running_service(settings: Settings, *, mailer: Mailer | None = None) -
             relay=relay,
             caught_up_at=last_position,
         )
-        _observe(service, {bus, reports_bus})
+        _observe(service, reports_bus)
         await parts.enter_async_context(reports_bus)
         if bus is not reports_bus:
             await parts.enter_async_context(bus)
@@ -227,11 +227,12 @@ async def _opened(name: str, opening: Awaitable[OpenedT]) -> OpenedT:
         raise SettingError(name, f"cannot be used: {exc}", source="the settings") from exc
 
 
-def _observe(service: Service, buses: set[EventBus]) -> None:
+def _observe(service: Service, reports_bus: EventBus) -> None:
     tracing = Tracing(parent=True)
-    for bus in buses:
-        tracing.observe(bus)
-        service.metrics.add_bus(bus)
+    for name, bus in {"reports": reports_bus, "service": service.bus}.items():
+        if name == "service" or bus is not service.bus:
+            tracing.observe(bus)
+            service.metrics.add_bus(bus, name=name)
     service.metrics.add_projector(service.projector)
 
 

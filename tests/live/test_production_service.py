@@ -270,6 +270,13 @@ async def test_a_store_that_no_worker_can_use_is_exit_code_2(tmp_path: Path) -> 
     assert "error: AVX_EVENTS__STORE_URL" in said
 
 
+async def test_workers_that_would_have_a_store_each_are_refused(tmp_path: Path) -> None:
+    code, said = await failed_start(tmp_path, AVX_EVENTS__WORKERS="2", AVX_EVENTS__STORE_URL="sqlite://")
+
+    assert code == 2
+    assert re.fullmatch(r"error: AVX_EVENTS__STORE_URL [^\n]* must be a file or PostgreSQL [^\n]*\n", said)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [

@@ -132,7 +132,7 @@ async def test_metrics_tell_how_far_bus_and_read_models_are() -> None:
         await service.projector.caught_up()
         found = await samples_of(client)
 
-    bus = "log bus of group 'avx-events'"
+    bus = "service"
     assert found[f"avx_events_handled_total {bus} welcome-mail"] == 1
     assert found[f"avx_events_queued {bus} welcome-mail"] == 0
     assert found[f"avx_events_dead_letters {bus}"] == 0
