@@ -36,7 +36,11 @@ class HealthCheckPerformed(Event, event_type="shop.health_check.performed"):
 
 
 class MetricsSnapshot(Event, event_type="shop.metrics.snapshot"):
-    """Counts since the process began, and what waits now."""
+    """Counts since the process began, and what waits now.
+
+    ``published`` are the events that the process got onto its buses, those of the relay and its reports; what was
+    appended to the store is in the log.
+    """
 
     published: int
     handled: int

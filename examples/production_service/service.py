@@ -104,7 +104,7 @@ class Service:
         """Return what was done until now, in this process."""
         counts = self.bus.statistics()
         return MetricsSnapshot(
-            published=counts.published if self.relay is None else self.relay.statistics().published,
+            published=sum(bus.statistics().published for bus in {self.bus, self.reports.bus}),
             handled=counts.handled,
             dead_lettered=counts.dead_lettered,
             queued=counts.queued,

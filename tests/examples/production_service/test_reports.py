@@ -62,6 +62,7 @@ async def test_a_snapshot_is_made_of_real_figures() -> None:
 
     assert report is not None
     assert (report.handled, report.dead_lettered, report.queued, report.requests) == (1, 0, 0, 1)
+    assert report.published > 0
     assert report.uptime_s > 0
 
 
