@@ -23,6 +23,7 @@ _GREETING: Final = """
 
     listening on  {base}
     events in     {store_url}
+    console at    {base}/console/
 
   Try next:
 

@@ -11,9 +11,12 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Final
 
+from starlette.routing import Mount
+
 from avx_events.observability import SettingError, Settings, init_tracing
 from examples.production_service.http.app import http_app
 from examples.production_service.http.connections import DEFAULT_LIMITS
+from examples.production_service.http.pages import console_of
 from examples.production_service.http.server import Server, address_of, allow_open_files, listen
 from examples.production_service.reports import ServiceStarted
 from examples.production_service.service import running_service
@@ -51,11 +54,16 @@ async def serve(
     """
     async with AsyncExitStack() as parts:
         service = await parts.enter_async_context(running_service(settings))
-        server = Server(http_app(service))
+        console = console_of(service, settings)
+        if console is not None:
+            await parts.enter_async_context(console)
+        server = Server(http_app(service, pages=() if console is None else [Mount("/console", console)]))
 
         def stop() -> None:
             log.info("stopping")
             service.is_stopping = True
+            if console is not None:
+                console.end_streams()
             server.stop()
             signal.alarm(stop_timeout_s(settings))
 

@@ -165,7 +165,7 @@ class DeliveringBus:
 
     @property
     def system(self) -> str:
-        """What carries its events: ``memory``, or the broker's kind, as ``redis``, ``nats`` or ``kafka``."""
+        """What carries its events: ``memory``, ``log`` (of a store), or the broker's kind, as ``redis`` or ``nats``."""
         link = self._engine.link
         return MEMORY if link is None else link.system
 

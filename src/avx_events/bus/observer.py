@@ -14,13 +14,16 @@ MEMORY: Final = "memory"
 """The system of a bus without a broker."""
 
 
+LOG: Final = "log"
+"""The system of a bus on the log of an event store."""
+
 _SYSTEMS: Final = {"rediss": "redis", "unix": "redis", "tls": "nats", "kafkas": "kafka"}
 
 
 def system_of(transport_name: str) -> str:
-    """Return the kind of broker: the scheme of the transport's name, whichever way it is reached."""
-    scheme = transport_name.partition("://")[0]
-    return _SYSTEMS.get(scheme, scheme)
+    """Return the kind of broker: the scheme of the transport's name, whichever way it is reached, or the log."""
+    scheme, separator, _ = transport_name.partition("://")
+    return _SYSTEMS.get(scheme, scheme) if separator else LOG
 
 
 class Observer(Protocol):

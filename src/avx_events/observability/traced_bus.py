@@ -23,7 +23,7 @@ _BOUNDS_S: Final = (
     *(1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4),
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
-_SYSTEMS: Final = {"memory": "avx_memory"}
+_SYSTEMS: Final = {"memory": "avx_memory", "log": "avx_log"}
 # What stands for the global provider as long as no SDK has set one.
 _NO_METERS: Final = frozenset({"_ProxyMeterProvider", "NoOpMeterProvider"})
 

@@ -148,9 +148,15 @@ class LiveFeed:
         given = self._given
         if given.broker_url is not None:
             return "the broker"
-        if isinstance(given.bus, TopicBus | EventBus):
+        if self._has_bus:
             return "the bus of this process"
         return "" if given.store is None else "the log of the store"
+
+    @property
+    def _has_bus(self) -> bool:
+        """Whether the bus gives its events to whoever listens: those of a group are for its handlers."""
+        bus = self._given.bus
+        return isinstance(bus, TopicBus | EventBus) and bus.group is None
 
     async def run(self) -> None:
         """Take events for ever; what is away is tried again."""
@@ -229,10 +235,10 @@ class LiveFeed:
             )
             async with bus, await bus.subscribe("**", **_GREEDY) as subscriber:
                 yield subscriber.envelopes()
-        elif isinstance(given.bus, TopicBus):
+        elif self._has_bus and isinstance(given.bus, TopicBus):
             async with await given.bus.subscribe("**", **_GREEDY) as subscriber:
                 yield subscriber.envelopes()
-        elif isinstance(given.bus, EventBus):
+        elif self._has_bus and isinstance(given.bus, EventBus):
             async with await given.bus.subscribe(Event, **_GREEDY) as subscriber:
                 yield subscriber.envelopes()
         elif given.store is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from avx_events import Event, EventBus, EventStore, TopicBus, context
+from avx_events import Event, EventBus, EventStore, LogBus, TopicBus, context
 from avx_events.apps.console import Console
 from avx_events.apps.console.live import MOST_CORRELATED, MOST_WATCHERS
 from avx_events.apps.console.live_feed import KEPT_EVENTS, MOST_IN_FRAME, UNSEEN
@@ -228,3 +228,17 @@ async def test_no_more_look_than_can_be_served() -> None:
         answer = await client.get("/api/live")
 
     assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+
+
+async def test_the_events_of_a_group_are_left_to_its_handlers_and_come_from_the_log() -> None:
+    async with (
+        await EventStore.connect("sqlite://") as store,
+        await LogBus.connect(store, group="shop") as bus,
+        visiting(console := Console(store=store, bus=bus)),
+    ):
+        await until(lambda: console._feed._position is not None)
+        await store.append("a-1", [Seen("first")])
+        await has_seen(console, 1)
+
+    assert console._feed.source == "the log of the store"
+    assert bus.system == "log"

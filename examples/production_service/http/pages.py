@@ -1,0 +1,34 @@
+"""The console of the service, at ``/console``: where its extra is installed."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from avx_events.observability import Settings
+from examples.production_service.service import Service
+from examples.production_service.users import User
+
+if TYPE_CHECKING:
+    from avx_events.apps.console import Console
+
+_NEEDED = ("jinja2", "starlette", "uvicorn")
+
+
+def console_of(service: Service, settings: Settings) -> "Console | None":
+    """Return a console of what ``service`` has; None without the extra ``console``.
+
+    Without a token (``AVX_EVENTS__CONSOLE_TOKEN``) it answers its own machine only.
+    """
+    if any(find_spec(name) is None for name in _NEEDED):
+        return None
+    from avx_events.apps.console import Console  # noqa: PLC0415 - it needs the extra
+
+    return Console(
+        store=service.store,
+        bus=service.bus,
+        broker_url=settings.events.bus_url,
+        namespace=settings.events.namespace,
+        projector=service.projector,
+        latencies=service.metrics.latencies,
+        aggregates={"user-": User},
+        token=settings.events.console_token,
+    )
