@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -83,7 +84,7 @@ async def test_on_postgresql_and_a_broker_workers_handle_what_is_appended_and_re
             ids = await welcomed(postgres_database, 1)
             reports = [await first(reports) for reports in (started, requests, snapshots, checks)]
             user = await first(users)
-            code = await service.end(15)
+            code = await service.end(signal.SIGTERM)
 
     assert (created.status_code, ids, code) == (201, {user_id}, 0)
     assert user == UserCreated(user_id, **JANE)
@@ -109,11 +110,21 @@ async def test_while_the_broker_is_away_it_is_not_ready_and_nothing_accepted_is_
         await asyncio.to_thread(redis_server.start)
         await is_answered(service, 200)
         ids = await welcomed(store_url, 1)
-        code = await service.end(15)
+        code = await service.end(signal.SIGTERM)
 
     assert away.json()["not_ready"]["bus"].startswith("away: ")
     assert (health.status_code, created.status_code, code) == (200, 201, 0)
     assert ids == {created.json()["user_id"]}
+
+
+async def test_it_stops_in_good_order_while_the_broker_is_away(redis_server: Server, tmp_path: Path) -> None:
+    async with running(tmp_path, {"AVX_EVENTS__BUS_URL": redis_server.url}) as service:
+        await asyncio.to_thread(redis_server.stop)
+        await is_answered(service, 503, "bus")
+        created = await service.client.post("/users", json=JANE)
+        code = await service.end(signal.SIGTERM)
+
+    assert (created.status_code, code) == (201, 0)
 
 
 async def test_while_the_store_is_away_it_is_not_ready_and_goes_on_when_it_is_back(
@@ -129,7 +140,7 @@ async def test_while_the_store_is_away_it_is_not_ready_and_goes_on_when_it_is_ba
         await is_answered(service, 200)
         after = await service.client.post("/users", json=JOHN)
         ids = await welcomed(postgres_server.url, 2)
-        code = await service.end(15)
+        code = await service.end(signal.SIGTERM)
 
     assert away.json()["not_ready"]["store"].startswith("away: ")
     assert (before.status_code, refused.status_code, after.status_code, code) == (201, 503, 201, 0)
