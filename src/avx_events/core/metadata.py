@@ -12,7 +12,7 @@ import msgspec
 
 from avx_events.core.clock import Clock
 from avx_events.core.errors import InvalidArgumentError, NotAnEventError, ReplayedMessageError
-from avx_events.core.event import schema_of, text_of
+from avx_events.core.event import UnknownEvent, schema_of, text_of
 from avx_events.core.ids import IdBlock, new_id
 
 EventT_co = TypeVar("EventT_co", covariant=True)
@@ -312,7 +312,8 @@ def readdressed(
     event: object = envelope.event
     if isinstance(event, type):
         raise NotAnEventError(event)
-    schema_of(event)
+    if not isinstance(event, UnknownEvent):  # what was kept of another process can be passed on
+        schema_of(event)
     if headers is not None:
         raise InvalidArgumentError("headers", headers, expected="left out: an EventEnvelope has its own")
     if topic is None or topic == envelope.topic:

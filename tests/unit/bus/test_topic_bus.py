@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from avx_events import DeadLetterQueue, Event, EventEnvelope, Request, Retry, TopicBus
+from avx_events import DeadLetterQueue, Event, EventEnvelope, EventMetadata, Request, Retry, TopicBus, UnknownEvent
 from avx_events.core.errors import (
     ClosedError,
     InvalidArgumentError,
@@ -188,3 +188,12 @@ async def test_a_closed_subscriber_no_longer_matches() -> None:
     assert await stays.recv() == Routed("a")
     with pytest.raises(ClosedError):
         await bus.publish_to("t", Routed("b"))
+
+
+async def test_an_event_that_no_class_has_is_passed_on_in_its_envelope() -> None:
+    event = UnknownEvent("topic_bus.of.another.process", {"a": [1]}, 3)
+    metadata = EventMetadata("id-1", event.event_type, "key", 1, "id-1")
+    async with TopicBus() as bus, await bus.subscribe("**") as subscriber:
+        await bus.publish(EventEnvelope(event, metadata, "some.topic"))
+
+        assert await subscriber.recv_envelope() == EventEnvelope(event, metadata, "some.topic")
