@@ -84,7 +84,15 @@ def test_an_envelope_cannot_be_given_other_headers() -> None:
         stamp(envelope, clock=SYSTEM_CLOCK, headers={"a": "2"})
 
 
-@pytest.mark.parametrize("value", [object(), 3, None, {"key": "k"}, object, UnknownEvent("a", {})])
+def test_an_event_that_no_class_has_is_passed_on_in_its_envelope_and_not_stamped() -> None:
+    envelope = EventEnvelope(UnknownEvent("a", {}), stamp(Noted(), clock=SYSTEM_CLOCK).metadata, "a")
+
+    assert readdressed(envelope, headers=None, topic=None) is envelope
+    with pytest.raises(NotAnEventError):
+        stamp(UnknownEvent("a", {}), clock=SYSTEM_CLOCK)
+
+
+@pytest.mark.parametrize("value", [object(), 3, None, {"key": "k"}, object])
 def test_what_is_no_event_is_not_stamped(value: object) -> None:
     with pytest.raises(NotAnEventError):
         stamp(value, clock=SYSTEM_CLOCK)
