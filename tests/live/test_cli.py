@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from avx_events.bus.dead_letters import DeadLetterQueue
+from avx_events.bus.event_bus import EventBus
 from avx_events.core.event import Event
 from avx_events.store.event_store import EventStore
 from tests.live.test_letters_processes import a_letter
@@ -230,3 +231,27 @@ def read_all(terminal: int) -> bytes:
     except OSError:  # how a terminal says that it has ended
         pass
     return printed
+
+
+@pytest.mark.live
+async def test_groups_are_listed_and_risks_end_with_1(redis_url: str, nats_url: str, tmp_path: Path) -> None:
+    for url in (redis_url, nats_url):
+        namespace = f"cli{uuid4().hex}"
+        bus = await EventBus.connect(url, group="billing", namespace=namespace)
+
+        @bus.on(Listed, name="bill")
+        async def bill(event: Listed) -> None:
+            del event
+
+        async with bus:
+            code, out, err = await run("groups", url, "--namespace", namespace, "--json")
+            healthy, findings, _ = await run("doctor", url, "--namespace", namespace, "--json")
+
+        assert (code, err) == (0, "")
+        (group,) = [json.loads(row) for row in out.splitlines()]
+        assert (group["group"], group["handler"], len(group["members"])) == ("billing", "bill", 1)
+        levels = {json.loads(row)["level"] for row in findings.splitlines()}
+        assert healthy == ("risk" in levels)
+
+    code, out, _ = await run("doctor", await filled(f"sqlite:///{tmp_path}/events.db", 1))
+    assert (code, out.split()[0]) == (0, "LEVEL")

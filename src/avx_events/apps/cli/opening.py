@@ -47,7 +47,7 @@ async def opened_store(url: str) -> AsyncGenerator[EventStore, None]:
     """
     if kind_of(url) != "store":
         raise InvalidArgumentError("url", url, expected="the URL of a store, as 'sqlite:///events.db'")
-    _check_file(url)
+    refuse_missing_file(url)
     async with await EventStore.connect(url, unknown="keep") as store:
         yield store
 
@@ -73,12 +73,12 @@ async def opened_letters(url: str) -> AsyncGenerator[DeadLetterQueue, None]:
     """
     scheme = url.partition("://")[0].lower()
     if scheme == "sqlite" and scheme in _schemes(LETTERS):
-        _check_file(url)
+        refuse_missing_file(url)
     async with await DeadLetterQueue.connect(url) as queue:
         yield queue
 
 
-def _check_file(url: str) -> None:
+def refuse_missing_file(url: str) -> None:
     """Refuse a SQLite file that is not there: to open it would make it.
 
     Raises:
