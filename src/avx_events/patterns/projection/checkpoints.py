@@ -47,17 +47,21 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         ) WITHOUT ROWID
         """,
     ),
+    ("ALTER TABLE avx_projections ADD COLUMN paused INTEGER NOT NULL DEFAULT 0",),
 )
 
-_COLUMNS: Final = "SELECT version, position, stage, goal, tables FROM avx_projections"
+_COLUMNS: Final = "SELECT version, position, stage, goal, tables, paused FROM avx_projections"
 _ALL: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version FOR UPDATE"
 _ONE: Final = f"{_COLUMNS} WHERE name = ? AND version = ? FOR UPDATE"
 SEEN: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version"
 """Of a name, outside of any transaction: nothing is locked."""
 
-_BEGIN: Final = "INSERT INTO avx_projections (name, version, position, stage, goal, tables) VALUES (?, ?, 0, ?, ?, ?)"
+_BEGIN: Final = (
+    "INSERT INTO avx_projections (name, version, position, stage, goal, tables, paused) VALUES (?, ?, 0, ?, ?, ?, ?)"
+)
 _ADOPT: Final = "UPDATE avx_projections SET goal = ?, tables = ? WHERE name = ? AND version = ?"
 _MOVE: Final = "UPDATE avx_projections SET position = ? WHERE name = ? AND version = ?"
+_PAUSE: Final = "UPDATE avx_projections SET paused = ? WHERE name = ?"
 _GO_LIVE: Final = "UPDATE avx_projections SET stage = 'live' WHERE name = ? AND version = ?"
 _FORGET: Final = "DELETE FROM avx_projections WHERE name = ? AND version = ?"
 _FORGET_LETTERS: Final = "DELETE FROM avx_projection_letters WHERE name = ? AND version = ?"
@@ -80,6 +84,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         goal: The end of the log when it was begun: what lies before is history to it. None where an older package,
             which did not say, has begun it.
         tables: The tables that it said are its own.
+        is_paused: Whether nobody is to handle events for it.
     """
 
     version: int
@@ -87,6 +92,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     stage: Stage
     goal: int | None
     tables: tuple[str, ...]
+    is_paused: bool = False
 
     @property
     def replays_until(self) -> int:
@@ -119,14 +125,16 @@ async def current(connection: Connection, projection: Projection, *, with_older:
 
 def checkpoint(row: tuple[Any, ...]) -> Checkpoint:
     """Return the checkpoint that a row of ``SEEN`` is."""
-    version, position, stage, goal, tables = row
-    return Checkpoint(version, position, stage, goal, _decode(tables))
+    version, position, stage, goal, tables, paused = row
+    return Checkpoint(version, position, stage, goal, _decode(tables), bool(paused))
 
 
-async def add(connection: Connection, projection: Projection, *, stage: Stage, goal: int) -> None:
+async def add(
+    connection: Connection, projection: Projection, *, stage: Stage, goal: int, is_paused: bool = False
+) -> None:
     """Make the row of ``projection``, at the beginning of the log."""
     tables = _encode(projection.tables).decode()
-    await execute(connection, _BEGIN, projection.name, projection.version, stage, goal, tables)
+    await execute(connection, _BEGIN, projection.name, projection.version, stage, goal, tables, int(is_paused))
 
 
 async def adopt(connection: Connection, projection: Projection, *, goal: int) -> None:
@@ -158,6 +166,15 @@ async def leave_out(connection: Connection, projection: Projection, position: in
 async def make_up(connection: Connection, projection: Projection, letter_id: str) -> bool:
     """Say that the event of the dead letter has its effect now; False where it has had it, or was built anew."""
     return bool(await execute(connection, _MAKE_UP, projection.name, projection.version, letter_id))
+
+
+async def set_paused(connection: Connection, name: str, *, is_paused: bool) -> int:
+    """Pause all versions of the projection ``name``, or resume them; return how many there are.
+
+    It is committed with the caller's transaction, before or after the one in which a projector handles events: none is
+    cut short. Projectors of all processes obey, also those that start later, until it is resumed.
+    """
+    return await execute(connection, _PAUSE, int(is_paused), name)
 
 
 async def drop_tables(connection: Connection, names: Iterable[str]) -> None:

@@ -34,8 +34,8 @@ from avx_events.patterns.projection.ahead import one_ahead
 from avx_events.patterns.projection.projection import Effect, Projection
 from avx_events.patterns.projection.speed import Speed
 from avx_events.patterns.projection.standing import Standing
-from avx_events.patterns.projection.status import FollowerState, ProjectionStatistics, ProjectionStatus
-from avx_events.patterns.projection.transactions import Item, Pace, Transactions
+from avx_events.patterns.projection.status import FollowerState, ProjectionState, ProjectionStatistics, ProjectionStatus
+from avx_events.patterns.projection.transactions import Item, Pace, PausedError, Transactions
 from avx_events.patterns.projection.waiting import Waiters
 from avx_events.store.event_store import EventStore
 from avx_events.store.stored_event import StoredEvent
@@ -56,6 +56,8 @@ _MOST_UNKEPT: Final = 10_000
 _MOST_BEHIND: Final = 1_000
 # Trouble that comes after so long a wait for events, in seconds, is a new one.
 _QUIET_S: Final = 60.0
+# How often one that is paused looks whether it is resumed, in seconds.
+_PAUSED_S: Final = 0.5
 # How often who waits for a position looks whether another process has come there, in seconds.
 _LOOK_S: Final = 0.05
 
@@ -127,10 +129,12 @@ class Follower:
         lag_events = max(last_position - position, 0)
         rate = self._speed.per_second(self._seen, now_s=self._clock.monotonic())
         left_s = lag_events / rate if rate else None
-        is_live = own is not None and own.stage == "live"
+        standing: ProjectionState = "live" if own is not None and own.stage == "live" else "building"
+        if own is not None and own.is_paused:
+            standing = "paused"
         return ProjectionStatus(
             version=self._projection.version,
-            state=self._state if self._state != "following" else "live" if is_live else "building",
+            state=self._state if self._state != "following" else standing,
             replaces=None if older is None else older.version,
             position=position,
             last_position=last_position,
@@ -212,6 +216,8 @@ class Follower:
             self._was_quiet, self._transactions.failed = False, None
             try:
                 await self._follow()
+            except PausedError:
+                await pause(self._clock, _PAUSED_S)
             except BaseException as exc:
                 if is_interrupted(exc):
                     raise

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 FollowerState: TypeAlias = Literal["following", "failed", "stopped"]
-ProjectionState: TypeAlias = Literal["building", "live", "failed", "stopped"]
+ProjectionState: TypeAlias = Literal["building", "live", "paused", "failed", "stopped"]
 
 
 class ProjectionStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +37,9 @@ class ProjectionStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: Its version.
-        state: ``building`` until it has come to the end of the log for the first time, then ``live``; ``failed`` or
-            ``stopped`` where this process does not follow the log for it any more.
+        state: ``building`` until it has come to the end of the log for the first time, then ``live``; ``paused``
+            while somebody has paused it; ``failed`` or ``stopped`` where this process does not follow the log for it
+            any more.
         replaces: The older version that is read while this one is built beside it; None where there is none.
         position: The position in the log up to which it is done.
         last_position: The end of the log.

@@ -30,6 +30,10 @@ log = logging.getLogger("avx_events.projection")
 _LONGEST_S: Final = 0.05
 
 
+class PausedError(Exception):
+    """Somebody has paused the projection: nothing was done, and nothing is to be done until it is resumed."""
+
+
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How a projection goes along.
 
@@ -99,6 +103,7 @@ class Transactions:
             The position up to which everything is done; it may lie before, or behind, what was to be done.
 
         Raises:
+            PausedError: It is paused; nothing was done.
             ProjectionReplacedError: A newer version has taken its place.
             HandlerTimeoutError: The handlers took too long.
             LaterStatementError: The database refused a statement that a handler had put off.
@@ -109,6 +114,8 @@ class Transactions:
         async with self._transaction() as connection:
             found = await current(connection, self._projection, with_older=may_switch and self.stage == "beside")
             own = found[-1]
+            if own.is_paused:
+                raise PausedError
             reached, stage = own.position, own.stage
             is_new = self.kept <= reached < until
             if is_new:

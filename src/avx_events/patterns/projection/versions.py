@@ -131,9 +131,10 @@ async def _built(
         current_handling.reset(token)
         handling.is_open = False
     stage: Stage = "live" if plan.stage == "building" and not last_position else plan.stage  # at the end already
-    await add(connection, projection, stage=stage, goal=last_position)
+    is_paused = any(each.is_paused for each in older)
+    await add(connection, projection, stage=stage, goal=last_position, is_paused=is_paused)
     _log_begin(projection, plan)
-    return Checkpoint(projection.version, 0, stage, last_position, projection.tables)
+    return Checkpoint(projection.version, 0, stage, last_position, projection.tables, is_paused)
 
 
 async def _completed(connection: Connection, projection: Projection, own: Checkpoint, last_position: int) -> Checkpoint:

@@ -13,10 +13,13 @@ import pytest
 from avx_events.apps.cli import main
 from avx_events.apps.cli.asyncapi import breaking_changes
 from avx_events.apps.cli.commands import command_modules
+from avx_events.apps.cli.commands.projections import pause, resume
 from avx_events.apps.cli.program import run
 from avx_events.bus.dead_letters import DeadLetterQueue
+from avx_events.core.errors import ProjectionLagError
 from avx_events.core.event import Event
 from avx_events.core.metadata import context
+from avx_events.patterns.projection import Projector
 from avx_events.store.event_store import EventStore
 from tests.unit.apps.cli import shop
 
@@ -270,6 +273,27 @@ def test_projections_are_listed_and_one_that_is_not_there_is_named(command: Comm
     assert (missing.code, "cli-totals" in missing.err) == (1, True)
 
 
+def test_a_projection_that_is_paused_stands_across_restarts_until_it_is_resumed(command: Command, url: str) -> None:
+    asyncio.run(shop.project(url))
+    paused = command("projections", "pause", url, "cli-totals")
+
+    async def append_and_look() -> tuple[int, str]:
+        async with await EventStore.connect(url) as store, Projector(store, shop.Totals()) as projector:
+            result = await store.append("order-3", Placed("3", 1))
+            with pytest.raises(ProjectionLagError):
+                await projector.caught_up(result.position, timeout_s=0.2)
+            status = (await projector.status())["cli-totals"]
+            return status.position, status.state
+
+    assert (paused.code, paused.out) == (0, "paused cli-totals\n")
+    assert asyncio.run(append_and_look()) == (3, "paused")
+    assert command("projections", "list", url, "--json").documents[0]["paused"] is True
+    assert command("projections", "resume", url, "cli-totals").code == 0
+    asyncio.run(shop.project(url))
+    assert command("projections", "list", url, "--json").documents[0]["position"] == 4
+    assert command("projections", "pause", url, "other").code == 1
+
+
 def test_a_replay_reports_what_it_did_and_touches_nothing(command: Command, url: str) -> None:
     shop.seen.clear()
     of_function = json.loads(command("replay", url, "--into", f"{HERE}:look", "--after", "1", "--json").out)
@@ -339,3 +363,17 @@ def test_without_the_extra_there_is_one_line(
 def test_a_document_is_json_that_msgspec_reads(command: Command, url: str) -> None:
     for line in command("show", url, "order-1", "--json").out.splitlines():
         assert msgspec.json.decode(line)["event_type"] == "cli.test.placed"
+
+
+async def test_a_projector_that_runs_obeys_a_pause_and_goes_on_when_it_is_over(url: str) -> None:
+    async with await EventStore.connect(url) as store, Projector(store, shop.Totals()) as projector:
+        await projector.caught_up()
+        await pause(url, "cli-totals")
+        result = await store.append("order-3", Placed("3", 1))
+        with pytest.raises(ProjectionLagError):
+            await projector.caught_up(result.position, timeout_s=0.2)
+
+        await resume(url, "cli-totals")
+        await projector.caught_up(result.position, timeout_s=10)
+
+        assert await store.fetch_one("SELECT count(*) FROM cli_totals") == (4,)
