@@ -240,6 +240,10 @@ class Wire:
                 self._down(client)
                 # In a task of its own, which is not cancelled with this one: half closed, it would leave its socket.
                 self._closing.spawn(_close(client), name="avx-events nats: close a connection")
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # wait_for of Python 3.11, which nats-py connects with, gives what failed in that moment instead.
+                raise asyncio.CancelledError
             await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
