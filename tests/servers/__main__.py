@@ -12,7 +12,7 @@ from tests.servers.software import MissingServerError, install
 
 def prepare_programs() -> None:
     """Install Redis, NATS, PostgreSQL, Java and a browser, what deployments are checked with, and Maven if needed."""
-    checks = ("promtool", "sqlite3")
+    checks = ("promtool", "sqlite3", "npm")
     install(
         *("redis-server", "nats-server", "postgres", "java", "chromium"), *checks, *(() if has_kafka() else ("mvn",))
     )

@@ -17,6 +17,7 @@ PACKAGES: Final = {
     "promtool": "prometheus",
     "sqlite3": "sqlite3",
     "chromium": "chromium",
+    "npm": "npm",
 }
 """Which of Debian's packages a program is in."""
 
