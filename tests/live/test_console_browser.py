@@ -414,8 +414,10 @@ async def test_a_page_that_is_older_than_its_server_still_redrives(tmp_path: Pat
         second.mkdir()
         async with open_shop(second, port=port or 0) as shop:
             await fill(shop, letters=2)
+            await page.eval("document.querySelector('.group').dataset.isOld = 'yes'")
             await page.click(".group .redrive")  # of letters that were those of the server before
             await told(page, "None of these letters is there any more")
+            await page.until("document.querySelector('.group:not([data-is-old])')")  # it is told before it is shown
             await page.click(".group .redrive")
             await told(page, "2 handled.")
 
