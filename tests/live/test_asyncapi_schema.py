@@ -36,13 +36,18 @@ def document_of(application: str, capsys: pytest.CaptureFixture[str]) -> dict[st
     return document
 
 
+def validate(document: dict[str, Any], schema: dict[str, Any]) -> None:
+    validator: Any = jsonschema.Draft7Validator(schema)
+    validator.validate(document)
+
+
 def test_the_document_is_valid(schema: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     document = document_of("tests.unit.apps.cli.shop:app", capsys)
 
     assert document["asyncapi"] == "3.0.0"
     assert document["channels"]
     assert document["operations"]
-    jsonschema.Draft7Validator(schema).validate(document)
+    validate(document, schema)
 
 
 def test_the_schema_finds_what_is_wrong(schema: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,4 +56,4 @@ def test_the_schema_finds_what_is_wrong(schema: dict[str, Any], capsys: pytest.C
     first["action"] = "shout"
 
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft7Validator(schema).validate(document)
+        validate(document, schema)
