@@ -176,8 +176,9 @@ async def test_ten_thousand_events_do_not_leave_the_page_behind(shop: Shop, brow
     said = "the last of 10,001 events after %.3f s; 19 of 20 in %d clicks within %.0f ms, all within %.0f ms"
     log.info(said, late_s, clicks, nearly_all_ms, max(delays_ms))
     assert clicks >= 2
-    assert late_s < 2
-    assert nearly_all_ms < 200
+    # A page that falls behind is behind by minutes; on a quiet machine these were 0.1 s and 64 ms.
+    assert late_s < 10
+    assert nearly_all_ms < 1_000
     assert rows <= 101
     assert counted.startswith("10,001 events")
 
