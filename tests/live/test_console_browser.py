@@ -276,6 +276,7 @@ async def test_a_whole_group_is_redriven_and_another_removed(shop: Shop, browser
         await told(page, "5 handled.")
         await fill_again(shop)
         await page.click(".head button")
+        await page.until("document.querySelector('.group')?.textContent.includes('2 letters')")
         await page.click(".group .remove")
         await page.click("#confirm")
         await told(page, "2 removed.")
