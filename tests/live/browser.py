@@ -127,15 +127,25 @@ class Page:
                     continue  # another document, which is looked at from its beginning
 
     async def click(self, selector: str) -> None:
-        """Click where the element is, as a mouse does."""
-        place = await self.until(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
-            "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
-            "return r.width ? [r.x + r.width / 2, r.y + r.height / 2] : null; })()"
-        )
-        mouse = {"x": place[0], "y": place[1], "button": "left", "clickCount": 1}
-        await self.send("Input.dispatchMouseEvent", type="mousePressed", **mouse)
-        await self.send("Input.dispatchMouseEvent", type="mouseReleased", **mouse)
+        """Click where the element is, as a mouse does; again where it has moved away in that moment."""
+        wanted = json.dumps(selector)
+        is_hit = False
+        while not is_hit:
+            place = await self.until(
+                f"(() => {{ const e = document.querySelector({wanted}); if (!e) return null;"
+                "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
+                "window.isHit = false; document.addEventListener('click', event => {"
+                f"window.isHit = Boolean(event.target.closest({wanted}));"
+                "}, {capture: true, once: true});"
+                "return r.width ? [r.x + r.width / 2, r.y + r.height / 2] : null; })()"
+            )
+            mouse = {"x": place[0], "y": place[1], "button": "left", "clickCount": 1}
+            await self.send("Input.dispatchMouseEvent", type="mousePressed", **mouse)
+            await self.send("Input.dispatchMouseEvent", type="mouseReleased", **mouse)
+            try:
+                is_hit = await self.eval("window.isHit !== false")
+            except NavigatedError:  # that is what the click did
+                is_hit = True
 
     async def press(self, key: str, *, times: int = 1) -> None:
         """Press a key and let it go."""
