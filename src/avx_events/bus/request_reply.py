@@ -442,9 +442,12 @@ class RequestReplyBus:
     async def _ask_observed(
         self, observer: Observer, request: Request[ReplyT], timeout_s: float, headers: Mapping[str, str] | None
     ) -> ReplyT:
-        route = self._find(request) if self._remote is None else None
+        route = None
+        if self._remote is None:
+            route = self._find(request)
+        else:
+            self._check_request(request)
         seconds("timeout_s", timeout_s)
-        self._check_request(request)
         envelope = stamp(request, clock=self._life.clock, headers=headers, new_id=self._ids.take)
         with observer.publishing([envelope]) as (observed,):
             if self._remote is not None:

@@ -40,7 +40,7 @@ from avx_events.core.errors import (
     NoDeadLetterQueueError,
     UnsupportedError,
 )
-from avx_events.observability.buses import check_bus
+from avx_events.observability.buses import BOUNDS_S, check_bus
 
 try:
     from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -54,12 +54,6 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 """Sends a message of ASGI."""
-
-BOUNDS_S: Final = (
-    *(1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4),
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
-"""Upper bounds of the histograms, in seconds: a handler in memory takes microseconds, one that calls others seconds."""
 
 _COUNTERS: Final = {
     "handled": "Events whose handler succeeded.",

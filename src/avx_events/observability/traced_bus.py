@@ -14,15 +14,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from avx_events.bus.subscription import AnyEnvelope
 from avx_events.core.metadata import EventEnvelope, EventMetadata, Headers
-from avx_events.observability.buses import ObservedBus
+from avx_events.observability.buses import BOUNDS_S, ObservedBus
 
 _SCOPE: Final = "avx_events"
 _MOST_LINKS: Final = 128  # as many as the SDK keeps of one span
 _TRACEPARENT: Final = "traceparent"
-_BOUNDS_S: Final = (
-    *(1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4),
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-)
 _SYSTEMS: Final = {"memory": "avx_memory", "log": "avx_log"}
 # What stands for the global provider as long as no SDK has set one.
 _NO_METERS: Final = frozenset({"_ProxyMeterProvider", "NoOpMeterProvider"})
@@ -56,13 +52,13 @@ class TracedBus:
             "messaging.client.operation.duration",
             unit="s",
             description="Duration of a publish, or of telling a broker what is done.",
-            explicit_bucket_boundaries_advisory=_BOUNDS_S,
+            explicit_bucket_boundaries_advisory=BOUNDS_S,
         )
         self._processing: Final = meter.create_histogram(
             "messaging.process.duration",
             unit="s",
             description="Duration of an attempt of a handler.",
-            explicit_bucket_boundaries_advisory=_BOUNDS_S,
+            explicit_bucket_boundaries_advisory=BOUNDS_S,
         )
         self._sent: Final = meter.create_counter(
             "messaging.client.sent.messages", unit="{message}", description="Events that publishers tried to publish."
@@ -97,8 +93,7 @@ class TracedBus:
         try:
             yield [_with_headers(envelope, sent) for envelope in envelopes] if sent else envelopes
         except BaseException as exc:
-            attributes = {**attributes, "error.type": type(exc).__name__}
-            _fail(span, exc)
+            attributes = _failed(span, attributes, exc)
             raise
         finally:
             self._operations.record(perf_counter() - began_s, attributes)
@@ -134,8 +129,7 @@ class TracedBus:
         try:
             yield
         except BaseException as exc:
-            attributes = {**attributes, "error.type": type(exc).__name__}
-            _fail(span, exc)
+            attributes = _failed(span, attributes, exc)
             raise
         finally:
             self._processing.record(perf_counter() - began_s, attributes)
@@ -157,8 +151,7 @@ class TracedBus:
         try:
             yield
         except BaseException as exc:
-            attributes = {**attributes, "error.type": type(exc).__name__}
-            _fail(span, exc)
+            attributes = _failed(span, attributes, exc)
             raise
         finally:
             self._operations.record(perf_counter() - began_s, attributes)
@@ -234,7 +227,10 @@ def _with_headers(envelope: AnyEnvelope, sent: Mapping[str, str]) -> AnyEnvelope
     return EventEnvelope(envelope.event, traced, envelope.topic)
 
 
-def _fail(span: trace.Span, error: BaseException) -> None:
-    span.set_attribute("error.type", type(error).__name__)
+def _failed(span: trace.Span, attributes: dict[str, Any], error: BaseException) -> dict[str, Any]:
+    """Say in ``span`` what it failed of, and return the ``attributes`` of its measurements."""
+    kind = type(error).__name__
+    span.set_attribute("error.type", kind)
     span.record_exception(error)
-    span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
+    span.set_status(trace.StatusCode.ERROR, f"{kind}: {error}")
+    return {**attributes, "error.type": kind}

@@ -7,7 +7,8 @@ import msgspec
 
 from avx_events.bus.remote.inspection import Finding, Level
 from avx_events.storage.postgres.letter_tables import DEAD_LETTERS
-from avx_events.storage.postgres.schema import EVENTS, Tables
+from avx_events.storage.postgres.schema import EVENTS
+from avx_events.storage.versions import version_finding
 
 SETTINGS: Final = (
     "server_version_num",
@@ -140,20 +141,7 @@ def _tables(versions: Mapping[str, int] | None) -> Iterator[Finding]:
         return
     for tables in (EVENTS, DEAD_LETTERS):
         if tables.component in versions:
-            yield _version(tables, versions[tables.component])
-
-
-def _version(tables: Tables, version: int) -> Finding:
-    newest = len(tables.migrations)
-    level: Level = "ok"
-    says = "It is the version of this program."
-    if version > newest:
-        level = "risk"
-        says = f"This program knows {newest} and refuses it: upgrade avx-events."
-    elif version < newest:
-        level = "note"
-        says = f"The next program that opens it brings it to version {newest}."
-    return Finding(level=level, subject="avx_schema", setting=tables.component, value=str(version), says=says)
+            yield version_finding(tables.component, versions[tables.component], newest=len(tables.migrations))
 
 
 def _found(level: Level, setting: str, value: str, says: str) -> Finding:

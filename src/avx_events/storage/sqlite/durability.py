@@ -8,7 +8,8 @@ import msgspec
 from avx_events.bus.remote.inspection import Finding, Level
 from avx_events.storage.sqlite.dead_letters import DEAD_LETTERS
 from avx_events.storage.sqlite.file_systems import IN_MEMORY, NETWORK
-from avx_events.storage.sqlite.schema import EVENTS, Tables
+from avx_events.storage.sqlite.schema import EVENTS
+from avx_events.storage.versions import version_finding
 
 MOST_CHECKED_BYTES: Final = 256 << 20
 """A larger file is not read as a whole, only to be looked at."""
@@ -109,20 +110,7 @@ def _tables(file: File) -> Iterator[Finding]:
         return
     for tables in (EVENTS, DEAD_LETTERS):
         if tables.component in file.versions:
-            yield _version(tables, file.versions[tables.component])
-
-
-def _version(tables: Tables, version: int) -> Finding:
-    newest = len(tables.migrations)
-    level: Level = "ok"
-    says = "It is the version of this program."
-    if version > newest:
-        level = "risk"
-        says = f"This program knows {newest} and refuses it: upgrade avx-events."
-    elif version < newest:
-        level = "note"
-        says = f"The next program that opens it brings it to version {newest}."
-    return _about("avx_schema", level, tables.component, str(version), says)
+            yield version_finding(tables.component, file.versions[tables.component], newest=len(tables.migrations))
 
 
 def _found(level: Level, setting: str, value: str, says: str) -> Finding:

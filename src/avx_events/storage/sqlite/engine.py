@@ -140,11 +140,12 @@ class SqliteEngine:
         self, *, after: int = 0, until: int | None = None, wanted: LogFilter | None = None
     ) -> AsyncIterator[Sequence[RecordTuple]]:
         """Give the pages of the log; see ``StoreEngine.log_pages``."""
-        if wanted is not None and self._readers is None:
+        last = _GREATEST_INTEGER if until is None else until
+        if wanted is None:
+            return self._pages(_OF_LOG, after, last)
+        if self._readers is None:
             return filtered_pages(self, after=after, until=until, wanted=wanted)
-        if wanted is not None and self._readers is not None:
-            return self._filtered_pages(self._readers, after, _GREATEST_INTEGER if until is None else until, wanted)
-        return self._pages(_OF_LOG, after, _GREATEST_INTEGER if until is None else until)
+        return self._filtered_pages(self._readers, after, last, wanted)
 
     async def read_all(self, *, after: int = 0, limit: int = PAGE_EVENTS, wanted: LogFilter | None = None) -> LogPage:
         """Return a page of the log; see ``StoreEngine.read_all``."""
