@@ -107,8 +107,8 @@ class Scene:
             await self._store.append(order_id, Placed(order_id, kind))
 
     async def ended(self, count: int | None = None) -> None:
-        """Wait until so many orders have ended; all that were placed if not given."""
-        wanted = self._placed if count is None else count
+        """Wait until so many orders have ended; all that were placed if not given, or if they are fewer."""
+        wanted = self._placed if count is None else min(count, self._placed)
         ends = 0
         async with asyncio.timeout(LONGEST_S):
             async for _ in self._store.subscribe(types=[Shipped, Cancelled]):
