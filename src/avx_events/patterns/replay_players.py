@@ -175,7 +175,7 @@ class _ProjectionPlayer:
 
     async def _transact(self, items: Sequence[_Item]) -> None:
         # All of it is history to the projection: nothing follows its commits.
-        handling = Handling(self._projection, is_beside=False, goal=_EVERYTHING)
+        handling = Handling(self._projection, is_beside=False, goal=_EVERYTHING, build=0)
         token = current_handling.set(handling)
         try:
             async with self._scratch.transaction() as connection:

@@ -6,6 +6,8 @@
 | ``beside`` | likewise, while an older one is read: its tables have names of their own |
 | ``live`` | it has once come to the end of the log, and is what is read |
 
+Version 0 is a version that is to be built anew: the row as it was, of what is read until that has caught up.
+
 A row is locked by whoever reads it in a transaction, so that of two processes one finds what the other has done.
 """
 
@@ -48,20 +50,27 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         """,
     ),
     ("ALTER TABLE avx_projections ADD COLUMN paused INTEGER NOT NULL DEFAULT 0",),
+    ("ALTER TABLE avx_projections ADD COLUMN build INTEGER NOT NULL DEFAULT 0",),
 )
 
-_COLUMNS: Final = "SELECT version, position, stage, goal, tables, paused FROM avx_projections"
+SET_ASIDE: Final = 0
+"""The version of a row whose own version is to be built anew."""
+
+_COLUMNS: Final = "SELECT version, position, stage, goal, tables, paused, build FROM avx_projections"
 _ALL: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version FOR UPDATE"
 _ONE: Final = f"{_COLUMNS} WHERE name = ? AND version = ? FOR UPDATE"
 SEEN: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version"
 """Of a name, outside of any transaction: nothing is locked."""
 
 _BEGIN: Final = (
-    "INSERT INTO avx_projections (name, version, position, stage, goal, tables, paused) VALUES (?, ?, 0, ?, ?, ?, ?)"
+    "INSERT INTO avx_projections (name, version, position, stage, goal, tables, paused, build)"
+    " VALUES (?, ?, 0, ?, ?, ?, ?, ?)"
 )
 _ADOPT: Final = "UPDATE avx_projections SET goal = ?, tables = ? WHERE name = ? AND version = ?"
 _MOVE: Final = "UPDATE avx_projections SET position = ? WHERE name = ? AND version = ?"
 _PAUSE: Final = "UPDATE avx_projections SET paused = ? WHERE name = ?"
+_RENUMBER: Final = "UPDATE avx_projections SET version = ? WHERE name = ? AND version = ?"
+_RENUMBER_LETTERS: Final = "UPDATE avx_projection_letters SET version = ? WHERE name = ? AND version = ?"
 _GO_LIVE: Final = "UPDATE avx_projections SET stage = 'live' WHERE name = ? AND version = ?"
 _FORGET: Final = "DELETE FROM avx_projections WHERE name = ? AND version = ?"
 _FORGET_LETTERS: Final = "DELETE FROM avx_projection_letters WHERE name = ? AND version = ?"
@@ -85,6 +94,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
             which did not say, has begun it.
         tables: The tables that it said are its own.
         is_paused: Whether nobody is to handle events for it.
+        build: Changes between 0 and 1 with each time that it is built anew, for the names of its indexes.
     """
 
     version: int
@@ -93,6 +103,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     goal: int | None
     tables: tuple[str, ...]
     is_paused: bool = False
+    build: int = 0
 
     @property
     def replays_until(self) -> int:
@@ -100,9 +111,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
         return 0 if self.stage == "live" else self.goal or 0
 
 
-async def versions_of(connection: Connection, projection: Projection) -> list[Checkpoint]:
-    """Return the rows of all versions of ``projection``, oldest first, locked."""
-    return [checkpoint(row) for row in await fetch(connection, _ALL, projection.name)]
+async def versions_of(connection: Connection, name: str) -> list[Checkpoint]:
+    """Return the rows of all versions of the projection ``name``, oldest first, locked."""
+    return [checkpoint(row) for row in await fetch(connection, _ALL, name)]
 
 
 async def current(connection: Connection, projection: Projection, *, with_older: bool = False) -> list[Checkpoint]:
@@ -115,7 +126,7 @@ async def current(connection: Connection, projection: Projection, *, with_older:
     """
     name, version = projection.name, projection.version
     if with_older:
-        found = [each for each in await versions_of(connection, projection) if each.version <= version]
+        found = [each for each in await versions_of(connection, name) if each.version <= version]
     else:
         found = [checkpoint(row) for row in await fetch(connection, _ONE, name, version)]
     if not found or found[-1].version != version:
@@ -125,16 +136,14 @@ async def current(connection: Connection, projection: Projection, *, with_older:
 
 def checkpoint(row: tuple[Any, ...]) -> Checkpoint:
     """Return the checkpoint that a row of ``SEEN`` is."""
-    version, position, stage, goal, tables, paused = row
-    return Checkpoint(version, position, stage, goal, _decode(tables), bool(paused))
+    version, position, stage, goal, tables, paused, build = row
+    return Checkpoint(version, position, stage, goal, _decode(tables), bool(paused), build)
 
 
-async def add(
-    connection: Connection, projection: Projection, *, stage: Stage, goal: int, is_paused: bool = False
-) -> None:
+async def add(connection: Connection, projection: Projection, begun: Checkpoint) -> None:
     """Make the row of ``projection``, at the beginning of the log."""
-    tables = _encode(projection.tables).decode()
-    await execute(connection, _BEGIN, projection.name, projection.version, stage, goal, tables, int(is_paused))
+    values = begun.stage, begun.goal, _encode(begun.tables).decode(), int(begun.is_paused), begun.build
+    await execute(connection, _BEGIN, projection.name, begun.version, *values)
 
 
 async def adopt(connection: Connection, projection: Projection, *, goal: int) -> None:
@@ -152,10 +161,16 @@ async def go_live(connection: Connection, projection: Projection) -> None:
     await execute(connection, _GO_LIVE, projection.name, projection.version)
 
 
-async def forget(connection: Connection, projection: Projection, version: int) -> None:
+async def forget(connection: Connection, name: str, version: int) -> None:
     """Remove the row of a version, and what is kept with it; its tables stay."""
-    await execute(connection, _FORGET, projection.name, version)
-    await execute(connection, _FORGET_LETTERS, projection.name, version)
+    await execute(connection, _FORGET, name, version)
+    await execute(connection, _FORGET_LETTERS, name, version)
+
+
+async def set_aside(connection: Connection, name: str, version: int) -> None:
+    """Let the row of a version be one of version 0, and what is kept with it too; its tables stay."""
+    await execute(connection, _RENUMBER, SET_ASIDE, name, version)
+    await execute(connection, _RENUMBER_LETTERS, SET_ASIDE, name, version)
 
 
 async def leave_out(connection: Connection, projection: Projection, position: int, letter_id: str) -> None:

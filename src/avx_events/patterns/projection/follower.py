@@ -4,6 +4,7 @@
 kept) or ``stopped`` (the projector was left, or the store closed).
 """
 
+import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator
@@ -22,6 +23,7 @@ from avx_events.core.errors import (
     NotRunningError,
     PermanentError,
     ProjectionFailedError,
+    ProjectionReplacedError,
     StoreSchemaError,
     StoreUnavailableError,
     UsageError,
@@ -58,6 +60,8 @@ _MOST_BEHIND: Final = 1_000
 _QUIET_S: Final = 60.0
 # How often one that is paused looks whether it is resumed, in seconds.
 _PAUSED_S: Final = 0.5
+# How often one that waits for events looks whether it is to be built anew, and says where it is, in seconds.
+_QUIET_LOOK_S: Final = 1.0
 # How often who waits for a position looks whether another process has come there, in seconds.
 _LOOK_S: Final = 0.05
 
@@ -84,7 +88,7 @@ class Follower:
         self._error: BaseException | None = None
         self._problem = ""
         self._failed_at: datetime | None = None
-        self._was_quiet = False
+        self._was_quiet = self._is_set_aside = self._awaits_rebuild = False
         self._is_near_the_end = False
         self._seen = 0  # up to here everything is done
         self._failures = self._dead_lettered = 0
@@ -146,13 +150,14 @@ class Follower:
         )
 
     async def begin(self) -> None:
-        """Find the checkpoint, and set a new version up.
+        """Find the checkpoint, and set up what is new, or is to be built anew.
 
         Raises:
             ProjectionReplacedError: A newer version is there.
             Exception: What ``setup`` raised; nothing of it was kept.
         """
         await self._transactions.begin(await self._store.last_position())
+        self._awaits_rebuild = False
         self._standing.dialect = self._transactions.dialect
         self._seen = self._transactions.kept
 
@@ -167,6 +172,10 @@ class Follower:
             self._fail(exc)
         else:
             self._end("stopped")
+
+    def await_rebuild(self) -> None:
+        """Be at no position any more until it is built anew, which somebody has asked for."""
+        self._awaits_rebuild = self._state == "following"
 
     def leave(self) -> None:
         """Be stopped, also where there was no time to begin."""
@@ -215,9 +224,16 @@ class Follower:
             before = self._seen
             self._was_quiet, self._transactions.failed = False, None
             try:
+                if self._is_set_aside:
+                    await self.begin()
+                    self._is_set_aside = False
                 await self._follow()
             except PausedError:
                 await pause(self._clock, _PAUSED_S)
+            except ProjectionReplacedError:
+                if self._is_set_aside:  # it is not that somebody wants it built anew
+                    raise
+                self._is_set_aside = True
             except BaseException as exc:
                 if is_interrupted(exc):
                     raise
@@ -317,13 +333,28 @@ class Follower:
         if self._news is None or self._news.position != self._seen:
             self._news = self._store.subscribe(after=self._seen, unknown="keep")
         try:
-            await anext(self._news)
+            while not await self._has_news(self._news):
+                await self._standing.ensure_is_there()
+                if self._transactions.kept < self._seen:  # there is time to say so, for those who look from outside
+                    await self._apply([], self._seen)
         except StopAsyncIteration:
             raise ClosedError("the event store", "follow it") from None
         except DecodeError as exc:  # whoever reads it for its own sake finds out
             log.debug("projection %r: an event after position %d: %s", self.name, self._seen, exc)
         finally:
             self._was_quiet = self._clock.monotonic() - began_at > _QUIET_S
+
+    async def _has_news(self, news: "StoreSubscription") -> bool:
+        """Wait for the next event; False where it has not come after a while."""
+        while_quiet = asyncio.timeout(_QUIET_LOOK_S)
+        try:
+            async with while_quiet:
+                await anext(news)
+        except TimeoutError:
+            if while_quiet.expired():
+                return False
+            raise
+        return True
 
     async def _take(self, items: list[Item], until: int) -> None:
         """Do ``items``, in as many transactions as they need."""
@@ -410,7 +441,11 @@ class Follower:
         )
         await letters.keep(queue, letter, retry=self._pace.retry, clock=self._clock)
         where = self._where()
-        self._advance(await self._transactions.leave_out(failed.stored, letter.id))
+        try:
+            self._advance(await self._transactions.leave_out(failed.stored, letter.id))
+        except ProjectionReplacedError:  # the letter needs no redrive where it is built anew
+            self._is_set_aside = True
+            return
         self._dead_lettered += 1
         log.error("projection %r goes on without the event %s; it is dead letter %s", self.name, where, letter.id)
 
@@ -427,7 +462,7 @@ class Follower:
             self._waiters.wake_until(position)
 
     def _is_at(self, position: int) -> bool:
-        return self._seen >= position and self._transactions.stage != "beside"
+        return self._seen >= position and self._transactions.stage != "beside" and not self._awaits_rebuild
 
     async def _age_after(self, position: int) -> float:
         """Return for how many seconds there has been an event after ``position``."""

@@ -42,19 +42,21 @@ class Handling:
         owner: The projection; an ``object``, as this module stands below it.
         is_beside: Whether its tables have names of their own.
         goal: Events up to this position are history.
+        build: The number of this build, for the names of its indexes.
         stored: The event that is handled; None before the first.
         method: The name of the method that handles it.
         follow_ups: What to do after the commit.
         is_open: Whether handlers run.
     """
 
-    __slots__ = ("follow_ups", "goal", "is_beside", "is_open", "method", "owner", "stored")
+    __slots__ = ("build", "follow_ups", "goal", "is_beside", "is_open", "method", "owner", "stored")
 
-    def __init__(self, owner: object, *, is_beside: bool, goal: int) -> None:
+    def __init__(self, owner: object, *, is_beside: bool, goal: int, build: int) -> None:
         """Begin for ``owner``."""
         self.owner: Final = owner
         self.is_beside: Final = is_beside
         self.goal: Final = goal
+        self.build: Final = build
         self.stored: StoredEvent[Any] | None = None
         self.method = ""
         self.follow_ups: list[FollowUp] = []

@@ -20,6 +20,11 @@ def name_beside(name: object, version: int) -> str:
     return f"{name}__{version}"
 
 
+def index_name(name: object, version: int, build: int) -> str:
+    """Return the name that only one build of a version has: built anew, it stands beside the one before."""
+    return f"{name_beside(name, version)}{'b' if build else ''}"
+
+
 def quoted(name: str) -> str:
     """Return an identifier as SQL takes it, also where it is a word of SQL, as ``order``."""
     return f'"{name}"'

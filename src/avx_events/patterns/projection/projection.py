@@ -13,7 +13,13 @@ from avx_events.core.errors import (
 )
 from avx_events.core.event import ANSWERED_BY_ONE, Event, schema_of
 from avx_events.patterns.projection.handling import Action, current_handling
-from avx_events.patterns.projection.naming import LONGEST_IDENTIFIER, is_identifier, name_beside, quoted
+from avx_events.patterns.projection.naming import (
+    LONGEST_IDENTIFIER,
+    index_name,
+    is_identifier,
+    name_beside,
+    quoted,
+)
 from avx_events.store.ports import Connection
 from avx_events.store.stored_event import StoredEvent
 
@@ -164,15 +170,17 @@ class Projection:
     def index(self, name: str) -> str:
         """Return the name of an index, quoted, for ``CREATE INDEX`` in ``setup``: this version's own, as "mails__2".
 
-        An index keeps its name when its table takes that of an older version's, whose indexes may have the same.
+        An index keeps its name when its table takes that of an older version's, whose indexes may have the same. Every
+        second time that a version is built anew it is "mails__2b".
 
         Raises:
             InvalidArgumentError: It is no identifier of lower-case letters, digits and single underscores, or too long.
         """
-        own = name_beside(name, self.version)
-        if not is_identifier(name) or len(own) > LONGEST_IDENTIFIER:
+        if not is_identifier(name) or len(index_name(name, self.version, build=1)) > LONGEST_IDENTIFIER:
             raise InvalidArgumentError("name", name, expected=_IDENTIFIER)
-        return quoted(own)
+        handling = current_handling.get()
+        build = handling.build if handling is not None and handling.owner is self else 0
+        return quoted(index_name(name, self.version, build))
 
     @property
     def is_replaying(self) -> bool:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, Self
 
@@ -19,12 +20,15 @@ from avx_events.core.errors import (
 )
 from avx_events.core.policy import ONE_ATTEMPT, Retry
 from avx_events.core.tasks import TaskScope, is_interrupted
+from avx_events.patterns.projection.checkpoints import set_paused
 from avx_events.patterns.projection.follower import Follower
 from avx_events.patterns.projection.letters import failed_again, now, projection_of
 from avx_events.patterns.projection.projection import Projection
 from avx_events.patterns.projection.status import ProjectionStatistics, ProjectionStatus
 from avx_events.patterns.projection.transactions import Pace
+from avx_events.patterns.projection.versions import rebuild
 from avx_events.store.event_store import EventStore
+from avx_events.store.ports import Connection
 
 log = logging.getLogger("avx_events.projection")
 
@@ -40,7 +44,7 @@ class Projector:
     that whatever crashes when, each event has its effect exactly once. Several projectors, in one process or many, may
     run the same projection on one database: whoever comes first to an event handles it, and the others pass it over.
     Events that no method handles are passed over as well, and move the checkpoint in memory; on disk with the next
-    event that is handled, or after 10,000 of them.
+    event that is handled, after 10,000 of them, or when there has been nothing for a second.
 
     Where a handler fails, its transaction is undone, the events before it are committed, and it is tried again as
     ``retry`` says; what is a ``UsageError``, ``PermanentError`` or ``Reject`` is not. What follows where it fails for
@@ -61,7 +65,8 @@ class Projector:
     beside the version before it, which goes on being read, and followed by processes that run it; once the new one has
     come to the end of the log, it takes the names and the place of the older one in one transaction, and a projector
     that still runs that stops with ``ProjectionReplacedError``. Without ``tables=`` it is built in the older one's
-    place, which ends at once: the read model is incomplete until ``caught_up`` returns.
+    place, which ends at once: the read model is incomplete until ``caught_up`` returns. ``rebuild`` has a version built
+    anew in the same way; until then what is read stays as it was.
 
     The time of a transaction is the time that appends wait for: it takes no further events once it has taken 50 ms.
     """
@@ -232,6 +237,57 @@ class Projector:
         """
         return {name: status.lag_seconds for name, status in (await self.status()).items()}
 
+    async def pause(self, name: str) -> None:
+        """Have nobody handle events for the projection ``name``, in any process, also after restarts; until resumed.
+
+        It is committed before or after a transaction in which events are handled: none is cut short.
+
+        Args:
+            name: Of one of this projector's.
+
+        Raises:
+            InvalidArgumentError: The projector has none of that name.
+            NotRunningError: The projector was not entered, or was left.
+            StoreUnavailableError: The database cannot be written now.
+        """
+        async with self._transaction(name, "pause a projection") as connection:
+            await set_paused(connection, name, is_paused=True)
+
+    async def resume(self, name: str) -> None:
+        """Have events handled again for the projection ``name``; whoever runs it goes on within half a second.
+
+        Args:
+            name: Of one of this projector's.
+
+        Raises:
+            InvalidArgumentError: The projector has none of that name.
+            NotRunningError: The projector was not entered, or was left.
+            StoreUnavailableError: The database cannot be written now.
+        """
+        async with self._transaction(name, "resume a projection") as connection:
+            await set_paused(connection, name, is_paused=False)
+
+    async def rebuild(self, name: str) -> None:
+        """Have the projection ``name`` built anew from the first event, by whichever process is first, within a second.
+
+        What is read stays as it was meanwhile, and takes no new events; ``caught_up`` waits for the new tables. Without
+        ``tables=`` it is built in place, and incomplete until it has caught up. One that is being built begins again,
+        and one that has failed here when a projector is entered anew.
+
+        Args:
+            name: Of one of this projector's.
+
+        Raises:
+            InvalidArgumentError: The projector has none of that name.
+            NotRunningError: The projector was not entered, or was left.
+            StoreUnavailableError: The database cannot be written now.
+        """
+        async with self._transaction(name, "rebuild a projection") as connection:
+            await rebuild(connection, name)
+        for follower in self._followers:
+            if follower.name == name:
+                follower.await_rebuild()
+
     def statistics(self) -> Mapping[str, ProjectionStatistics]:
         """Return what each projection did, by name."""
         return {follower.name: follower.statistics() for follower in self._followers}
@@ -253,6 +309,17 @@ class Projector:
             raise NotRunningError(_WHAT, "wait for its projections") from exc
         except TimeoutError as exc:
             raise ProjectionLagError(slowest.name, wanted, reached=slowest.position, timeout_s=timeout_s) from exc
+
+    @asynccontextmanager
+    async def _transaction(self, name: str, action: str) -> AsyncGenerator[Connection, None]:
+        names = [follower.name for follower in self._followers]
+        if name not in names:
+            expected = f"the name of a projection of this projector: {', '.join(map(repr, names))}"
+            raise InvalidArgumentError("name", name, expected=expected)
+        if not self._is_running:
+            raise NotRunningError(_WHAT, action)
+        async with self._store.transaction() as connection:
+            yield connection
 
     def _follower_of(self, letter: DeadLetter) -> Follower:
         for follower in self._followers:

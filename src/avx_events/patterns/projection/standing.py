@@ -3,7 +3,7 @@
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-from avx_events.core.errors import RetryableError
+from avx_events.core.errors import ProjectionReplacedError, RetryableError
 from avx_events.patterns.projection.checkpoints import LETTER, SEEN, Checkpoint, checkpoint
 from avx_events.patterns.projection.projection import Projection
 from avx_events.patterns.tables import in_dialect
@@ -34,6 +34,18 @@ class Standing:
         own = next((each for each in found if each.version == version), None)
         is_beside = own is not None and own.stage == "beside"
         return own, next((each for each in found if is_beside and each.version < version), None)
+
+    async def ensure_is_there(self) -> None:
+        """Return if there is a checkpoint of this version.
+
+        Raises:
+            ProjectionReplacedError: There is none any more: it was replaced, or is to be built anew.
+            StoreUnavailableError: The database cannot be read now.
+            ClosedError: The store is closed.
+        """
+        own, _ = await self.versions()
+        if own is None:
+            raise ProjectionReplacedError(self._projection.name, version=self._projection.version)
 
     async def is_done(self, position: int) -> bool:
         """Return whether everything up to ``position`` is in the tables that are read; False where it is not known."""

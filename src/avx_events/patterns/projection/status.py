@@ -40,7 +40,8 @@ class ProjectionStatus(msgspec.Struct, frozen=True, kw_only=True):
         state: ``building`` until it has come to the end of the log for the first time, then ``live``; ``paused``
             while somebody has paused it; ``failed`` or ``stopped`` where this process does not follow the log for it
             any more.
-        replaces: The older version that is read while this one is built beside it; None where there is none.
+        replaces: The older version that is read while this one is built beside it, 0 where that is this version as it
+            was before it is built anew; None where there is none.
         position: The position in the log up to which it is done.
         last_position: The end of the log.
         lag_events: How many positions are between the two.

@@ -112,7 +112,8 @@ class Transactions:
         self.failed = None
         handled, follow_ups = 0, self.follow_ups
         async with self._transaction() as connection:
-            found = await current(connection, self._projection, with_older=may_switch and self.stage == "beside")
+            is_beside = self.stage == "beside"  # as far as is known: where it is built anew, others may have begun that
+            found = await current(connection, self._projection, with_older=may_switch and is_beside)
             own = found[-1]
             if own.is_paused:
                 raise PausedError
@@ -129,7 +130,7 @@ class Transactions:
                         raise
                 follow_ups = handling.follow_ups
                 await move(connection, self._projection, reached)
-            if (stage == "building" or may_switch) and stage != "live":
+            if stage == "building" or (stage == "beside" and may_switch and is_beside):
                 has_gone_live = await has_settled(connection, self._projection, found, position=reached)
                 stage = "live" if has_gone_live else stage
         self.handled += handled
@@ -185,7 +186,8 @@ class Transactions:
 
     @contextmanager
     def _handling(self, own: Checkpoint) -> Generator[Handling, None, None]:
-        handling = Handling(self._projection, is_beside=own.stage == "beside", goal=own.replays_until)
+        is_beside = own.stage == "beside"
+        handling = Handling(self._projection, is_beside=is_beside, goal=own.replays_until, build=own.build)
         tokens = current_handling.set(handling), current_message.set(current_message.get())
         try:
             yield handling

@@ -2,6 +2,9 @@
 
 A version is built *beside* an older one where it says which tables are its own, else *in its place*. At every moment
 one version is what is read: each step here is made in one transaction.
+
+A version is built anew in the same way: its row is *set aside*, as one of version 0, and the next transaction of any
+process that runs it finds that it has none, and begins it beside what was set aside, or in its place.
 """
 
 import logging
@@ -12,6 +15,7 @@ import msgspec
 from avx_events.core.errors import ProjectionReplacedError
 from avx_events.patterns.projection.checkpoints import (
     MIGRATIONS,
+    SET_ASIDE,
     Checkpoint,
     Stage,
     add,
@@ -20,6 +24,7 @@ from avx_events.patterns.projection.checkpoints import (
     forget,
     go_live,
     rename_tables,
+    set_aside,
     versions_of,
 )
 from avx_events.patterns.projection.handling import Handling, current_handling
@@ -70,7 +75,7 @@ async def begin(connection: Connection, projection: Projection, *, last_position
         Exception: What ``setup`` raised.
     """
     await prepare(connection, "projections", MIGRATIONS)
-    found = await versions_of(connection, projection)
+    found = await versions_of(connection, projection.name)
     own = next((each for each in found if each.version == projection.version), None)
     newer = [each for each in found if each.version > projection.version]
     if any(own is None or each.stage != "beside" for each in newer):
@@ -82,6 +87,29 @@ async def begin(connection: Connection, projection: Projection, *, last_position
     if own is not None:
         return await _completed(connection, projection, own, last_position)
     return await _built(connection, projection, found, last_position)
+
+
+async def rebuild(connection: Connection, name: str) -> bool:
+    """Have the projection ``name`` built anew from the first event, by whoever runs it or will; False if there is none.
+
+    A version that is being built beside another begins again; else it is the version that is read. Where it has
+    ``tables=`` those are read until the new ones have caught up, as they were; else it is built in their place.
+
+    Args:
+        connection: A transaction of its own.
+        name: Which.
+
+    Raises:
+        StoreSchemaError: The table is of a newer version of this package.
+    """
+    await prepare(connection, "projections", MIGRATIONS)
+    found = await versions_of(connection, name)
+    half_built = [each for each in found if each.stage == "beside"]
+    for each in half_built:  # begun anew, it removes its own tables first
+        await forget(connection, name, each.version)
+    if not half_built and found and found[-1].version != SET_ASIDE:
+        await set_aside(connection, name, found[-1].version)
+    return bool(found)
 
 
 async def has_settled(
@@ -112,8 +140,8 @@ async def _take_place(connection: Connection, projection: Projection, older: Seq
     await drop_tables(connection, dict.fromkeys(names))
     await rename_tables(connection, projection)
     for each in older:
-        await forget(connection, projection, each.version)
-    log.info("projection %r version %d takes the place of the older one", projection.name, projection.version)
+        await forget(connection, projection.name, each.version)
+    log.info("projection %r version %d, built beside it, is what is read now", projection.name, projection.version)
 
 
 async def _built(
@@ -122,8 +150,10 @@ async def _built(
     plan = plan_for(projection, older)
     await drop_tables(connection, plan.dropped)
     for version in plan.replaced:
-        await forget(connection, projection, version)
-    handling = Handling(projection, is_beside=plan.stage == "beside", goal=last_position)
+        await forget(connection, projection.name, version)
+    before = next((each for each in older if each.version == SET_ASIDE), None)
+    build = 0 if before is None else 1 - before.build
+    handling = Handling(projection, is_beside=plan.stage == "beside", goal=last_position, build=build)
     token = current_handling.set(handling)
     try:
         await projection.setup(connection)
@@ -132,9 +162,10 @@ async def _built(
         handling.is_open = False
     stage: Stage = "live" if plan.stage == "building" and not last_position else plan.stage  # at the end already
     is_paused = any(each.is_paused for each in older)
-    await add(connection, projection, stage=stage, goal=last_position, is_paused=is_paused)
+    begun = Checkpoint(projection.version, 0, stage, last_position, projection.tables, is_paused, build)
+    await add(connection, projection, begun)
     _log_begin(projection, plan)
-    return Checkpoint(projection.version, 0, stage, last_position, projection.tables, is_paused)
+    return begun
 
 
 async def _completed(connection: Connection, projection: Projection, own: Checkpoint, last_position: int) -> Checkpoint:
@@ -146,7 +177,7 @@ async def _completed(connection: Connection, projection: Projection, own: Checkp
 
 async def _discard(connection: Connection, projection: Projection, half_built: Checkpoint) -> None:
     await drop_tables(connection, [name_beside(table, half_built.version) for table in half_built.tables])
-    await forget(connection, projection, half_built.version)
+    await forget(connection, projection.name, half_built.version)
 
 
 def _log_begin(projection: Projection, plan: Plan) -> None:
@@ -159,5 +190,5 @@ def _log_begin(projection: Projection, plan: Plan) -> None:
             "with tables= it would be built beside it",
             name,
             version,
-            ", ".join(f"version {replaced}" for replaced in plan.replaced),
+            ", ".join("what it was" if each == SET_ASIDE else f"version {each}" for each in plan.replaced),
         )
