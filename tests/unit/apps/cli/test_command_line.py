@@ -13,7 +13,7 @@ import pytest
 from avx_events.apps.cli import main
 from avx_events.apps.cli.asyncapi import breaking_changes
 from avx_events.apps.cli.commands import command_modules
-from avx_events.apps.cli.commands.projections import pause, resume
+from avx_events.apps.cli.commands.projections import pause, rebuild, resume
 from avx_events.apps.cli.program import run
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.core.errors import ProjectionLagError
@@ -292,6 +292,36 @@ def test_a_projection_that_is_paused_stands_across_restarts_until_it_is_resumed(
     asyncio.run(shop.project(url))
     assert command("projections", "list", url, "--json").documents[0]["position"] == 4
     assert command("projections", "pause", url, "other").code == 1
+
+
+def test_a_projection_is_built_again_by_the_next_process_that_runs_it(command: Command, url: str) -> None:
+    asyncio.run(shop.project(url))
+    unasked = command("projections", "rebuild", url, "cli-totals")
+    asked = command("projections", "rebuild", url, "cli-totals", "--yes")
+    waiting = command("projections", "rebuild", url, "cli-totals", "--yes", "--wait", "--timeout-s", "0.2")
+    listed = command("projections", "list", url, "--json").documents
+    asyncio.run(shop.project(url))
+    (built,) = command("projections", "list", url, "--json").documents
+
+    assert (unasked.code, "--yes" in unasked.err) == (1, True)
+    assert (asked.code, asked.out) == (0, "cli-totals is to be rebuilt\n")
+    assert (waiting.code, "waiting for a process that runs cli-totals" in waiting.err) == (1, True)
+    assert "not rebuilt after 0.2 s: nobody has begun" in waiting.err
+    assert [(row["version"], row["stage"], row["position"]) for row in listed] == [(0, "live", 3)]
+    assert (built["version"], built["stage"], built["position"]) == (1, "live", 3)
+    assert command("projections", "rebuild", url, "other", "--yes").code == 1
+    assert command("projections", "rebuild", url, "cli-totals", "--yes", "--timeout-s", "-1").code == 1
+
+
+async def test_who_waits_for_a_rebuild_hears_when_it_is_done(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async with await EventStore.connect(url) as store, Projector(store, shop.Totals()) as projector:
+        await projector.caught_up()
+        async with store.transaction() as connection:
+            await connection.execute("DELETE FROM cli_totals")
+
+        assert await rebuild(url, "cli-totals", wait=True, timeout_s=20, yes=True) == 0
+        assert await store.fetch_one("SELECT count(*) FROM cli_totals") == (3,)
+    assert capsys.readouterr().out == "rebuilt cli-totals\n"
 
 
 def test_a_replay_reports_what_it_did_and_touches_nothing(command: Command, url: str) -> None:

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
+import pytest
+
 from avx_events import Connection, DeadLetterQueue, Event, EventBus, EventStore, Projection, Projector, handles
 from avx_events.apps.console import Console
 from avx_events.apps.console.sampling import KEPT
@@ -129,6 +132,68 @@ async def test_projections_say_how_far_they_are(tmp_path: Path) -> None:
     [projection] = answer["projections"]
     assert (projection["name"], projection["version"], projection["state"]) == ("ticks", 3, "live")
     assert (projection["position"], projection["lag_events"], projection["handled"]) == (4, 0, 4)
+
+
+async def acted(client: httpx.AsyncClient, verb: str, name: str = "ticks") -> httpx.Response:
+    return await client.post(f"/api/projections/{name}/{verb}", headers=await as_page(client), json={})
+
+
+async def test_a_projection_is_paused_and_resumed(tmp_path: Path) -> None:
+    async with (
+        await EventStore.connect(f"sqlite:///{tmp_path / 'ticks.db'}") as store,
+        Projector(store, Ticks()) as projector,
+        visiting(Console(projector=projector)) as client,
+    ):
+        await projector.caught_up()
+        paused = await acted(client, "pause")
+        [while_paused] = (await client.get("/api/projections")).json()["projections"]
+        resumed = await acted(client, "resume")
+        [after] = (await client.get("/api/projections")).json()["projections"]
+        unknown = await acted(client, "pause", "tick")
+
+    assert (paused.json(), while_paused["state"]) == ({"says": "ticks is paused."}, "paused")
+    assert (resumed.json(), after["state"]) == ({"says": "ticks goes on."}, "live")
+    assert (unknown.status_code, "'ticks', not 'tick'" in unknown.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "rebuild"])
+async def test_what_changes_a_projection_is_taken_from_our_own_pages_only(tmp_path: Path, verb: str) -> None:
+    async with (
+        await EventStore.connect(f"sqlite:///{tmp_path / 'ticks.db'}") as store,
+        visiting(Console(store=store)) as client,
+    ):
+        answer = await client.post(f"/api/projections/ticks/{verb}", json={})
+
+    assert answer.status_code == 403
+
+
+async def test_the_projections_of_a_store_are_seen_and_rebuilt_without_their_code(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ticks.db'}"
+    async with await EventStore.connect(url) as store:
+        await store.append("ticks", [Ticked(number) for number in range(4)])
+        async with Projector(store, Ticks()) as projector:
+            await projector.caught_up()
+        await store.append("ticks", [Ticked(4)])
+        clock = ManualClock()
+        async with visiting(Console(store=store, clock=clock)) as client:
+            [behind] = (await client.get("/api/projections")).json()["projections"]
+            rebuilt = await acted(client, "rebuild")
+            [waiting] = (await client.get("/api/projections")).json()["projections"]
+            async with Projector(store, Ticks()) as projector:
+                await projector.caught_up()
+                clock.advance(1)
+                [live] = (await client.get("/api/projections")).json()["projections"]
+
+    assert (behind["version"], behind["state"], behind["lag_events"]) == (3, "live", 1)
+    assert (behind["handled"], behind["failures"], behind["dead_lettered"]) == (None, None, 0)
+    assert rebuilt.json()["says"] == "ticks is built again by the processes that run it."
+    assert (waiting["version"], waiting["state"]) == (0, "waiting")
+    assert (live["version"], live["state"], live["lag_events"]) == (3, "live", 0)
+
+
+async def test_a_store_in_memory_has_no_projections() -> None:
+    async with EventStore() as store, visiting(Console(store=store)) as client:
+        assert (await client.get("/api/projections")).json() == {"projections": []}
 
 
 class Fussy(Projection, name="fussy", version=1):

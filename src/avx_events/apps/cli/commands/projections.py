@@ -1,32 +1,27 @@
-"""``projections``: how far the read models of a store are, and whether they go on."""
+"""``projections``: how far the read models of a store are, and whether they go on or are built anew."""
 
-from contextlib import aclosing
-from datetime import UTC, datetime
+import asyncio
 
+import msgspec
 from cyclopts import App
 
+from avx_events.apps.cli.asking import Yes, is_confirmed
 from avx_events.apps.cli.opening import opened_store
-from avx_events.apps.cli.output import AsJson, Document, print_fields, print_line, print_rows
-from avx_events.core.errors import InvalidArgumentError
-from avx_events.patterns.projection.checkpoints import MIGRATIONS, set_paused
-from avx_events.patterns.tables import prepare
-from avx_events.store.event_store import EventStore
+from avx_events.apps.cli.output import AsJson, note, print_fields, print_line, print_rows, progress
+from avx_events.core import arguments
+from avx_events.patterns.projection.overview import Overview
 
 _COLUMNS = ("name", "version", "stage", "paused", "position", "lag_events", "lag_seconds")
-# Where no projector was ever entered there is no table of theirs.
-_IS_THERE = "SELECT version FROM avx_schema WHERE component = 'projections'"
-_ALL = "SELECT name, version, position, stage, {paused} FROM avx_projections ORDER BY name, version"
-_KNOWS_PAUSES = 3
-_LETTERS = "SELECT name, version, count(*) FROM avx_projection_letters GROUP BY name, version"
+_LOOK_S = 0.1
+_DONE, _FAILED = 0, 1
 
 
 def add_to(app: App) -> None:
     """Add the commands."""
-    group = App(name="projections", help="See how far the read models of a store are, pause and resume them.")
+    group = App(name="projections", help="See how far the read models of a store are; pause, resume and rebuild them.")
     group.command(list_projections, name="list")
-    group.command(status)
-    group.command(pause)
-    group.command(resume)
+    for command in (status, pause, resume, rebuild):
+        group.command(command)
     app.command(group)
 
 
@@ -34,14 +29,14 @@ async def list_projections(url: str, /, *, json: AsJson = False) -> None:
     """List the projections of a store: each version, its stage, and how far it is behind the log.
 
     A version is 'building' until it has come to the end of the log for the first time, 'beside' while it is built next
-    to the one that is read, then 'live'.
+    to the one that is read, then 'live'. Version 0 is one that is to be built anew, as it was: what is read until then.
 
     Args:
         url: The store.
         json: Print one object a line.
     """
     async with opened_store(url) as store:
-        documents = await _projections(store)
+        documents = [msgspec.structs.asdict(each) for each in await Overview(store).versions()]
     print_rows(_COLUMNS, documents, as_json=json, nothing="no projections")
 
 
@@ -54,13 +49,10 @@ async def status(url: str, name: str, /, *, json: AsJson = False) -> int:
         json: Print one document for each version.
     """
     async with opened_store(url) as store:
-        known = await _projections(store)
-    found = [document for document in known if document["name"] == name]
-    if not found:
-        raise _unknown(name, {document["name"] for document in known})
-    for document in found:
-        print_fields(document, as_json=json)
-    return 0 if any(document["stage"] == "live" for document in found) else 1
+        found = await Overview(store).of(name)
+    for each in found:
+        print_fields(msgspec.structs.asdict(each), as_json=json)
+    return _DONE if any(each.stage == "live" for each in found) else _FAILED
 
 
 async def pause(url: str, name: str, /) -> None:
@@ -72,7 +64,8 @@ async def pause(url: str, name: str, /) -> None:
         url: The store.
         name: The projection's name.
     """
-    await _set_paused(url, name, is_paused=True)
+    async with opened_store(url) as store:
+        await Overview(store).pause(name)
     print_line(f"paused {name}")
 
 
@@ -83,51 +76,60 @@ async def resume(url: str, name: str, /) -> None:
         url: The store.
         name: The projection's name.
     """
-    await _set_paused(url, name, is_paused=False)
+    async with opened_store(url) as store:
+        await Overview(store).resume(name)
     print_line(f"resumed {name}")
 
 
-async def _set_paused(url: str, name: str, *, is_paused: bool) -> None:
+async def rebuild(
+    url: str, name: str, /, *, wait: bool = False, timeout_s: float | None = None, yes: Yes = False
+) -> int:
+    """Build a projection again, from the first event, by the processes that run it; they begin within a second.
+
+    What is read stays as it was until all is built, and takes no new events meanwhile. A projection that does not name
+    its tables is built in place: it is incomplete until then. Where no process runs it, the next one that starts does.
+
+    Args:
+        url: The store.
+        name: The projection's name.
+        wait: Return when it is built and live; Ctrl-C ends the waiting, not the building.
+        timeout_s: With --wait, the longest wait in seconds, after which the exit code is 1; for ever if not given.
+        yes: Do not ask.
+    """
+    if timeout_s is not None:
+        arguments.seconds("--timeout-s", timeout_s)
     async with opened_store(url) as store:
-        names = {document["name"] for document in await _projections(store)}
-        if name not in names:
-            raise _unknown(name, names)
-        async with store.transaction() as connection:
-            await prepare(connection, "projections", MIGRATIONS)
-            await set_paused(connection, name, is_paused=is_paused)
+        overview = Overview(store)
+        before = (await overview.of(name))[-1]
+        if not is_confirmed(f"Build the projection {name} again, from the first event?", yes=yes):
+            return _FAILED
+        await overview.rebuild(name)
+        if not wait:
+            print_line(f"{name} is to be rebuilt")
+            return _DONE
+        try:
+            async with asyncio.timeout(timeout_s):
+                await _built(overview, name, least=max(before.version, 1))
+        except TimeoutError:
+            now = (await overview.of(name))[-1]
+            where = "nobody has begun" if now.is_set_aside else f"at position {now.position} of {now.last_position}"
+            note(f"{name} is not rebuilt after {timeout_s:g} s: {where}; it is once a process that runs it has done so")
+            return _FAILED
+    print_line(f"rebuilt {name}")
+    return _DONE
 
 
-def _unknown(name: str, names: set[str]) -> InvalidArgumentError:
-    known = ", ".join(sorted(names)) or "none"
-    return InvalidArgumentError("name", name, expected=f"the name of a projection of this store; there are: {known}")
-
-
-async def _projections(store: EventStore) -> list[Document]:
-    schema = await store.fetch_one(_IS_THERE)
-    if schema is None:
-        return []
-    paused = "paused" if schema[0] >= _KNOWS_PAUSES else "0"  # looking brings no table forward
-    last = await store.last_position()
-    letters = {(name, version): count for name, version, count in await store.fetch(_LETTERS)}
-    rows = await store.fetch(_ALL.format(paused=paused))
-    return [
-        {
-            "name": name,
-            "version": version,
-            "stage": stage,
-            "paused": bool(is_paused),
-            "position": position,
-            "last_position": last,
-            "lag_events": max(last - position, 0),
-            "lag_seconds": await _age_after(store, position),
-            "dead_letters": letters.get((name, version), 0),
-        }
-        for name, version, position, stage, is_paused in rows
-    ]
-
-
-async def _age_after(store: EventStore, position: int) -> float:
-    """Return for how many seconds there has been an event after ``position``; 0.0 where there is none."""
-    async with aclosing(store.read_all(after=position)) as events:
-        stored = await anext(events, None)
-    return 0.0 if stored is None else max((datetime.now(UTC) - stored.recorded_at).total_seconds(), 0.0)
+async def _built(overview: Overview, name: str, *, least: int) -> None:
+    """Wait until version ``least`` of a projection, or a later one, is live."""
+    found = (await overview.of(name))[-1]
+    if found.version < least:
+        note(f"waiting for a process that runs {name}")
+    with progress("rebuilding", found.last_position) as step:
+        done = 0
+        while found.version < least or found.stage != "live":
+            await asyncio.sleep(_LOOK_S)
+            found = (await overview.of(name))[-1]
+            reached = found.position if found.version >= least else done
+            for _ in range(done, reached):
+                step()
+            done = max(done, reached)
