@@ -7,6 +7,7 @@ Source:
 import asyncio
 import base64
 import json
+import os
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +20,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.servers.software import program
+
+IMAGES: Final = os.environ.get("AVX_CONSOLE_IMAGES")
+"""The folder where pictures of the pages go, if there shall be some."""
 
 OPTIONS: Final = (
     "--headless=new",

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,17 +11,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.live.browser import Browser, Page, browser_in
+from tests.live.browser import IMAGES, Browser, Page
 from tests.live.console_shop import SCRIPT, AccountOpened, OrderPlaced, Shop, open_shop
-from tests.servers.software import MissingServerError
 from tests.waiting import until
 
 log = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
-
-IMAGES = os.environ.get("AVX_CONSOLE_IMAGES")
-"""The folder where pictures of the pages go, if there shall be some."""
 
 PICTURES = {
     "correlation",
@@ -46,19 +41,6 @@ READY = {
     "handlers": "document.querySelector('#handlers .chart')",
     "projections": "document.querySelector('#projections progress')",
 }
-
-
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    folder = tmp_path / "browser"
-    folder.mkdir()
-    try:
-        async with browser_in(folder) as running:
-            yield running
-    except MissingServerError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.fixture
