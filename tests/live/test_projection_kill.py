@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from avx_events.patterns.projection.overview import Overview
 from avx_events.store.event_store import EventStore
 from tests.live.projection_worker import Ticked
 
@@ -142,3 +143,29 @@ async def test_the_older_version_goes_on_in_its_process_while_the_newer_one_is_b
             await done(url, 2, position)
 
     await assert_each_once(url, EVENTS, version=2)
+
+
+async def test_a_version_is_built_anew_whenever_its_process_is_killed_and_what_was_there_is_read_until_then(
+    url: str,
+) -> None:
+    async with await EventStore.connect(url) as store:
+        await append(store, 0, EVENTS)
+        await done(url, 1, EVENTS)
+        async with store.transaction() as connection:
+            await connection.execute("DELETE FROM ticks WHERE number >= 10")
+            await connection.execute("UPDATE counters SET ticks = 10 WHERE counter = 'counter-0'")
+            await connection.execute("DELETE FROM counters WHERE counter <> 'counter-0'")
+        await Overview(store).rebuild("counters")
+
+    killed = await killed_at(url, 1, 1, 120, 611, 1_951)
+    async with worker(url, 1, EVENTS, "switch") as said:
+        await until_said(said, "switching")
+    assert killed == sorted(killed)
+    await assert_each_once(url, 10, version=1)  # as it was damaged
+
+    await done(url, 1, EVENTS)  # which is killed right after the switch
+    await done(url, 1, EVENTS)
+
+    await assert_each_once(url, EVENTS, version=1)
+    async with await EventStore.connect(url) as store:
+        assert await store.fetch("SELECT version, position, stage FROM avx_projections") == [(1, EVENTS, "live")]

@@ -141,7 +141,7 @@ async def _take_place(connection: Connection, projection: Projection, older: Seq
     await rename_tables(connection, projection)
     for each in older:
         await forget(connection, projection.name, each.version)
-    log.info("projection %r version %d, built beside it, is what is read now", projection.name, projection.version)
+    log.info("projection %r version %d takes the place of what was read", projection.name, projection.version)
 
 
 async def _built(
