@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from avx_events import EventStore, LogBus, Reject
+from avx_events import DeadLetterQueue, EventStore, LogBus, Reject
 from examples.production_service.users import UserCreated
 from tests.examples.production_service.serving import create_user, handled, serving
 from tests.waiting import until
@@ -62,11 +62,24 @@ async def test_a_dead_letter_outlives_the_process_and_is_given_back_at_the_next_
     assert (post.sent, left) == (["jane@example.com"], 0)
 
 
+async def test_a_dead_letter_is_found_by_the_url_of_the_store_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    async with serving(url, mailer=Post(failures=1_000)) as (client, service):
+        await create_user(client, "jane@example.com")
+        await handled(service)
+
+        async with await DeadLetterQueue.connect(url) as queue:
+            letters = await queue.list()
+
+    assert [letter.handler for letter in letters] == ["welcome-mail"]
+
+
 async def test_a_letter_of_a_handler_that_there_is_no_more_stays_where_it_is(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/events.db"
-    async with await EventStore.connect(url) as store:
+    async with await EventStore.connect(url) as store, await DeadLetterQueue.connect(url) as queue:
         await store.append("user-1", UserCreated("user-1", "jane@example.com", "Jane"))
-        async with await LogBus.connect(store, group="avx-events", start="earliest") as bus:
+        bus = await LogBus.connect(store, group="avx-events", start="earliest", dead_letter_queue=queue)
+        async with bus:
 
             @bus.on(UserCreated, name="retired")
             async def refuse(user: UserCreated) -> None:
