@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from avx_events.observability import Settings
 from examples.production_service.service import Service
 from examples.production_service.users import User
+from examples.production_service.welcome import WelcomeMail
 
 if TYPE_CHECKING:
     from avx_events.apps.console import Console
@@ -29,6 +30,6 @@ def console_of(service: Service, settings: Settings) -> "Console | None":
         namespace=settings.events.namespace,
         projector=service.projector,
         latencies=service.metrics.latencies,
-        aggregates={"user-": User},
+        aggregates={"user-": User, "welcome-mail-": WelcomeMail},
         token=settings.events.console_token,
     )

@@ -1,9 +1,14 @@
 """From the log to the handlers: at least once, with retry and dead letters that outlive the process."""
 
+import logging
 from pathlib import Path
 
-from avx_events import DeadLetterQueue, EventStore, LogBus, Reject
+import msgspec
+import pytest
+
+from avx_events import DeadLetter, DeadLetterQueue, EventStore, LogBus, Reject
 from examples.production_service.users import UserCreated
+from examples.production_service.welcome import LogMailer, MailRefusedError, WelcomeMail
 from tests.examples.production_service.serving import create_user, handled, serving
 from tests.waiting import until
 
@@ -60,6 +65,80 @@ async def test_a_dead_letter_outlives_the_process_and_is_given_back_at_the_next_
     assert letter.envelope is not None
     assert letter.envelope.event == UserCreated(user_id, "jane@example.com", "Jane")
     assert (post.sent, left) == (["jane@example.com"], 0)
+
+
+def mended(letter: DeadLetter, *, email: str) -> DeadLetter:
+    """Return ``letter`` with another address in its event."""
+    assert letter.envelope is not None
+    event = msgspec.structs.replace(letter.envelope.event, email=email)
+    return msgspec.structs.replace(letter, envelope=msgspec.structs.replace(letter.envelope, event=event))
+
+
+async def test_a_mail_that_is_refused_is_a_dead_letter_at_once_and_recorded() -> None:
+    async with serving() as (client, service):
+        user_id = await create_user(client, "jane@example.invalid")
+        await handled(service)
+        (letter,) = await service.bus.dead_letter_queue.list()
+        mail = await service.store.load(WelcomeMail, f"welcome-mail-{user_id}")
+
+    assert (letter.handler, letter.attempts, letter.reason) == ("welcome-mail", 1, "rejected")
+    refusal = "no mail to 'jane@example.invalid': there is no domain example.invalid"
+    assert letter.error == f"MailRefusedError: {refusal}"
+    assert (mail.version, mail.status, mail.email) == (1, "refused", "jane@example.invalid")
+    assert mail.reason == "there is no domain example.invalid"
+
+
+async def test_what_is_refused_again_after_a_restart_is_recorded_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    async with serving(url) as (client, service):
+        user_id = await create_user(client, "jane@example.invalid")
+        await handled(service)
+
+    async with serving(url) as (_, service):
+        await handled(service)
+        (letter,) = await service.bus.dead_letter_queue.list()
+        version = await service.store.version_of(f"welcome-mail-{user_id}")
+
+    assert (letter.redrives, version) == (1, 1)
+
+
+async def test_a_mended_letter_is_sent_once_and_the_stream_has_what_was_and_what_is() -> None:
+    async with serving() as (client, service):
+        user_id = await create_user(client, "jane@example.invalid")
+        await handled(service)
+        (letter,) = await service.bus.dead_letter_queue.list()
+        for _ in range(2):
+            await service.bus.dead_letter_queue.add(mended(letter, email="jane@example.com"))
+            await service.bus.republish(letter.id)
+            await service.bus.settled()
+        left = await service.bus.dead_letter_queue.count()
+        mails = [
+            await service.store.load(WelcomeMail, f"welcome-mail-{user_id}", at_version=version) for version in (1, 2)
+        ]
+        last_version = await service.store.version_of(f"welcome-mail-{user_id}")
+
+    assert [(mail.status, mail.email) for mail in mails] == [
+        ("refused", "jane@example.invalid"),
+        ("sent", "jane@example.com"),
+    ]
+    assert mails[-1].reason == ""
+    assert (left, last_version) == (0, 2)
+
+
+@pytest.mark.parametrize("to", ["jane@example.invalid", "jane@mail.example.INVALID"])
+async def test_no_mail_goes_to_a_domain_that_there_cannot_be(to: str) -> None:
+    with pytest.raises(MailRefusedError, match="there is no domain") as refused:
+        await LogMailer().send(to=to, text="Welcome!")
+
+    assert refused.value.to == to
+
+
+@pytest.mark.parametrize("to", ["jane@invalid.example", "jane.invalid@example.com", "jane@notinvalid.example"])
+async def test_a_mail_is_a_line_of_the_log(to: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="examples.production_service.welcome"):
+        await LogMailer().send(to=to, text="Welcome!")
+
+    assert caplog.messages == [f"mail to {to}: Welcome!"]
 
 
 async def test_a_dead_letter_is_found_by_the_url_of_the_store_alone(tmp_path: Path) -> None:
