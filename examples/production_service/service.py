@@ -147,7 +147,7 @@ async def running_service(settings: Settings, *, mailer: Mailer | None = None) -
             read_models = ReadModels(store, connection.dialect)
         last_position = await store.last_position()
         projector = await parts.enter_async_context(Projector(store, UserDirectory(), OrderBook()))
-        bus, reports_bus, relay = await _buses(parts, settings, store)
+        bus, reports_bus, relay = await buses(parts, settings, store)
         send_welcome_mails(bus, store, LogMailer() if mailer is None else mailer)
         service = Service(
             store,
@@ -185,7 +185,7 @@ async def give_back_dead_letters(bus: EventBus) -> None:
                 await bus.republish(letter)
 
 
-async def _buses(
+async def buses(
     parts: AsyncExitStack, settings: Settings, store: EventStore
 ) -> tuple[EventBus, EventBus, Relay | None]:
     """Return the bus of handlers, that of reports, and the relay between store and broker, if there is one."""
