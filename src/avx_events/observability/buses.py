@@ -4,7 +4,6 @@ from typing import Final, TypeAlias
 
 from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.request_reply import RequestReplyBus
-from avx_events.core.errors import InvalidArgumentError
 
 BOUNDS_S: Final = (
     *(1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4),
@@ -13,14 +12,3 @@ BOUNDS_S: Final = (
 """Upper bounds of histograms, in seconds: a handler in memory takes microseconds, one that calls others seconds."""
 
 ObservedBus: TypeAlias = DeliveringBus | RequestReplyBus
-
-
-def check_bus(bus: object, *, kinds: tuple[type, ...] = (DeliveringBus, RequestReplyBus)) -> None:
-    """Refuse what is no bus of ``kinds``.
-
-    Raises:
-        InvalidArgumentError: It is none.
-    """
-    if not isinstance(bus, kinds):
-        also = ", or a RequestReplyBus" if RequestReplyBus in kinds else ""
-        raise InvalidArgumentError("bus", bus, expected=f"an EventBus or a TopicBus{also}")

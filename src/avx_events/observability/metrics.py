@@ -40,7 +40,7 @@ from avx_events.core.errors import (
     NoDeadLetterQueueError,
     UnsupportedError,
 )
-from avx_events.observability.buses import BOUNDS_S, check_bus
+from avx_events.observability.buses import BOUNDS_S
 
 try:
     from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -159,7 +159,8 @@ class Metrics:
             InvalidArgumentError: It is no event bus or topic bus, or the name is taken.
             ClosedError: It is closed, and cannot be observed.
         """
-        check_bus(bus, kinds=(DeliveringBus,))
+        if not isinstance(bus, DeliveringBus):  # pyright: ignore[reportUnnecessaryIsInstance]  # of untyped code
+            raise InvalidArgumentError("bus", bus, expected="an EventBus or a TopicBus")
         label = text("name", bus.name if name is None else name)
         if label in self._buses:
             raise InvalidArgumentError("name", label, expected="one that no other bus has here; give another, name=")

@@ -17,6 +17,7 @@ from avx_events.store.history import Bounds, HistoryEntry, history_of
 from avx_events.store.instants import instant_us, position_at
 from avx_events.store.log_filter import WantedTypes, log_filter
 from avx_events.store.memory import MemoryEngine
+from avx_events.store.observer import AppendObserver, AppendObservers
 from avx_events.store.ports import AppendResult, Connection, NewRecordTuple, StoreEngine
 from avx_events.store.snapshot import Snapshots
 from avx_events.store.stored_event import (
@@ -70,6 +71,7 @@ class EventStore:
         self._recorder = Recorder(clock=clock, max_bytes=_whole("max_event_bytes", max_event_bytes, least=1))
         self._snapshots = Snapshots(self._engine, every=_whole_or_none("snapshot_every", snapshot_every, least=1))
         self._clock = clock
+        self._observer: AppendObserver | None = None
         self._is_closed = False
 
     @classmethod
@@ -154,12 +156,11 @@ class EventStore:
         check_stream(stream)
         if expected_version is not None:
             _whole("expected_version", expected_version, least=0)
-        records = self._records_of(_several(events))
-        try:
-            return await self._engine.append(stream, records, expected_version=expected_version)
-        except AppendUnknownError as error:
-            error.stream, error.envelopes = stream, envelopes_of(records)
-            raise
+        several = _several(events)
+        if self._observer is None:
+            return await self._append(stream, several, expected_version)
+        with self._observer.appending(stream, [*map(self._recorder.envelope_of, several)]) as observed:
+            return await self._append(stream, observed, expected_version)
 
     async def get_events(
         self,
@@ -649,6 +650,19 @@ class EventStore:
         """
         return await self._engine.fetch_one(sql, *params)
 
+    def observe(self, observer: AppendObserver) -> None:
+        """Tell ``observer`` of all appends from now on, beside those that are told already.
+
+        Args:
+            observer: See ``avx_events.store.observer.AppendObserver``; ``Tracing`` makes one.
+
+        Raises:
+            ClosedError: The store is closed.
+        """
+        if self._is_closed:
+            raise ClosedError("the event store", "be observed")
+        self._observer = observer if self._observer is None else AppendObservers(self._observer, observer)
+
     def statistics(self) -> Mapping[str, int | str]:
         """Return what the store and its engine count, by name.
 
@@ -665,6 +679,14 @@ class EventStore:
         """
         await self._engine.close()
         self._is_closed = True
+
+    async def _append(self, stream: str, several: Sequence[object], expected_version: int | None) -> AppendResult:
+        records = self._records_of(several)
+        try:
+            return await self._engine.append(stream, records, expected_version=expected_version)
+        except AppendUnknownError as error:
+            error.stream, error.envelopes = stream, envelopes_of(records)
+            raise
 
     async def _load(
         self, aggregate: type[AggregateT], stream: str, *, until_version: int | None, as_of: datetime | None

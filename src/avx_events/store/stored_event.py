@@ -160,11 +160,20 @@ class Recorder:
         if isinstance(message, Event):
             record = self._record_of_event(message)
         else:
-            record = _record_of_envelope(_envelope_of(message, self._clock))
+            record = _record_of_envelope(self.envelope_of(message))
         size_bytes = len(record[2]) + len(record[3])
         if size_bytes > self._max_bytes:
             raise EventTooLargeError(record[1], size_bytes=size_bytes, max_bytes=self._max_bytes)
         return record
+
+    def envelope_of(self, message: object) -> EventEnvelope[Any]:
+        """Return an envelope as it is, and an event in a new one.
+
+        Raises:
+            NotAnEventError: It is neither, or a request, command or query.
+            ReplayedMessageError: A message of the past is being replayed.
+        """
+        return _envelope_of(message, self._clock)
 
     def _record_of_event(self, message: Event) -> NewRecordTuple:
         # What stamp() and _record_of_envelope() would do, without the envelope in between and with few calls: a third

@@ -19,11 +19,22 @@ from avx_events.bus.event_bus import EventBus
 from avx_events.bus.request_reply import RequestReplyBus
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.topic_bus import TopicBus
-from avx_events.core.errors import InvalidArgumentError, NoResponderError, RemoteError, SubscriptionFullError
+from avx_events.core.errors import (
+    ClosedError,
+    ConcurrencyError,
+    InvalidArgumentError,
+    NoResponderError,
+    RemoteError,
+    SubscriptionFullError,
+)
 from avx_events.core.event import Event, Request
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.policy import Retry
 from avx_events.observability import Tracing
+from avx_events.patterns.log_bus.log_bus import LogBus
+from avx_events.patterns.outbox.relay import Relay
+from avx_events.store.event_store import EventStore
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -86,9 +97,17 @@ def attributes_of(span: ReadableSpan) -> dict[str, Any]:
 
 
 def id_of(span: ReadableSpan) -> int:
+    return ids_of(span)[0]
+
+
+def ids_of(span: ReadableSpan) -> tuple[int, int]:
     context = span.get_span_context()
     assert context is not None
-    return context.span_id
+    return context.span_id, context.trace_id
+
+
+def parent_of(span: ReadableSpan) -> tuple[int, int] | None:
+    return None if span.parent is None else (span.parent.span_id, span.parent.trace_id)
 
 
 async def test_a_publish_and_an_attempt_are_spans_with_a_link_between_them(watch: Watch) -> None:
@@ -387,3 +406,106 @@ async def test_a_request_that_nobody_answers_has_no_span(watch: Watch) -> None:
         assert bus.statistics().requested == 0
 
     assert watch.spans("publish tracing.get-order") == []
+
+
+async def test_an_append_is_a_span_whose_context_is_kept_with_the_event(watch: Watch) -> None:
+    async with EventStore() as store:
+        assert watch.tracing().observe(store)
+        with watch.tracers.get_tracer("test").start_as_current_span("request") as request:
+            await store.append("order-7", [Placed("7"), Sent("7")])
+        first, second = await store.get_events("order-7")
+
+    (appended,) = watch.spans("append tracing.placed")
+    assert appended.kind is SpanKind.PRODUCER
+    assert parent_of(appended) == (request.get_span_context().span_id, request.get_span_context().trace_id)
+    assert attributes_of(appended) == {
+        "messaging.system": "avx_log",
+        "messaging.operation.name": "append",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": "tracing.placed",
+        "messaging.batch.message_count": 2,
+        "avx.event.type": "tracing.placed",
+        "avx.stream": "order-7",
+    }
+    assert first.metadata.headers == second.metadata.headers
+    assert f"{id_of(appended):016x}" in first.metadata.headers["traceparent"]
+    (duration,) = watch.points("messaging.client.operation.duration")
+    assert "avx.stream" not in duration.attributes
+
+
+async def test_an_append_that_is_refused_is_a_span_that_failed(watch: Watch) -> None:
+    async with EventStore() as store:
+        watch.tracing().observe(store)
+        await store.append("order-7", Placed("7"))
+        with pytest.raises(ConcurrencyError):
+            await store.append("order-7", Sent("7"), expected_version=0)
+
+    (refused,) = watch.spans("append tracing.sent")
+    assert attributes_of(refused)["error.type"] == "ConcurrencyError"
+
+
+async def test_what_two_observers_are_told_of_an_append_is_what_the_first_made_of_it(watch: Watch) -> None:
+    async with EventStore() as store:
+        watch.tracing().observe(store)
+        watch.tracing().observe(store)
+        await store.append("order-7", Placed("7"))
+        (stored,) = await store.get_events("order-7")
+
+    outer, inner = sorted(watch.spans("append tracing.placed"), key=lambda span: span.start_time or 0)
+    assert f"{id_of(outer):016x}" in stored.metadata.headers["traceparent"]
+    assert [link.context.span_id for link in inner.links] == [id_of(outer)]
+
+
+async def test_a_closed_store_is_observed_no_more(watch: Watch) -> None:
+    store = EventStore()
+    await store.close()
+
+    with pytest.raises(ClosedError, match="be observed"):
+        watch.tracing().observe(store)
+
+
+async def test_a_handler_on_the_log_continues_the_trace_of_the_append(watch: Watch) -> None:
+    async with (
+        await EventStore.connect("sqlite://") as store,
+        await LogBus.connect(store, group="mail", start="earliest") as bus,
+    ):
+        tracing = watch.tracing(parent=True)
+
+        @bus.on(Placed, name="note")
+        async def note(placed: Placed) -> None:
+            await store.append("mail-7", Sent(placed.order_id))
+
+        assert tracing.observe(store)
+        assert tracing.observe(bus)
+        await store.append("order-7", Placed("7"))
+        await until(lambda: bus.statistics().handled)
+
+    (appended,), (processed,) = watch.spans("append tracing.placed"), watch.spans("process tracing.placed")
+    (consequence,) = watch.spans("append tracing.sent")
+    assert parent_of(processed) == ids_of(appended)
+    assert parent_of(consequence) == ids_of(processed)
+
+
+@pytest.mark.parametrize("parent", [True, False])
+async def test_what_a_relay_publishes_belongs_to_the_trace_of_the_append_or_is_linked_to_it(
+    watch: Watch, *, parent: bool
+) -> None:
+    got: list[EventEnvelope[Placed]] = []
+    async with await EventStore.connect("sqlite://") as store, EventBus() as bus:
+        tracing = watch.tracing(parent=parent)
+
+        @bus.on(Placed, name="note")
+        async def note(_: Placed, envelope: EventEnvelope[Placed]) -> None:
+            got.append(envelope)
+
+        tracing.observe(store)
+        tracing.observe(bus)
+        await store.append("order-7", Placed("7"))
+        async with Relay(store, bus, name="out") as relay:
+            await relay.caught_up()
+        await bus.settled()
+
+    (appended,), (published,) = watch.spans("append tracing.placed"), watch.spans("publish tracing.placed")
+    assert parent_of(published) == (ids_of(appended) if parent else None)
+    assert [link.context.span_id for link in published.links] == [id_of(appended)]
+    assert f"{id_of(appended):016x}" in got[0].metadata.headers["traceparent"]
