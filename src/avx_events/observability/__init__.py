@@ -2,7 +2,7 @@
 
 | name | needs the extra |
 |---|---|
-| ``Tracing`` | ``otel`` |
+| ``Tracing``, ``exporting`` | ``otel`` |
 | ``Metrics`` | ``prometheus`` |
 | ``init_tracing`` | ``logs`` |
 | ``Settings`` | - |
@@ -14,18 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from avx_events.observability.export import exporting
     from avx_events.observability.logs import init_tracing
     from avx_events.observability.metrics import Metrics
     from avx_events.observability.settings import SettingError, Settings
     from avx_events.observability.tracing import Tracing
 
-__all__ = ["Metrics", "SettingError", "Settings", "Tracing", "init_tracing"]
+__all__ = ["Metrics", "SettingError", "Settings", "Tracing", "exporting", "init_tracing"]
 
 _MODULES: Final = {
     "Metrics": "metrics",
     "SettingError": "settings",
     "Settings": "settings",
     "Tracing": "tracing",
+    "exporting": "export",
     "init_tracing": "logs",
 }
 

@@ -48,7 +48,16 @@ def providers(
 class Sending:
     """Makes spans and metrics of the sending of events: publishing them, or appending them."""
 
-    def __init__(self, tracer: Tracer, meter: Meter, *, operation: str, whose: Mapping[str, Any], parent: bool) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        meter: Meter,
+        *,
+        operation: str,
+        whose: Mapping[str, Any],
+        parent: bool,
+        without: tuple[type, ...],
+    ) -> None:
         """Make them with ``tracer`` and ``meter``.
 
         Args:
@@ -57,6 +66,7 @@ class Sending:
             operation: What is done, as ``publish``.
             whose: The attributes that all of them have.
             parent: Whether what is sent again, where no span is the current one, is a child of what sent it first.
+            without: Classes of events that nothing is told of.
         """
         self._tracer: Final = tracer
         self._durations: Final = operation_durations(meter)
@@ -70,6 +80,7 @@ class Sending:
             "messaging.operation.type": "send",
         }
         self._parent: Final = parent
+        self._without: Final = without
 
     @contextmanager
     def span(
@@ -81,7 +92,7 @@ class Sending:
             envelopes: What is sent.
             attributes: What else the span says; not the metrics, since it may be of many values.
         """
-        if not envelopes:
+        if all(isinstance(envelope.event, self._without) for envelope in envelopes):
             yield envelopes
             return
         measured: dict[str, Any] = {**self._whose, "avx.event.type": envelopes[0].metadata.event_type}

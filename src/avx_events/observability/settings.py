@@ -155,6 +155,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(tree, cls)
 
 
+def without_password(url: str) -> str:
+    """Return ``url`` with stars for its password, to be shown."""
+    return _PASSWORD_IN_URL.sub(r"\1:***@", url)
+
+
 class _Value(NamedTuple):
     """What a setting was set to.
 
@@ -243,7 +248,7 @@ def _in_environment(path: tuple[str, ...]) -> str:
 def _shown(path: tuple[str, ...], value: object) -> str:
     if _SECRET.search(path[-1]):
         return "what it is (which is a secret)"
-    return repr(_PASSWORD_IN_URL.sub(r"\1:***@", value) if isinstance(value, str) else value)
+    return repr(without_password(value) if isinstance(value, str) else value)
 
 
 _known: Final = dict(_types_of(Settings))

@@ -31,8 +31,16 @@ _SYSTEMS: Final = {"memory": "avx_memory", "log": LOG_SYSTEM}
 class TracedBus:
     """Is told of what one bus does, and makes spans and metrics of it."""
 
-    def __init__(self, bus: ObservedBus, tracers: TracerProvider, meters: MeterProvider, *, parent: bool) -> None:
-        """Make them with ``tracers`` and ``meters``."""
+    def __init__(
+        self,
+        bus: ObservedBus,
+        tracers: TracerProvider,
+        meters: MeterProvider,
+        *,
+        parent: bool,
+        without: tuple[type, ...],
+    ) -> None:
+        """Make them with ``tracers`` and ``meters``, but none of events of the classes ``without``."""
         self._tracer: Final = tracers.get_tracer(SCOPE)
         meter = meters.get_meter(SCOPE)
         self._operations: Final = operation_durations(meter)
@@ -46,10 +54,13 @@ class TracedBus:
             "messaging.client.consumed.messages", unit="{message}", description="Events that handlers were given."
         )
         self._parent: Final = parent
+        self._without: Final = without
         self._whose: Final[dict[str, Any]] = {"messaging.system": _SYSTEMS.get(bus.system, bus.system)}
         if bus.group is not None:
             self._whose["messaging.consumer.group.name"] = bus.group
-        self._sending: Final = Sending(self._tracer, meter, operation="publish", whose=self._whose, parent=parent)
+        self._sending: Final = Sending(
+            self._tracer, meter, operation="publish", whose=self._whose, parent=parent, without=without
+        )
         self._known: Final[dict[tuple[str, str], dict[str, Any]]] = {}
 
     def publishing(self, envelopes: Sequence[AnyEnvelope]) -> AbstractContextManager[Sequence[AnyEnvelope]]:
@@ -71,6 +82,9 @@ class TracedBus:
     @contextmanager
     def processing(self, handler: str, envelope: AnyEnvelope, *, attempt: int) -> Generator[None, None, None]:
         """Make a span of it that is the current one meanwhile, so that what the handler does stands below it."""
+        if isinstance(envelope.event, self._without):
+            yield
+            return
         attributes = self._attributes("process", handler, envelope.metadata.event_type)
         origin = origin_of(envelope)
         span = self._tracer.start_span(

@@ -19,6 +19,7 @@ Source:
 """
 
 import logging
+from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -47,6 +48,7 @@ class Tracing:
         self,
         *,
         parent: bool = False,
+        without: Iterable[type] = (),
         tracer_provider: "TracerProvider | None" = None,
         meter_provider: "MeterProvider | None" = None,
     ) -> None:
@@ -57,10 +59,13 @@ class Tracing:
                 it, as is that of a relay, and all of a chain is one trace. Otherwise each attempt is a trace of its
                 own, with a link: what the conventions ask for, since an event may have many handlers, and some handle
                 it years later.
+            without: Event classes, each with those derived from it, that are many and dull: there are neither spans nor
+                metrics of publishing, appending or handling them.
             tracer_provider: Makes the spans; OpenTelemetry's global one if not given.
             meter_provider: Keeps the metrics; OpenTelemetry's global one if not given.
         """
         self._parent: Final = parent
+        self._without: Final = tuple(without)
         self._tracer_provider: Final = tracer_provider
         self._meter_provider: Final = meter_provider
 
@@ -96,7 +101,7 @@ class Tracing:
         if made is None:
             return False
         if isinstance(observed, EventStore):
-            observed.observe(TracedStore(*made, parent=self._parent))
+            observed.observe(TracedStore(*made, parent=self._parent, without=self._without))
         else:
-            observed.observe(TracedBus(observed, *made, parent=self._parent))
+            observed.observe(TracedBus(observed, *made, parent=self._parent, without=self._without))
         return True

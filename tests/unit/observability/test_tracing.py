@@ -509,3 +509,34 @@ async def test_what_a_relay_publishes_belongs_to_the_trace_of_the_append_or_is_l
     assert parent_of(published) == (ids_of(appended) if parent else None)
     assert [link.context.span_id for link in published.links] == [id_of(appended)]
     assert f"{id_of(appended):016x}" in got[0].metadata.headers["traceparent"]
+
+
+async def test_nothing_is_told_of_the_classes_without(watch: Watch) -> None:
+    tracing = Tracing(without=(Placed,), tracer_provider=watch.tracers, meter_provider=watch.meters)
+    async with EventStore() as store, EventBus() as bus:
+
+        @bus.on(Placed, Sent, name="note")
+        async def note(_: Placed | Sent) -> None:
+            pass
+
+        tracing.observe(bus)
+        tracing.observe(store)
+        quiet = await bus.publish(Placed("7"))
+        await bus.publish(Sent("7"))
+        await bus.publish_many([Placed("8"), Sent("8")])
+        await bus.settled()
+        await store.append("order-7", Placed("7"))
+
+    assert quiet.headers == {}
+    for name in ("publish", "process", "append"):
+        assert not watch.spans(f"{name} tracing.placed")
+    assert len(watch.spans("process tracing.sent")) == 2
+    (consumed,) = watch.points("messaging.client.consumed.messages")
+    assert consumed.value == 2
+
+
+async def test_an_append_of_nothing_is_refused_as_it_is_untraced(watch: Watch) -> None:
+    async with EventStore() as store:
+        watch.tracing().observe(store)
+        with pytest.raises(InvalidArgumentError, match="at least one event"):
+            await store.append("order-7", [])
