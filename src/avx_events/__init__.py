@@ -80,7 +80,13 @@ from avx_events.core.metadata import EventEnvelope, EventMetadata, MessageContex
 from avx_events.core.policy import Discard, Reject, Retry, RetryAfter
 
 if TYPE_CHECKING:
-    from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue, DeadLetterStore, LetterFilter
+    from avx_events.bus.dead_letters import (
+        BrokerDeadLetterStore,
+        DeadLetter,
+        DeadLetterQueue,
+        DeadLetterStore,
+        LetterFilter,
+    )
     from avx_events.bus.deliveries import Delivery
     from avx_events.bus.event_bus import EventBus
     from avx_events.bus.remote.inspection import Finding, GroupStatus, Inspector, MemberStatus
@@ -126,6 +132,7 @@ __all__ = [
     "AppendResult",
     "AppendUnknownError",
     "AvxEventsError",
+    "BrokerDeadLetterStore",
     "BusStatistics",
     "CausalTree",
     "Change",
@@ -268,6 +275,7 @@ __all__ = [
 _PLACES: Final = {
     "AggregateRoot": "avx_events.patterns.aggregate",
     "AppendResult": "avx_events.store.ports",
+    "BrokerDeadLetterStore": "avx_events.bus.dead_letters",
     "BusStatistics": "avx_events.bus.statistics",
     "CausalTree": "avx_events.store.causal_tree",
     "Change": "avx_events.store.history",

@@ -68,6 +68,7 @@ BRANCHES: Final = (avx_events.UsageError, avx_events.RetryableError, avx_events.
 SHOWN_DEFAULTS: Final = (bool, int, float, str, type(None))
 # Nobody calls these classes, so how is of no interest.
 MADE_BY_US: Final = (
+    avx_events.BrokerDeadLetterStore,
     avx_events.Clock,
     avx_events.Connection,
     avx_events.DeadLetterStore,

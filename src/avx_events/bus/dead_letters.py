@@ -5,13 +5,19 @@ from bisect import bisect_right
 from collections import OrderedDict
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
 from avx_events.core.arguments import text, whole
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import ClosedError, DeadLetterNotFoundError, InvalidArgumentError, WrongLoopError
+from avx_events.core.errors import (
+    ClosedError,
+    DeadLetterNotFoundError,
+    InvalidArgumentError,
+    UnsupportedError,
+    WrongLoopError,
+)
 from avx_events.core.event import current_type, types_alike
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.schemes import serving
@@ -125,6 +131,7 @@ ENTRY_POINT_GROUP: Final = "avx_events.dead_letters"
 """The group of entry points by which stores are found: the name is a URL scheme, the object a ``StoreFactory``."""
 
 _id = attrgetter("id")
+_HAVE_THE_HANDLER: Final = "call republish() of the bus that has the handler"
 
 
 class DeadLetterStore(Protocol):
@@ -176,6 +183,15 @@ class DeadLetterStore(Protocol):
 
     async def close(self) -> None:
         """Give up the claims, and what is open; harmless when repeated. No other call follows."""
+        ...
+
+
+@runtime_checkable
+class BrokerDeadLetterStore(DeadLetterStore, Protocol):
+    """Keeps dead letters in a broker, through which the members of groups can be asked to redrive them."""
+
+    async def ask_for_redrive(self, letter: DeadLetter) -> None:
+        """Have all members of the letter's group that have its handler asked, those that are there now."""
         ...
 
 
@@ -337,6 +353,11 @@ class DeadLetterQueue:
         """How many letters were lost because the memory was full."""
         return self._store.evicted if isinstance(self._store, MemoryDeadLetters) else 0
 
+    @property
+    def reaches_members(self) -> bool:
+        """Whether the letters are in a broker, so that members of their groups can be asked to redrive them."""
+        return isinstance(self._store, BrokerDeadLetterStore)
+
     async def list(
         self,
         *,
@@ -413,6 +434,35 @@ class DeadLetterQueue:
         wanted = LetterFilter(handler=handler, event_type=event_type, error_type=error_type, since=since, until=until)
         store = self._open("remove dead letters")
         return sum([await store.purge(letter_filter) for letter_filter in _one_for_each_name(wanted)])
+
+    async def ask_for_redrive(self, letter: DeadLetter | str) -> DeadLetter:
+        """Ask the running members of a letter's group to give it back to its handler, whose code is not needed here.
+
+        Returns once the request is with the broker, which keeps it for nobody. Of the members that have the handler one
+        redrives the letter, however many hear of it and however often; it leaves the queue when the handler succeeds,
+        and is updated when it fails. Where no member has the handler the letter stays as it is.
+
+        Returns:
+            The letter as it was when that was asked.
+
+        Raises:
+            InvalidArgumentError: It is no letter, or its bytes could not be decoded: there is no event to handle.
+            DeadLetterNotFoundError: The queue does not hold it.
+            UnsupportedError: The letters are in no broker, or the letter's handler is in no group.
+            TransportUnavailableError: The broker is away.
+        """
+        store = self._open("ask for a redrive")
+        if not isinstance(store, BrokerDeadLetterStore):
+            problem = "it is in no broker, where running members could be asked"
+            raise UnsupportedError("the dead letter queue", problem, remedy=_HAVE_THE_HANDLER)
+        current = await self.get(id_of(letter))
+        if not current.group:
+            problem = "its handler is on a bus without a group, which nobody can ask"
+            raise UnsupportedError(f"dead letter {current.id}", problem, remedy=_HAVE_THE_HANDLER)
+        if current.envelope is None:
+            raise InvalidArgumentError("letter", current.id, expected="one with an envelope, this one is undecodable")
+        await store.ask_for_redrive(current)
+        return current
 
     async def count(self) -> int:
         """Return how many letters there are."""

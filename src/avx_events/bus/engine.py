@@ -1,11 +1,12 @@
 """What buses of events share: handlers and subscribers, the door to their queues, and dead letters."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from weakref import WeakSet, finalize
 
 import msgspec
@@ -21,6 +22,7 @@ from avx_events.bus.remote.group_subscriber import GroupSubscriber
 from avx_events.bus.remote.intake import Wants
 from avx_events.bus.remote.link import Link, LinkOptions
 from avx_events.bus.remote.ports import Transport
+from avx_events.bus.remote.redrives import RedriveRequest
 from avx_events.bus.statistics import BusStatistics, SubscriptionStatistics, added, lasting, total
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import AnyEnvelope, Subscription
@@ -42,9 +44,13 @@ if TYPE_CHECKING:
     from avx_events.bus.deliveries import OpenDeliveries
     from avx_events.core.metadata import EventMetadata
 
+log = logging.getLogger("avx_events")
 
 Remote: TypeAlias = tuple[Transport, LinkOptions]
 """What makes a bus a connected one."""
+
+_MOST_ASKED: Final = 1000
+"""So many letters that others ask to have redriven are looked for at once; whoever asks for more is not heard."""
 
 
 class Engine:
@@ -105,6 +111,7 @@ class Engine:
         self._leaving: WeakSet[OpenDeliveries] = WeakSet()
         self._ended = SubscriptionStatistics()
         self._next_number = 1
+        self._asked: set[str] = set()  # letters that others ask to have redriven, until they are in line
 
     # Consumers
 
@@ -155,7 +162,7 @@ class Engine:
         self._runners[dispatcher.name] = runner
         self.life.add(runner)
         if self.link is not None:
-            self.link.add(dispatcher, wants=wants, capacity=capacity)
+            self._receive(self.link, dispatcher, wants=wants, capacity=capacity)
         return dispatcher.subscription
 
     async def add_subscriber(
@@ -217,7 +224,7 @@ class Engine:
         self._subscribers[name] = subscriber
         self.life.add(subscriber.open_deliveries)
         if link is not None:
-            link.add(dispatcher, wants=wants, capacity=capacity)
+            self._receive(link, dispatcher, wants=wants, capacity=capacity)
             try:
                 await link.begin(dispatcher)
             except BaseException:
@@ -355,10 +362,14 @@ class Engine:
 
     # Dead letters and figures
 
-    async def redrive(self, letter: DeadLetter | str) -> bool:
+    async def redrive(self, letter: DeadLetter | str, *, redrives: int | None = None) -> bool:
         """Give a dead letter back to the handler that failed; False where it is being redriven already.
 
         Cancelled before it is in line, it leaves the letter as it was.
+
+        Args:
+            letter: The letter, or its id.
+            redrives: Only where it was redriven so often, and not more; None is however often.
 
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.
@@ -375,6 +386,8 @@ class Engine:
             raise NoDeadLetterQueueError(self.life.name)
         current = await self.dead_letters.get(id_of(letter))
         self._dispatcher_of(current)
+        if redrives not in (None, current.redrives):
+            return False
         if current.envelope is None:
             raise InvalidArgumentError("letter", current.id, expected="one with an envelope, this one is undecodable")
         # A task of its own: cancelled while the claim comes back, nobody would know whose it is.
@@ -383,6 +396,14 @@ class Engine:
         task = self.life.errands.spawn(claiming, name=f"avx-events {self.life.name}: redrive")
         task.add_done_callback(lambda _: _refuse(outcome, self.life.name, "redrive"))
         return await outcome
+
+    def take_redrive(self, request: RedriveRequest) -> None:
+        """Redrive a letter that somebody asks for through the broker, if it is here and as it was then."""
+        if request.letter in self._asked or len(self._asked) >= _MOST_ASKED:
+            return
+        self._asked.add(request.letter)
+        name = f"avx-events {self.life.name}: redrive what was asked for"
+        self.life.errands.spawn(self._redrive_asked(request), name=name)
 
     def statistics(self, in_line: int) -> BusStatistics:
         """Return the counts of the bus; ``in_line`` is how many events it published past the door."""
@@ -450,9 +471,24 @@ class Engine:
     def _group(self) -> str:
         return "" if self.link is None else self.link.options.group or ""
 
+    def _receive(self, link: Link, dispatcher: Dispatcher, *, wants: Wants, capacity: int) -> None:
+        on_redrive = None if self.dead_letters is None else self.take_redrive
+        link.add(dispatcher, wants=wants, capacity=capacity, on_redrive=on_redrive)
+
+    async def _redrive_asked(self, request: RedriveRequest) -> None:
+        try:
+            await self.redrive(request.letter, redrives=request.redrives)
+        except Exception as exc:  # noqa: BLE001 - who asked looks at the letter; another member may do it
+            log.info("%s was asked to redrive %s, and does not: %s", self.life.name, request.letter, exc)
+        finally:
+            self._asked.discard(request.letter)
+
     async def _claim(self, queue: DeadLetterQueue, letter: DeadLetter, outcome: "asyncio.Future[bool]") -> None:
         try:
             claimed = await queue.claim(letter.id)
+            if claimed is not None and claimed.redrives != letter.redrives:  # somebody was faster, and has failed
+                await queue.release(letter.id)
+                claimed = None
             if claimed is not None and (outcome.cancelled() or not self._put_in_line(claimed)):
                 await queue.release(letter.id)
                 self._dispatcher_of(letter)  # which says so where it is gone

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from avx_events.testing.mock_bus import MockEventBus
     from avx_events.testing.mock_store import MockEventStore
     from avx_events.testing.process_scenarios import process_scenario
+    from avx_events.testing.redrive_contract import RedriveRequestContract
     from avx_events.testing.request_contract import RequestReplyContract, SharedRequestContract
     from avx_events.testing.scenarios import command_scenario, projection_scenario, read_back, scenario
     from avx_events.testing.store_check import StoreReport, UnreadableEvents, check_store
@@ -51,6 +52,7 @@ __all__ = [
     "MockEventBus",
     "MockEventStore",
     "OwnKeyContract",
+    "RedriveRequestContract",
     "RequestReplyContract",
     "SharedRequestContract",
     "StoreContract",
@@ -89,6 +91,7 @@ _MODULES: Final = {
     "MockEventBus": "mock_bus",
     "MockEventStore": "mock_store",
     "OwnKeyContract": "handler_contracts",
+    "RedriveRequestContract": "redrive_contract",
     "RequestReplyContract": "request_contract",
     "SharedRequestContract": "request_contract",
     "StoreContract": "store_contract",

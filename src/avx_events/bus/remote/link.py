@@ -18,6 +18,7 @@ from avx_events.bus.remote.ports import (
     Consumer,
     ContentMode,
     Incoming,
+    OnRedrive,
     Outgoing,
     Start,
     Transport,
@@ -122,13 +123,17 @@ class Link:
             remedy = "connect with one lane (partitions=1, or lanes=1), or make it the aggregate id"
             raise UnsupportedError(name, problem, remedy=remedy)
 
-    def add(self, dispatcher: Dispatcher, *, wants: Wants, capacity: int) -> None:
-        """Let ``dispatcher`` receive what it ``wants``, once it was opened or the bus starts."""
+    def add(self, dispatcher: Dispatcher, *, wants: Wants, capacity: int, on_redrive: OnRedrive | None) -> None:
+        """Let ``dispatcher`` receive what it ``wants``, once it was opened or the bus starts.
+
+        In a group, ``on_redrive`` is told which of its dead letters somebody asks to have redriven.
+        """
         consumer = Consumer(
             name=dispatcher.name,
             group=self.options.group,
             start=self.options.start,
             event_classes=wants.classes,
+            on_redrive=None if self.options.group is None else on_redrive,
         )
         intake = Intake(
             dispatcher,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from avx_events.bus.remote.redrives import RedriveRequest
 from avx_events.core.arguments import seconds, text, whole
 from avx_events.core.errors import InvalidArgumentError
 
@@ -110,6 +111,10 @@ class Withdrawal(Protocol):
         ...
 
 
+OnRedrive: TypeAlias = Callable[[RedriveRequest], None]
+"""Told that somebody asks to have a dead letter redriven."""
+
+
 class Consumer(msgspec.Struct, frozen=True, kw_only=True):
     """Whose events a source gives.
 
@@ -119,12 +124,15 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
         start: Where a group that is new begins.
         event_classes: The classes that it wants, each with those derived from it: a source that knows them need give
             no others. None where topics say what it wants.
+        on_redrive: Called for each request to redrive one of its dead letters that comes while its source is open,
+            soon, and more than once where a broker likes; None where nobody is to be asked here.
     """
 
     name: str
     group: str | None
     start: Start
     event_classes: tuple[type, ...] | None = None
+    on_redrive: OnRedrive | None = None
 
 
 class Source(Protocol):

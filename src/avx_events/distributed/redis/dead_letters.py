@@ -24,6 +24,7 @@ from avx_events.bus.claim_leases import LEASE_S, ClaimLeases
 from avx_events.bus.dead_letter_codec import decode_or_describe, encode, portable
 from avx_events.bus.dead_letters import DeadLetter, LetterFilter
 from avx_events.bus.remote.ports import TransportOptions
+from avx_events.bus.remote.redrives import encode_redrive
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import (
     AvxEventsError,
@@ -33,8 +34,9 @@ from avx_events.core.errors import (
     WrongLoopError,
 )
 from avx_events.core.metadata import EPOCH
-from avx_events.distributed.redis.names import LAYOUT_VERSION, Names
+from avx_events.distributed.redis.names import LAYOUT_VERSION, Names, consumer_of
 from avx_events.distributed.redis.pipe import Pipe
+from avx_events.distributed.redis.scripts import ASK_FOR_REDRIVE
 from avx_events.distributed.redis.wire import Argument, Packed, Servers, packed
 
 log = logging.getLogger("avx_events")
@@ -45,6 +47,8 @@ _PAGE_BYTES: Final = 262_144
 _PAGE_LETTERS: Final = 1_000
 _MICROSECOND: Final = timedelta(microseconds=1)
 _OPTIONS: Final = {"namespace", "timeout_s"}
+_ASKED_FOR_MS: Final = 10_000
+"""How long members may see that they are asked: each beat looks, and there is one a second at least."""
 
 # The scripts have the keys of the table above, in its order. Claims are "owner.number milliseconds"; an owner is one
 # ``RedisDeadLetters``, and each claim of its has a number of its own, so that one that is sent twice is known again.
@@ -230,6 +234,7 @@ class RedisDeadLetters:
         """
         self._loop = asyncio.get_running_loop()
         self._pipe = pipe
+        self._names = names
         self._keys = (names.letters, f"{names.letters}:order", f"{names.letters}:facts", f"{names.letters}:claims")
         self._owner = f"{secrets.token_hex(16)}."
         self._numbers = count(1)
@@ -274,6 +279,12 @@ class RedisDeadLetters:
         self._check("release a dead letter")
         self._leases.drop(letter_id)
         await self._ask(_RELEASE, self._owner, portable(letter_id))
+
+    async def ask_for_redrive(self, letter: DeadLetter) -> None:
+        """Have the members asked; see ``BrokerDeadLetterStore.ask_for_redrive``."""
+        self._check("ask for a redrive")
+        redrives = self._names.redrives(consumer_of(letter.group, letter.handler))
+        await self._pipe.ask(packed("EVAL", ASK_FOR_REDRIVE, 1, redrives, encode_redrive(letter), _ASKED_FOR_MS))
 
     async def select(
         self, letter_filter: LetterFilter, *, after: str | None = None, limit: int | None = None

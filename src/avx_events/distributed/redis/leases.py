@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from avx_events.bus.remote.ports import Lane, Withdrawal
+from avx_events.bus.remote.ports import Lane, OnRedrive, Withdrawal
+from avx_events.bus.remote.redrives import decode_redrive
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError
 from avx_events.core.tasks import TaskScope
@@ -22,6 +23,8 @@ _BEATS_IN_A_LEASE: Final = 3
 class Leases:
     """Renews what this member holds, takes what is free up to its share, and gives up what is past it.
 
+    With each beat come the redrive requests that were made since the one before.
+
     Attributes:
         held: The lanes by number.
     """
@@ -32,12 +35,14 @@ class Leases:
         *,
         members: str,
         owners: str,
+        redrives: str,
         member: str,
         lanes: int,
         lease_s: float,
         clock: Clock,
         withdrawal: Withdrawal,
         on_change: Callable[[], None],
+        on_redrive: OnRedrive | None,
     ) -> None:
         """Begin with none.
 
@@ -45,22 +50,26 @@ class Leases:
             pipe: Where commands go.
             members: Key of the consumer's members.
             owners: Key of who holds which lane.
+            redrives: Key of the requests to redrive the consumer's dead letters.
             member: Who this is.
             lanes: How many there are.
             lease_s: How long a lane is held after the last sign of life.
             clock: Time.
             withdrawal: Told of what is lost.
             on_change: Called when other lanes are held than before.
+            on_redrive: Told of redrive requests; None where nobody wants to know.
         """
         self.held: dict[int, Lane] = {}
         self._pipe = pipe
-        self._keys = (members, owners)
+        self._keys = (members, owners, redrives)
         self._member = member
         self._lanes = lanes
         self._lease_s = lease_s
         self._clock = clock
         self._withdrawal = withdrawal
         self._on_change = on_change
+        self._on_redrive = on_redrive
+        self._beaten_at = ""  # the server's microsecond of the last beat
         self._leaving: dict[int, Lane] = {}  # given up, but not done with yet
         self._released: list[int] = []
         self._beat_now = asyncio.Event()
@@ -100,15 +109,23 @@ class Leases:
         until = self._clock.monotonic() + self._lease_s  # of before it is asked: the server counts from later on
         released, self._released = self._released, []
         try:
-            share, *numbers = await self._pipe.ask(self._command(released=released))
+            beaten_at, redrives, share, *numbers = await self._pipe.ask(self._command(released=released))
         except BaseException:
             self._released = released + self._released
             raise
+        self._beaten_at = str(beaten_at)
+        self._tell_of(redrives)
         if until <= self._clock.monotonic():  # the answer took too long to be true still
             self._lose_expired()
             self._beat_now.set()
         else:
             self._hold(set(numbers), share, until)
+
+    def _tell_of(self, redrives: Iterable[bytes]) -> None:
+        for document in redrives:
+            request = decode_redrive(document)
+            if request is not None and self._on_redrive is not None:
+                self._on_redrive(request)
 
     def _hold(self, numbers: set[int], share: int, until: float) -> None:
         before = dict(self.held)
@@ -149,5 +166,6 @@ class Leases:
             self._on_change()
 
     def _command(self, *, released: "list[int] | tuple[()]" = (), is_leaving: bool = False) -> bytes:
-        arguments: list[Any] = [self._member, int(self._lease_s * 1000), self._lanes, "1" if is_leaving else "0"]
+        leaves = "1" if is_leaving else "0"
+        arguments: list[Any] = [self._member, int(self._lease_s * 1000), self._lanes, leaves, self._beaten_at]
         return packed("EVAL", HOLD, len(self._keys), *self._keys, *arguments, *released)

@@ -7,6 +7,7 @@
 | ``avx:consumer:group:handler:members`` | sorted set | members by the millisecond at which they count as dead |
 | ``avx:consumer:group:handler:owners`` | hash | lane → member that holds it |
 | ``avx:consumer:group:handler:attempts`` | hash | ``lane:entry id`` → attempts begun, of what failed or came again |
+| ``avx:consumer:group:handler:redrives`` | sorted set | redrive requests, by the microsecond of asking |
 | ``avx:inbox:…`` | channel | where a bus is sent replies; with ``:asked`` behind it, requests |
 | ``avx:responders:user.get`` | sorted set | channels of those who respond, by the millisecond at which they are gone |
 | ``avx:letters``, and others that begin with it | hashes, a sorted set | dead letters; see ``dead_letters.py`` |
@@ -68,6 +69,10 @@ class Names:
     def attempts(self, consumer: str) -> str:
         """Return the hash of attempts."""
         return f"{self._consumer}{consumer}:attempts"
+
+    def redrives(self, consumer: str) -> str:
+        """Return the sorted set of requests to redrive a consumer's dead letters."""
+        return f"{self._consumer}{consumer}:redrives"
 
 
 def consumer_of(group: str, handler: str) -> str:

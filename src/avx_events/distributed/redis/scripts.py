@@ -2,14 +2,16 @@
 
 from typing import Final
 
-# KEYS: members, owners. ARGV: member, its life (ms), number of lanes, "1" to leave, then lanes it releases.
-# Gives: how many lanes are the member's share, then those that it holds. Whoever is dead holds nothing; a member takes
-# free lanes up to its share, and is to give up what it holds past it.
+# KEYS: members, owners, redrives. ARGV: member, its life (ms), number of lanes, "1" to leave, the microsecond of its
+# last beat or "", then lanes it releases.
+# Gives: the microsecond of this beat, the redrive requests since the last one, how many lanes are the member's share,
+# then those that it holds. Whoever is dead holds nothing; a member takes free lanes up to its share, and is to give up
+# what it holds past it.
 HOLD: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local member, lanes = ARGV[1], tonumber(ARGV[3])
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   if redis.call('HGET', KEYS[2], ARGV[i]) == member then redis.call('HDEL', KEYS[2], ARGV[i]) end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -19,7 +21,11 @@ if ARGV[4] == '1' then
   for i = 1, #owners, 2 do
     if owners[i + 1] == member then redis.call('HDEL', KEYS[2], owners[i]) end
   end
-  return {0}
+  return {}
+end
+local redrives = {}
+if ARGV[5] ~= '' then
+  redrives = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[5], '+inf', 'LIMIT', 0, 1000)
 end
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), member)
 local members = redis.call('ZRANGE', KEYS[1], 0, -1)
@@ -45,7 +51,19 @@ for lane = 0, lanes - 1 do
   end
 end
 table.insert(held, 1, share)
+table.insert(held, 1, redrives)
+table.insert(held, 1, time[1] * 1000000 + time[2])
 return held
+"""
+
+# KEYS: redrives. ARGV: a redrive request, for how many milliseconds it may be seen.
+# Members see it at their next beat: all that have the handler, and each once.
+ASK_FOR_REDRIVE: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%d', now - tonumber(ARGV[2]) * 1000))
+redis.call('ZADD', KEYS[1], string.format('%d', now), ARGV[1])
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
 # KEYS: owners, then the streams of lanes. ARGV: consumer group, member, how many entries, then for each lane its number

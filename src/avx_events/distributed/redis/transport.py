@@ -136,12 +136,14 @@ class RedisTransport:
             self._control,
             members=self._names.members(source.name),
             owners=self._names.owners(source.name),
+            redrives=self._names.redrives(source.name),
             member=self._member,
             lanes=self.lanes,
             lease_s=self._options.redeliver_after_s,
             clock=self._clock,
             withdrawal=withdrawal,
             on_change=source.look,
+            on_redrive=consumer.on_redrive,
         )
         try:
             await source.hold(leases, self._member)
