@@ -124,9 +124,8 @@ async def test_dead_letters_are_mended_and_forgotten_in_redis_and_postgresql(
             await queue.add(a_letter(1))
             await queue.add(a_letter(2))
 
-        code, out, err = await run(
-            "dead-letters", "edit", url, "letter-0001", "--data", '{"worker":"b","number":7}', "--json"
-        )
+        data = '{"worker":"b","number":7}'
+        code, out, err = await run("dead-letters", "edit", url, "letter-0001", "--data", data, "--leave", "--json")
         _, shown, _ = await run("dead-letters", "show", url, "letter-0001", "--json")
         removed, _, _ = await run("dead-letters", "remove", url, "letter-0002", "--yes")
         _, listed, _ = await run("dead-letters", "list", url, "--each", "--json")

@@ -1,13 +1,14 @@
 """``dead-letters``: look at what handlers could not process, mend it, give it back, or forget it."""
 
-from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import msgspec
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from avx_events.apps.cli.application import Application, opened_application
+from avx_events.apps.cli.application import opened_application
 from avx_events.apps.cli.asking import Yes, edited, is_confirmed
 from avx_events.apps.cli.documents import data_of, document_of, instant
 from avx_events.apps.cli.opening import opened_letters
@@ -19,24 +20,54 @@ from avx_events.apps.cli.output import (
     print_json,
     print_line,
     print_rows,
-    progress,
 )
+from avx_events.apps.cli.redrives import by_application, by_members
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+from avx_events.core.arguments import seconds
 from avx_events.core.codec import decode_data
-from avx_events.core.errors import (
-    AvxEventsError,
-    DeadLetterNotFoundError,
-    InvalidArgumentError,
-    NoDeadLetterQueueError,
-    NoHandlerError,
-)
+from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.event import UnknownEvent, schema_of
-from avx_events.patterns.projection import Projector
 
 _PAGE = 500
 _GROUPS = ("handler", "group", "error_type", "letters", "oldest", "newest", "example")
 _LETTERS = ("id", "handler", "event_type", "reason", "error", "attempts", "redrives", "dead_at")
 _DONE, _FAILED = 0, 1
+_ANSWERS_WITHIN_S: Final = 15.0
+_WITH_THE_CODE: Final = (
+    "given, as 'shop.app:bus': a letter is handled by the code of its handler, which only the application has; "
+    "members that run can be asked where letters are in a broker"
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which letters are meant: those that match all that is given.
+
+    Attributes:
+        handler: Only of this handler.
+        event_type: Only with an event of this type.
+        error_type: Only whose last error was of this class.
+        since: Only dead at this instant or later, as 2026-01-31T12:00:00Z.
+        until: Only dead at this instant or earlier.
+    """
+
+    handler: str | None = None
+    event_type: str | None = None
+    error_type: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def wanted(self) -> dict[str, Any]:
+        """Return the filters as a queue takes them.
+
+        Raises:
+            InvalidArgumentError: An instant is none.
+        """
+        return asdict(self) | {"since": instant("since", self.since), "until": instant("until", self.until)}
+
+
+_ALL: Final = Filters()
 
 
 def add_to(app: App) -> None:
@@ -52,11 +83,7 @@ async def list_letters(
     /,
     *,
     each: bool = False,
-    handler: str | None = None,
-    event_type: str | None = None,
-    error_type: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
+    filters: Filters = _ALL,
     json: AsJson = False,
 ) -> None:
     """List dead letters, those of one handler and one error together.
@@ -64,14 +91,10 @@ async def list_letters(
     Args:
         url: Where they are: a broker, as redis://localhost:6379?namespace=avx, or a database.
         each: List each letter by itself.
-        handler: Only of this handler.
-        event_type: Only with an event of this type.
-        error_type: Only whose last error was of this class.
-        since: Only dead at this instant or later, as 2026-01-31T12:00:00Z.
-        until: Only dead at this instant or earlier.
+        filters: Which.
         json: Print one object a line.
     """
-    wanted = _wanted(handler, event_type, error_type, since, until)
+    wanted = filters.wanted()
     async with opened_letters(url) as queue:
         if each:
             documents = [_document(letter) async for letter in _letters(queue, wanted)]
@@ -109,76 +132,88 @@ async def redrive(
     /,
     *,
     app: str | None = None,
-    handler: str | None = None,
-    event_type: str | None = None,
-    error_type: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
+    filters: Filters = _ALL,
+    timeout_s: float = _ANSWERS_WITHIN_S,
     yes: Yes = False,
     json: AsJson = False,
 ) -> int:
-    """Give dead letters back to the handlers that failed, in this process; they leave when the handler succeeds.
+    """Give dead letters back to the handlers that failed; they leave when the handler succeeds.
 
-    A letter that somebody else gives back at the same time is left to them. A bus in a group of a broker does its part
-    of the group's other work meanwhile.
+    Letters in a broker go to the members of their group that run now; with --app the handlers run in this process. A
+    letter that somebody else gives back at the same time is left to them. A bus in a group of a broker, as --app, does
+    its part of the group's other work meanwhile.
 
     Args:
         url: Where they are.
         letter_ids: Which letters; those that the filters leave, if none is given.
         app: The application's bus or projector, as 'shop.app:bus'; the handlers run here, with its code.
-        handler: Only of this handler.
-        event_type: Only with an event of this type.
-        error_type: Only whose last error was of this class.
-        since: Only dead at this instant or later.
-        until: Only dead at this instant or earlier.
+        filters: Which.
+        timeout_s: How many seconds to wait for members until the next letter is done.
         yes: Do not ask.
         json: Print one object a line: what became of each.
     """
-    if app is None:
-        expected = (
-            "given, as 'shop.app:bus': a letter is handled by the code of its handler, which only the application has"
-        )
-        raise InvalidArgumentError("--app", app, expected=expected)
-    wanted = _wanted(handler, event_type, error_type, since, until)
+    seconds("timeout_s", timeout_s)
+    wanted = filters.wanted()
     async with opened_letters(url) as queue:
+        if app is None and not queue.reaches_members:
+            raise InvalidArgumentError("--app", app, expected=_WITH_THE_CODE)
         chosen = [*(letter_ids or [])] or [letter.id async for letter in _letters(queue, wanted)]
         if not chosen:
             note("no dead letters")
             return _DONE
         if not is_confirmed(f"Give {len(chosen)} dead letters back to their handlers?", yes=yes):
             return _FAILED
-        async with opened_application(app, runs=True) as application:
-            outcomes = await _redrive(queue, application, chosen, as_json=json)
+        if app is None:
+            outcomes = await by_members(queue, chosen, timeout_s=timeout_s, as_json=json)
+        else:
+            async with opened_application(app, runs=True) as application:
+                outcomes = await by_application(queue, application, chosen, as_json=json)
     if not json:
         print_line(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
     return _DONE if set(outcomes) <= {"redriven", "claimed by another"} else _FAILED
 
 
 async def edit(
-    url: str, letter_id: str, /, *, data: str | None = None, app: str | None = None, json: AsJson = False
+    url: str,
+    letter_id: str,
+    /,
+    *,
+    data: str | None = None,
+    app: str | None = None,
+    leave: bool = False,
+    timeout_s: float = _ANSWERS_WITHIN_S,
+    json: AsJson = False,
 ) -> int:
-    """Change the data of a dead letter's event, which keeps its id and metadata; then give it back, or leave it there.
+    """Change the data of a dead letter's event, which keeps its id and metadata; then give it back, as redrive does.
 
-    While it is edited nobody else can give it back.
+    While it is edited nobody else can give it back. In a database, without --app, it is left there edited.
 
     Args:
         url: Where it is.
         letter_id: Its id.
         data: The new fields, as a JSON object; if not given, $EDITOR is opened on those that there are.
-        app: The application, as 'shop.app:bus': the data must fit its event class, and it is given back at once.
+        app: The application, as 'shop.app:bus': the data must fit its event class, and the handler runs here.
+        leave: Do not give it back.
+        timeout_s: How many seconds to wait for a member that has the handler.
         json: Print one object: what became of it.
     """
+    seconds("timeout_s", timeout_s)
     async with opened_letters(url) as queue:
         letter = await queue.get(letter_id)
         if letter.envelope is None:
             raise InvalidArgumentError("letter", letter_id, expected="one whose event could be decoded")
-        if app is None:
+        async with AsyncExitStack() as stack:
+            application = None
+            if app is not None:
+                application = await stack.enter_async_context(opened_application(app, runs=not leave))
             await _edit(queue, letter, data)
-            _tell(letter_id, "edited", as_json=json)
-            return _DONE
-        async with opened_application(app, runs=True) as application:
-            await _edit(queue, letter, data)
-            outcomes = await _redrive(queue, application, [letter_id], as_json=json)
+            if leave or (application is None and not queue.reaches_members):
+                _tell(letter_id, "edited", as_json=json)
+                return _DONE
+            if application is None:
+                outcomes = await by_members(queue, [letter_id], timeout_s=timeout_s, as_json=json)
+            else:
+                outcomes = await by_application(queue, application, [letter_id], as_json=json)
     if not json:
         print_line(", ".join(outcomes))
     return _DONE if set(outcomes) == {"redriven"} else _FAILED
@@ -205,25 +240,17 @@ async def purge(
     url: str,
     /,
     *,
-    handler: str | None = None,
-    event_type: str | None = None,
-    error_type: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
+    filters: Filters = _ALL,
     yes: Yes = False,
 ) -> int:
     """Forget all dead letters that the filters leave; all there are, without filters.
 
     Args:
         url: Where they are.
-        handler: Only of this handler.
-        event_type: Only with an event of this type.
-        error_type: Only whose last error was of this class.
-        since: Only dead at this instant or later.
-        until: Only dead at this instant or earlier.
+        filters: Which.
         yes: Do not ask.
     """
-    wanted = _wanted(handler, event_type, error_type, since, until)
+    wanted = filters.wanted()
     async with opened_letters(url) as queue:
         which = "the dead letters that match" if any(wanted.values()) else "all dead letters"
         if not is_confirmed(f"Forget {which} at this place?", yes=yes):
@@ -238,45 +265,6 @@ async def _letters(queue: DeadLetterQueue, wanted: dict[str, Any]) -> AsyncItera
         for letter in page:
             yield letter
         last = page[-1]
-
-
-async def _redrive(
-    queue: DeadLetterQueue, application: Application, chosen: list[str], *, as_json: bool
-) -> Counter[str]:
-    outcomes: Counter[str] = Counter()
-    with progress("redriving", len(chosen)) as step:
-        for letter_id in chosen:
-            outcome = await _redrive_one(await queue.get(letter_id), application)
-            outcomes[outcome] += 1
-            if as_json:
-                print_json({"id": letter_id, "outcome": outcome})
-            step()
-    return outcomes
-
-
-async def _redrive_one(letter: DeadLetter, application: Application) -> str:
-    if isinstance(application, Projector):
-        try:
-            is_done = await application.redrive(letter)
-        except (AvxEventsError, OSError):
-            raise
-        except Exception:  # noqa: BLE001 - the projector has kept it in the letter
-            return "failed again"
-        return "redriven" if is_done else "needed no redrive"
-    try:
-        if not await application.republish(letter.id):
-            return "claimed by another"
-    except NoDeadLetterQueueError as exc:
-        expected = "a bus that has these dead letters: EventBus(dead_letter_queue=await DeadLetterQueue.connect(url))"
-        raise InvalidArgumentError("--app", "a bus without dead letters", expected=expected) from exc
-    except NoHandlerError:
-        return f"without a handler ({letter.handler})"
-    await application.settled()
-    try:
-        await application.dead_letter_queue.get(letter.id)
-    except DeadLetterNotFoundError:
-        return "redriven"
-    return "failed again"
 
 
 async def _edit(queue: DeadLetterQueue, letter: DeadLetter, data: str | None) -> None:
@@ -307,18 +295,6 @@ def _tell(letter_id: str, outcome: str, *, as_json: bool) -> None:
         print_json({"id": letter_id, "outcome": outcome})
     else:
         print_line(f"{outcome} {letter_id}")
-
-
-def _wanted(
-    handler: str | None, event_type: str | None, error_type: str | None, since: str | None, until: str | None
-) -> dict[str, Any]:
-    return {
-        "handler": handler,
-        "event_type": event_type,
-        "error_type": error_type,
-        "since": instant("since", since),
-        "until": instant("until", until),
-    }
 
 
 def _count(groups: dict[tuple[str, str, str], Document], letter: DeadLetter) -> None:
