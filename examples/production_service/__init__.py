@@ -9,5 +9,6 @@ One request on its way through the modules, from the edge to the core and back:
 ``email_addresses``, and appends their events to the store · ``welcome`` sends mails: a handler that follows the store's
 log, or the broker that a relay brings the log to · ``read_models`` follows the log as well, and is what queries read ·
 ``readiness`` looks at store and broker, ``reports`` says on the bus what the service does · ``service`` puts the parts
-together, and ``serving`` runs them until a signal comes, in one process or, by ``workers``, in several.
+together, and ``serving`` runs them until a signal comes, in one process or, by ``workers``, in several. ``operating``
+opens the handlers alone, for whoever gives dead letters back by the command line.
 """
