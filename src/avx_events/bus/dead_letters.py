@@ -282,6 +282,16 @@ class MemoryDeadLetters:
         """Keep the letters: there is nothing to give up."""
 
 
+async def open_letters(url: str, *, clock: Clock) -> DeadLetterStore:
+    """Open the letters at ``url`` with what is installed for its scheme; see ``DeadLetterQueue.connect``.
+
+    Raises:
+        AvxEventsError: As there.
+    """
+    open_store = cast("StoreFactory", serving(url, ENTRY_POINT_GROUP, example="sqlite:///dead_letters.db"))
+    return await open_store(url, clock=clock)
+
+
 class DeadLetterQueue:
     """The dead letters of one or several buses: look at them, give them back, remove them.
 
@@ -326,8 +336,7 @@ class DeadLetterQueue:
             TransportRefusedError: It asks for a password, or the namespace has another layout.
             MissingExtraError: The client library of the broker or database is not installed.
         """
-        open_store = cast("StoreFactory", serving(url, ENTRY_POINT_GROUP, example="sqlite:///dead_letters.db"))
-        return cls(store=await open_store(url, clock=clock))
+        return cls(store=await open_letters(url, clock=clock))
 
     async def __aenter__(self) -> Self:
         return self

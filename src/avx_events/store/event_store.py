@@ -73,6 +73,7 @@ class EventStore:
         self._clock = clock
         self._observer: AppendObserver | None = None
         self._is_closed = False
+        self._url: str | None = None
 
     @classmethod
     async def connect(
@@ -109,7 +110,16 @@ class EventStore:
         _whole("max_event_bytes", max_event_bytes, least=1)
         _whole_or_none("snapshot_every", snapshot_every, least=1)
         engine = await open_engine(url, clock=clock)
-        return cls(engine, unknown=unknown, max_event_bytes=max_event_bytes, snapshot_every=snapshot_every, clock=clock)
+        store = cls(
+            engine, unknown=unknown, max_event_bytes=max_event_bytes, snapshot_every=snapshot_every, clock=clock
+        )
+        store._url = url
+        return store
+
+    @property
+    def url(self) -> str | None:
+        """Where it is, as it was connected to, its password included; None where it was given an engine, or none."""
+        return self._url
 
     async def __aenter__(self) -> Self:
         return self

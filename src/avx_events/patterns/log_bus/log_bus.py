@@ -86,13 +86,13 @@ class LogBus(EventBus):
                 what it was when the handler began.
             lease_s: How many seconds the work of a member waits that died or stood still.
             capacity: How many events a handler of this member may have received and not acknowledged, 1 or more.
-            dead_letter_queue: Where events go that a handler gave up; None is the store's
-                database, for all groups.
+            dead_letter_queue: Where events go that a handler gave up; None is the store's database, for all groups, as
+                ``DeadLetterQueue.connect`` opens it with the store's URL; or memory, for a store in memory.
             drain_timeout_s: How many seconds ``close`` lets handlers finish what they have begun.
             clock: Time.
 
         Raises:
-            InvalidArgumentError: An option is outside its range.
+            InvalidArgumentError: An option is outside its range, or there is no queue and nobody knows the store's URL.
             TransactionError: The store is in memory, without a database: use ``sqlite://``.
             StoreUnavailableError: The database cannot be written now.
             StoreSchemaError: Its tables are of a newer version.
@@ -109,14 +109,18 @@ class LogBus(EventBus):
             lease_s=seconds("lease_s", lease_s),
             clock=clock,
         )
-        await transport.open()
-        return cls(
-            name=f"log bus of group {group!r}",
-            dead_letter_queue=dead_letter_queue,
-            drain_timeout_s=drain_timeout_s,
-            clock=clock,
-            remote=(transport, LinkOptions(group=group, capacity=capacity, decode=decode)),
-        )
+        await transport.open(with_letters=dead_letter_queue is None)
+        try:
+            return cls(
+                name=f"log bus of group {group!r}",
+                dead_letter_queue=dead_letter_queue,
+                drain_timeout_s=drain_timeout_s,
+                clock=clock,
+                remote=(transport, LinkOptions(group=group, capacity=capacity, decode=decode)),
+            )
+        except BaseException:
+            await transport.close()
+            raise
 
     @overload
     def on(

@@ -107,7 +107,7 @@ async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteDeadLetter
 
     Args:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``sqlite://`` for memory, with the options of an
-            event store, which may be in the same file.
+            event store, which may be in the same file; a file is always written by a thread.
         clock: Says when a claim is over.
 
     Raises:
@@ -290,7 +290,9 @@ def _writer(
     connection: sqlite3.Connection, location: Location, url: str, *, clock: Clock, is_in_place: Callable[[], bool]
 ) -> Writer:
     no_log = LogWriter(connection, url, clock=clock, is_in_place=is_in_place)  # nobody appends
-    writer = InlineWriter if location.writer == "inline" else ThreadWriter
+    # The lock of a file may be held by the loop's own store, for which the loop cannot wait.
+    is_inline = location.writer == "inline" and location.path is None
+    writer = InlineWriter if is_inline else ThreadWriter
     return writer(connection, no_log, announce=lambda _: None)
 
 

@@ -330,6 +330,37 @@ async def test_a_closed_store_is_refused_and_one_that_closes_ends_the_handlers_w
         await LogBus.connect(store, group="billing")
 
 
+async def test_its_letters_are_where_the_queue_of_the_stores_database_has_them(shared_url: str) -> None:
+    async with (
+        await EventStore.connect(shared_url) as store,
+        await LogBus.connect(store, group="billing", start="earliest") as bus,
+        await DeadLetterQueue.connect(shared_url) as queue,
+    ):
+
+        @bus.on(Counted, name="fails", retry=None)
+        async def fails(event: Counted) -> None:
+            raise LookupError(event.key)
+
+        await store.append("s", Counted("a", 1))
+        await until(lambda: bus.statistics().dead_lettered == 1)
+        (letter,) = await queue.list()
+
+        assert (letter.handler, letter.group, letter.error) == ("fails", "billing", "LookupError: a")
+        assert await bus.dead_letter_queue.get(letter.id) == letter
+
+
+async def test_without_a_url_of_the_store_it_wants_a_queue() -> None:
+    opened = await EventStore.connect("sqlite://")
+    engine = opened._engine
+    async with EventStore(engine) as store:
+        with pytest.raises(
+            InvalidArgumentError, match=r"dead_letter_queue must be given where the store was not opened"
+        ):
+            await LogBus.connect(store, group="billing")
+        async with await LogBus.connect(store, group="billing", dead_letter_queue=DeadLetterQueue()) as bus:
+            assert await bus.dead_letter_queue.count() == 0
+
+
 async def test_a_queue_that_it_is_given_gets_its_dead_letters(store: EventStore) -> None:
     queue = DeadLetterQueue()
     bus = await LogBus.connect(store, group="billing", dead_letter_queue=queue)
