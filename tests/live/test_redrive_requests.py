@@ -7,16 +7,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import msgspec
 import pytest
 
 from avx_events import DeadLetter, DeadLetterQueue, EventBus
+from avx_events.apps.console import Console
 from avx_events.bus.redrive_outcome import is_claimed
 from avx_events.testing.bus_contract import until
 from avx_events.testing.redrive_contract import until_gone
 from tests.live.redrive_member import GROUP, HANDLER, Bill
 from tests.live.sqlite_processes import lines, running
 from tests.live.test_cli import run
+from tests.unit.apps.console.visitors import as_page, visiting
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
 
@@ -136,6 +139,47 @@ async def test_a_shell_edits_a_letter_that_a_member_handles_then(place: Place) -
     assert left[:2] == (0, f"edited {letter.id}\n")
     assert redriven == (0, "redriven\n", "")
     assert (begun, count) == ([100], 0)
+
+
+# The console
+
+
+@asynccontextmanager
+async def console(queue: DeadLetterQueue) -> AsyncGenerator[httpx.AsyncClient]:
+    async with visiting(Console(dead_letter_queue=queue)) as client:
+        client.headers.update(await as_page(client))
+        yield client
+
+
+async def test_a_console_without_a_bus_edits_and_redrives(place: Place) -> None:
+    async with place.with_letters(1) as (member, queue, [letter]), console(queue) as client:
+        path = f"/api/letters/{letter.id}"
+        failed = (await client.post(f"{path}/redrive")).json()
+        edited = (await client.post(f"{path}/edit", json={"text": '{"number": 100}'})).json()
+        handled = (await client.post(f"{path}/redrive")).json()
+
+        begun = await member.killed()
+
+    assert (failed["state"], edited["state"], handled["state"]) == ("failed_again", "edited", "handled")
+    assert "ValueError" in failed["says"]
+    assert begun == [1, 100]
+
+
+async def test_of_two_consoles_without_a_bus_one_has_it_redriven(place: Place) -> None:
+    async with (
+        place.with_letters(1) as (member, queue, [letter]),
+        await DeadLetterQueue.connect(place.letters_url) as other,
+        console(queue) as ada,
+        console(other) as bob,
+    ):
+        place.have("mended")
+        async with asyncio.TaskGroup() as tasks:
+            asking = [tasks.create_task(client.post(f"/api/letters/{letter.id}/redrive")) for client in (ada, bob)]
+
+        begun = await member.killed()
+
+    assert [task.result().json()["state"] for task in asking] == ["handled", "handled"]
+    assert begun == [1]
 
 
 # Members that die

@@ -86,7 +86,8 @@ async def serve_urls(
     """Serve a console of what is at URLs, as ``serve`` does, without any code of the application.
 
     Events whose classes nobody imports are shown by their names and fields. Letters can be looked at, edited and
-    removed; to redrive one needs the process that has its handler.
+    removed. Those in a broker are redriven by the members of their groups that run; one in a database needs the process
+    that has its handler.
 
     Args:
         store_url: The event store's.

@@ -12,10 +12,12 @@ from avx_events.apps.console.given import Given
 from avx_events.apps.console.masking import Masking, unmasked
 from avx_events.apps.console.views import fields_of, letter_view
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
+from avx_events.bus.redrive_outcome import is_claimed, redrive_state
 from avx_events.core.codec import decode_data
 from avx_events.core.errors import (
     DeadLetterNotFoundError,
     DecodeError,
+    NoDeadLetterQueueError,
     NoHandlerError,
     UsageError,
     ValidationError,
@@ -29,6 +31,8 @@ State: TypeAlias = Literal["handled", "failed_again", "in_line", "taken", "gone"
 
 REMEMBERED: Final = 10_000
 _OUTCOME_S: Final = 2.0
+_ANSWERS_WITHIN_S: Final = 15.0
+"""How long members of other processes may take: those at Kafka hear of the first request after ten seconds or so."""
 _LOOK_S: Final = 0.05
 
 
@@ -64,6 +68,18 @@ class Deed(msgspec.Struct, frozen=True):
         return f"{self.operator} {self.verb} it at {self.at:%H:%M:%S} UTC"
 
 
+class _Begun(msgspec.Struct, frozen=True):
+    """A letter that was given back.
+
+    Attributes:
+        before: The letter as it was.
+        is_asked: Whether members of other processes were asked, who may not be there.
+    """
+
+    before: DeadLetter
+    is_asked: bool
+
+
 class LetterDesk:
     """Gives letters back, mends and removes them, for several people at once.
 
@@ -94,16 +110,23 @@ class LetterDesk:
         return self._deeds.get(letter_id)
 
     async def redrive(self, letter_ids: Sequence[str], *, operator: str) -> list[Outcome]:
-        """Give letters back to their handlers, each once, and tell what became of them within two seconds."""
+        """Give letters back to their handlers, each once, and tell what became of them within two seconds.
+
+        Where the handlers run in other processes their members are asked, and have fifteen seconds.
+        """
         outcomes: dict[str, Outcome] = {}
-        begun: dict[str, DeadLetter] = {}
-        for letter_id in letter_ids:
-            before = await self._begin(letter_id, operator)
-            if isinstance(before, Outcome):
-                outcomes[letter_id] = before
-            else:
-                begun[letter_id] = before
-        outcomes |= await self._ends(begun)
+        begun: dict[str, _Begun] = {}
+        try:
+            for letter_id in letter_ids:
+                one = await self._begin(letter_id, operator)
+                if isinstance(one, Outcome):
+                    outcomes[letter_id] = one
+                else:
+                    begun[letter_id] = one
+            outcomes |= await self._ends(begun)
+        finally:
+            for letter_id in begun:
+                self._busy.pop(letter_id, None)
         return [outcomes[letter_id] for letter_id in letter_ids]
 
     async def remove(self, letter_ids: Sequence[str], *, operator: str) -> list[Outcome]:
@@ -139,16 +162,27 @@ class LetterDesk:
         says = "Edited; no class of its type checked it here." if isinstance(edited.event, UnknownEvent) else "Edited."
         return Outcome(letter_id, "edited", says)
 
-    async def _begin(self, letter_id: str, operator: str) -> DeadLetter | Outcome:
-        """Give one letter back; return it as it was, or why it was not given back."""
+    async def _begin(self, letter_id: str, operator: str) -> _Begun | Outcome:
+        """Give one letter back, and keep others from it here until that has an end; or return why it was not."""
         if letter_id in self._busy:
             return Outcome(letter_id, "taken", f"{self._busy[letter_id]} was first and redrives it just now.")
         self._busy[letter_id] = operator
         try:
-            before = await self.queue.get(letter_id)
-            if not await self._give_back(before):
+            begun = await self._given_back(letter_id)
+        except BaseException:
+            del self._busy[letter_id]
+            raise
+        if isinstance(begun, Outcome):
+            del self._busy[letter_id]
+        else:
+            self._remember(letter_id, operator, "asked to redrive" if begun.is_asked else "redrove")
+        return begun
+
+    async def _given_back(self, letter_id: str) -> _Begun | Outcome:
+        try:
+            begun = await self._give_back(await self.queue.get(letter_id))
+            if begun is None:
                 await self.queue.get(letter_id)  # a projector takes away what needs no redrive any more
-                return self._taken(letter_id)
         except DeadLetterNotFoundError:
             return self._gone(letter_id)
         except NoHandlerError as exc:
@@ -156,42 +190,52 @@ class LetterDesk:
             return Outcome(letter_id, "refused", problem)
         except UsageError as exc:
             return Outcome(letter_id, "refused", str(exc))
-        finally:
-            del self._busy[letter_id]
-        self._remember(letter_id, operator, "redrove")
-        return before
+        return self._taken(letter_id) if begun is None else begun
 
-    async def _give_back(self, letter: DeadLetter) -> bool:
+    async def _give_back(self, letter: DeadLetter) -> _Begun | None:
+        """Give a letter back, or ask those for it who can; None where somebody else does so."""
         given = self._given
         if given.projector is not None and projection_of(letter) in given.projector.statistics():
-            return await _redriven_by_projector(given, letter)
-        if given.bus is None:
-            raise NoHandlerError(f"dead letters of {letter.handler!r}", known=())
-        return await given.bus.republish(letter)
+            return _Begun(letter, is_asked=False) if await _redriven_by_projector(given, letter) else None
+        try:
+            return _Begun(letter, is_asked=False) if await _redriven_by_bus(given, letter) else None
+        except (NoHandlerError, NoDeadLetterQueueError):
+            if not self.queue.reaches_members:
+                raise
+        return _Begun(await self.queue.ask_for_redrive(letter), is_asked=True)
 
-    async def _ends(self, begun: Mapping[str, DeadLetter]) -> dict[str, Outcome]:
+    async def _ends(self, begun: Mapping[str, _Begun]) -> dict[str, Outcome]:
         clock = self._given.clock
-        deadline_s = clock.monotonic() + _OUTCOME_S
+        began_s = clock.monotonic()
         outcomes: dict[str, Outcome] = {}
         left = dict(begun)
         while left:
-            for letter_id, before in [*left.items()]:
-                outcome = await self._end_of(before)
-                if outcome.state != "in_line" or clock.monotonic() >= deadline_s:
+            for letter_id, one in [*left.items()]:
+                outcome = await self._end_of(one.before)
+                if outcome is None and clock.monotonic() >= began_s + _patience_s(one):
+                    outcome = await self._no_end_of(one)
+                if outcome is not None:
                     outcomes[letter_id] = outcome
                     del left[letter_id]
             if left:
                 await pause(clock, _LOOK_S)
         return outcomes
 
-    async def _end_of(self, before: DeadLetter) -> Outcome:
-        try:
-            letter = await self.queue.get(before.id)
-        except DeadLetterNotFoundError:
+    async def _end_of(self, before: DeadLetter) -> Outcome | None:
+        state, letter = await redrive_state(self.queue, before)
+        if state == "redriven":
             return Outcome(before.id, "handled", f"{before.handler} has handled it now.")
-        if letter.redrives > before.redrives or letter.dead_at > before.dead_at:
+        if state == "failed again":
             error = letter_view(letter, self._masking)["error"]
             return Outcome(before.id, "failed_again", f"{before.handler} failed again: {error}")
+        return None
+
+    async def _no_end_of(self, one: _Begun) -> Outcome:
+        before = one.before
+        if one.is_asked and not await is_claimed(self.queue, before.id):
+            who = f"No running member of group {before.group!r} that has {before.handler}"
+            problem = f"{who} has answered, and nothing was done: start one, then redrive it."
+            return Outcome(before.id, "refused", problem)
         return Outcome(before.id, "in_line", f"It is in line for {before.handler}, which has not ended yet.")
 
     async def _remove(self, letter_id: str, operator: str) -> Outcome:
@@ -225,6 +269,10 @@ class LetterDesk:
         self._deeds.move_to_end(letter_id)
         while len(self._deeds) > REMEMBERED:
             self._deeds.popitem(last=False)
+
+
+def _patience_s(one: _Begun) -> float:
+    return _ANSWERS_WITHIN_S if one.is_asked else _OUTCOME_S
 
 
 def edited_letter(letter: DeadLetter, text: str, masking: Masking) -> DeadLetter:
@@ -268,6 +316,12 @@ def _problem_of(exc: DecodeError) -> str:
         return str(exc)
     found: Any = errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in found)
+
+
+async def _redriven_by_bus(given: Given, letter: DeadLetter) -> bool:
+    if given.bus is None:
+        raise NoHandlerError(f"dead letters of {letter.handler!r}", known=())
+    return await given.bus.republish(letter)
 
 
 async def _redriven_by_projector(given: Given, letter: DeadLetter) -> bool:
