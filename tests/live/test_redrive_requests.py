@@ -78,7 +78,7 @@ class Member:
         return [number async for number in self._lines]
 
 
-@pytest.fixture(params=["redis_url"])
+@pytest.fixture(params=["redis_url", "nats_url"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(request.getfixturevalue(request.param), tmp_path)
 

@@ -19,13 +19,20 @@ from avx_events.bus.claim_leases import LEASE_S, ClaimLeases
 from avx_events.bus.dead_letter_codec import decode_or_describe, encode, portable
 from avx_events.bus.dead_letters import DeadLetter, LetterFilter
 from avx_events.bus.remote.ports import TransportOptions
+from avx_events.bus.remote.redrives import encode_redrive
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
-from avx_events.core.errors import AvxEventsError, ClosedError, InvalidArgumentError, WrongLoopError
+from avx_events.core.errors import (
+    AvxEventsError,
+    ClosedError,
+    InvalidArgumentError,
+    TransportUnavailableError,
+    WrongLoopError,
+)
 from avx_events.core.tasks import TaskScope
 from avx_events.distributed.nats.jetstream import ConflictError, JetStream, Stored
 from avx_events.distributed.nats.names import PARTS_HEADER, Names, bucket_stream, text_of
 from avx_events.distributed.nats.pipe import Pipe
-from avx_events.distributed.nats.wire import Wire
+from avx_events.distributed.nats.wire import Wire, WireError
 
 _AT_ONCE: Final = 64
 _PART_BYTES: Final = 256 << 10  # well below what any server takes in one message
@@ -68,9 +75,8 @@ async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "NatsDeadLetters"
     try:
         await wire.open()
         await pipe.open()
-        letters = NatsDeadLetters(
-            JetStream(pipe, wire.name), Names(options.namespace, lanes=0), clock=clock, hang_up=hang_up
-        )
+        names = Names(options.namespace, lanes=0)
+        letters = NatsDeadLetters(wire, JetStream(pipe, wire.name), names, clock=clock, hang_up=hang_up)
         await letters.count()
     except BaseException:
         await hang_up()
@@ -83,6 +89,7 @@ class NatsDeadLetters:
 
     def __init__(
         self,
+        wire: Wire,
         jetstream: JetStream,
         names: Names,
         *,
@@ -93,6 +100,7 @@ class NatsDeadLetters:
         """Claim nothing yet, for the running loop.
 
         Args:
+            wire: The connection.
             jetstream: What keeps them.
             names: Of the namespace.
             clock: Says when claims are renewed.
@@ -100,6 +108,7 @@ class NatsDeadLetters:
             hang_up: Called last when the letters are closed; None where the connection is somebody else's.
         """
         self._loop = asyncio.get_running_loop()
+        self._wire = wire
         self._jetstream = jetstream
         self._names = names
         self._claims = bucket_stream(names.claims)
@@ -163,6 +172,16 @@ class NatsDeadLetters:
         self._check("release a dead letter")
         self._leases.drop(letter_id)
         await self._end_claim(letter_id)
+
+    async def ask_for_redrive(self, letter: DeadLetter) -> None:
+        """Have the members asked; see ``BrokerDeadLetterStore.ask_for_redrive``."""
+        self._check("ask for a redrive")
+        await self._wire.connected()
+        try:
+            self._wire.send(self._names.redrives(letter.group, letter.handler), encode_redrive(letter))
+            await self._wire.echo()
+        except (WireError, TimeoutError) as exc:
+            raise TransportUnavailableError(self._wire.name, str(exc) or "it does not answer") from exc
 
     async def select(
         self, letter_filter: LetterFilter, *, after: str | None = None, limit: int | None = None

@@ -3,15 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from avx_events.bus.remote import position as positions
-from avx_events.bus.remote.ports import Consumer, Lane, Withdrawal
+from avx_events.bus.remote.ports import Consumer, Lane, OnRedrive, Withdrawal
 from avx_events.bus.remote.position import Position, Progress, first_position
+from avx_events.bus.remote.redrives import decode_redrive
 from avx_events.bus.remote.shares import plan
 from avx_events.core.clock import Clock
 from avx_events.core.errors import AvxEventsError
 from avx_events.core.tasks import TaskScope
+from avx_events.distributed.nats.frames import Message
 from avx_events.distributed.nats.held_lane import AHEAD, HeldLane
 from avx_events.distributed.nats.jetstream import ConflictError, JetStream, Stored, StreamInfo
 from avx_events.distributed.nats.membership import Membership
@@ -30,6 +33,8 @@ _LEAST_OF_A_LANE: Final = 64
 
 class Lanes:
     """Beats, takes lanes that nobody holds up to this member's share, and gives those past it.
+
+    Meanwhile it listens to requests to redrive the handler's dead letters.
 
     Attributes:
         held: The lanes by number.
@@ -91,6 +96,8 @@ class Lanes:
             clock=clock,
             on_change=self._look_now.set,
         )
+        self._on_redrive = consumer.on_redrive
+        self._redrives = names.redrives(consumer.group or "", consumer.name)
         wire.watch(on_up=self._reconnected, on_down=self._look_now.clear)
 
     async def begin(self) -> None:
@@ -103,6 +110,8 @@ class Lanes:
         await self._have_positions()
         self._beat_at = self._clock.monotonic()
         self._until = self._beat_at + self._life_s
+        if self._on_redrive is not None:
+            self._wire.listen(self._redrives, partial(_take_redrive, self._on_redrive))
         await self._membership.begin()
         await self._change()
         self._tasks.spawn(self._run(), name=f"avx-events nats: hold lanes of {self._what}")
@@ -114,6 +123,7 @@ class Lanes:
             TransportUnavailableError: JetStream does not answer.
         """
         self._wire.unwatch(on_up=self._reconnected, on_down=self._look_now.clear)
+        await self._wire.ignore(self._redrives)
         await self._tasks.cancel()
         held = [*self.held.values(), *self._leaving.values()]
         self.held.clear()
@@ -355,6 +365,12 @@ class Lanes:
 
     def _subject(self, number: int) -> str:
         return f"{self._consumer}.position.{number}"
+
+
+def _take_redrive(on_redrive: OnRedrive, message: Message) -> None:
+    request = decode_redrive(message.data)
+    if request is not None:
+        on_redrive(request)
 
 
 async def all_of(futures: "Sequence[asyncio.Future[Any]]", *, but: type[Exception] | tuple[()] = ()) -> None:

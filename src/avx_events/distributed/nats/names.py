@@ -13,6 +13,7 @@
 | ``avx-parts`` | stream | parts of large ones, on ``avx.parts.`` with the letter's id, a random piece, and a number |
 | ``avx-parts`` | header | of a large letter: what its parts' subjects begin with, and how many there are |
 | ``avx-claims`` | bucket | key: id of a dead letter; value: who redrives it, ``dead_letters.Claim`` |
+| ``avx.redrives.billing.handler`` | subject | requests to redrive the handler's dead letters |
 | ``avx.requests.get=2Euser`` | subject | requests of type ``get.user``; those who respond are queue ``responders`` |
 | ``avx-timeout-ms`` | header | of a request: how long its reply is waited for |
 
@@ -86,6 +87,10 @@ class Names:
     def requests(self, event_type: str) -> str:
         """Return the subject of requests of a type."""
         return f"{self._namespace}.requests.{token(event_type)}"
+
+    def redrives(self, group: str, handler: str) -> str:
+        """Return the subject of requests to redrive a handler's dead letters."""
+        return f"{self._namespace}.redrives.{token(group)}.{token(handler)}"
 
     def letter(self, letter_id: str) -> str:
         """Return the subject of a dead letter; ``*`` stands for all of them."""

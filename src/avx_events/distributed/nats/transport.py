@@ -63,7 +63,9 @@ class NatsTransport:
         self._jetstream = JetStream(self._control, self._wire.name)
         self._log = EventLog(self._jetstream, self._names, options, server=self._wire.name)
         self._readers = Readers(self._wire, self._jetstream, self._log, self._names, clock=clock)
-        self._letters = NatsDeadLetters(self._jetstream, self._names, clock=clock, lease_s=options.redeliver_after_s)
+        self._letters = NatsDeadLetters(
+            self._wire, self._jetstream, self._names, clock=clock, lease_s=options.redeliver_after_s
+        )
         self._mender = JetStream(self._mending, self._wire.name)
         self._has_groups = False
         self._next_lane = count()
