@@ -5,20 +5,25 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
 import msgspec
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from avx_events import DeadLetter, DeadLetterQueue, EventBus
 from avx_events.apps.console import Console
 from avx_events.bus.redrive_outcome import is_claimed
+from avx_events.core.errors import DeadLetterNotFoundError, TransportUnavailableError
+from avx_events.distributed.kafka.names import Names
 from avx_events.testing.bus_contract import until
 from avx_events.testing.redrive_contract import until_gone
 from tests.live.redrive_member import GROUP, HANDLER, Bill
 from tests.live.sqlite_processes import lines, running
 from tests.live.test_cli import run
+from tests.servers.process import Server
 from tests.unit.apps.console.visitors import as_page, visiting
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
@@ -78,9 +83,15 @@ class Member:
         return [number async for number in self._lines]
 
 
-@pytest.fixture(params=["redis_url", "nats_url"])
+@pytest.fixture(params=["redis_url", "nats_url", "kafka_url"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(request.getfixturevalue(request.param), tmp_path)
+
+
+@pytest.fixture(params=["redis_server", "nats_server", "kafka_server"])
+def server(request: pytest.FixtureRequest) -> Server:
+    found: Server = request.getfixturevalue(request.param)
+    return found
 
 
 # The command line
@@ -204,6 +215,49 @@ async def test_a_letter_whose_member_is_killed_comes_back_when_its_claim_is_over
     assert was_claimed
     assert msgspec.structs.replace(left, envelope=None) == msgspec.structs.replace(letter, envelope=None)
     assert begun == [1]
+
+
+# Brokers that go and come
+
+
+async def test_members_hear_who_asks_when_the_broker_has_come_back(server: Server, tmp_path: Path) -> None:
+    place = Place(server.url, tmp_path)
+    async with place.with_letters(2) as (_, queue, letters):
+        place.have("mended")
+        await queue.ask_for_redrive(letters[0])
+        await until_gone(queue, letters[0].id)
+        server.kill()
+        server.start()
+
+        await ask_until_gone(queue, letters[1])
+
+
+async def test_members_on_kafka_hear_who_asks_when_the_topic_was_deleted(kafka_url: str, tmp_path: Path) -> None:
+    place = Place(kafka_url, tmp_path)
+    admin: Any = AdminClient({"bootstrap.servers": kafka_url.removeprefix("kafka://")})
+    async with place.with_letters(2) as (_, queue, letters):
+        place.have("mended")
+        await queue.ask_for_redrive(letters[0])
+        await until_gone(queue, letters[0].id)
+        topic = Names(place.namespace).redrives
+        await asyncio.to_thread(admin.delete_topics([topic])[topic].result)
+
+        await ask_until_gone(queue, letters[1])
+
+
+async def ask_until_gone(queue: DeadLetterQueue, letter: DeadLetter) -> None:
+    """Ask again and again: when members are back nobody can see, and until they are nobody hears it."""
+
+    async def is_gone() -> bool:
+        try:
+            await queue.ask_for_redrive(letter)
+        except DeadLetterNotFoundError:
+            return True
+        except TransportUnavailableError:
+            return False
+        return False
+
+    await until(is_gone)
 
 
 async def until_free(queue: DeadLetterQueue, letter_id: str) -> None:

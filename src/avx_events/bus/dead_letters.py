@@ -459,6 +459,8 @@ class DeadLetterQueue:
             DeadLetterNotFoundError: The queue does not hold it.
             UnsupportedError: The letters are in no broker, or the letter's handler is in no group.
             TransportUnavailableError: The broker is away.
+            TransportRefusedError: It does not let this user ask.
+            PublishUnknownError: Kafka did not confirm; to ask again does no harm.
         """
         store = self._open("ask for a redrive")
         if not isinstance(store, BrokerDeadLetterStore):

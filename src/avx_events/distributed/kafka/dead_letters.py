@@ -27,6 +27,7 @@ from avx_events.bus.claim_leases import LEASE_S, ClaimLeases
 from avx_events.bus.dead_letter_codec import decode_or_describe, encode, portable
 from avx_events.bus.dead_letters import DeadLetter, LetterFilter
 from avx_events.bus.remote.ports import TransportOptions
+from avx_events.bus.remote.redrives import encode_redrive
 from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import (
     AvxEventsError,
@@ -40,6 +41,7 @@ from avx_events.distributed.kafka.cluster import Cluster
 from avx_events.distributed.kafka.codes import Code, check
 from avx_events.distributed.kafka.names import Names
 from avx_events.distributed.kafka.publisher import Publisher
+from avx_events.distributed.kafka.redrives import Redrives
 from avx_events.distributed.kafka.requests import Record
 from avx_events.distributed.kafka.wire import Servers
 
@@ -98,7 +100,9 @@ async def connect(url: str, *, clock: Clock = SYSTEM_CLOCK) -> "KafkaDeadLetters
         await publisher.close()
         await cluster.close()
 
-    letters = KafkaDeadLetters(cluster, publisher, Names(options.namespace).letters, clock=clock, hang_up=hang_up)
+    names = Names(options.namespace)
+    redrives = Redrives(cluster, publisher, names.redrives)
+    letters = KafkaDeadLetters(cluster, publisher, names, redrives, clock=clock, hang_up=hang_up)
     try:
         await letters.count()
     except BaseException:
@@ -173,7 +177,8 @@ class KafkaDeadLetters:
         self,
         cluster: Cluster,
         publisher: Publisher,
-        topic: str,
+        names: Names,
+        redrives: Redrives,
         *,
         clock: Clock,
         lease_s: float = LEASE_S,
@@ -184,7 +189,8 @@ class KafkaDeadLetters:
         Args:
             cluster: Where the topic is.
             publisher: Sends what is written.
-            topic: The topic.
+            names: Of the namespace.
+            redrives: What members are asked through.
             clock: Says when claims are renewed.
             lease_s: How long the claim of a process that died lasts, in seconds.
             hang_up: Called last when the letters are closed; None where the connections are somebody else's.
@@ -192,8 +198,10 @@ class KafkaDeadLetters:
         self._loop = asyncio.get_running_loop()
         self._cluster = cluster
         self._publisher = publisher
-        self._topic = topic
-        cluster.plan_topic(topic, partitions=1, settings=SETTINGS)
+        self._names = names
+        self._redrives = redrives
+        self._topic = names.letters
+        cluster.plan_topic(self._topic, partitions=1, settings=SETTINGS)
         self._has_topic = False
         self._letters = Letters()
         self._offset = 0
@@ -250,6 +258,11 @@ class KafkaDeadLetters:
         holder = self._claims.pop(name, None)
         if holder is not None:
             await self._append(_CLAIM, name, None, by=holder)
+
+    async def ask_for_redrive(self, letter: DeadLetter) -> None:
+        """Have the members asked; see ``BrokerDeadLetterStore.ask_for_redrive``."""
+        self._check("ask for a redrive")
+        await self._redrives.ask(self._names.consumer(letter.group, letter.handler), encode_redrive(letter))
 
     async def select(
         self, letter_filter: LetterFilter, *, after: str | None = None, limit: int | None = None

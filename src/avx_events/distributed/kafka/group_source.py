@@ -17,6 +17,7 @@ from avx_events.distributed.kafka.membership import Membership
 from avx_events.distributed.kafka.messages import incoming_of
 from avx_events.distributed.kafka.progress import MOST_BYTES, Noted, Progress, read, write
 from avx_events.distributed.kafka.reader import Reader
+from avx_events.distributed.kafka.redrives import Redrives
 from avx_events.distributed.kafka.requests import Record
 from avx_events.distributed.kafka.wire import Request, WireError
 
@@ -61,6 +62,7 @@ class GroupSource:
         heartbeat_s: float,
         clock: Clock,
         withdrawal: Withdrawal,
+        redrives: Redrives,
     ) -> None:
         """Begin with no partitions; ``start`` joins the group.
 
@@ -73,12 +75,14 @@ class GroupSource:
             heartbeat_s: How often this one gives a sign of life.
             clock: Time.
             withdrawal: Told when a partition moves to another member.
+            redrives: Tells who asks to have the handler's dead letters redriven.
         """
         self._cluster = cluster
         self._consumer = consumer
         self._topic = topic
         self.name = name
         self._withdrawal = withdrawal
+        self._redrives = redrives
         self._reader = Reader(cluster, topic, on_gap=self._leap, what=f"avx-events kafka: {name}")
         self._membership = Membership(
             cluster, name, topic, self, session_s=session_s, heartbeat_s=heartbeat_s, clock=clock
@@ -115,6 +119,8 @@ class GroupSource:
             commits = {partition: (begins_at[partition], "") for partition in new}
             await self._cluster.until_done(lambda: self._create(commits))
         self._created = frozenset(partitions)
+        if self._consumer.on_redrive is not None:
+            await self._redrives.listen(self.name, self._consumer.on_redrive)
 
     async def _without_position(self, partitions: Iterable[int]) -> list[int]:
         asked = requests.committed(self.name, self._topic, partitions)
@@ -147,6 +153,7 @@ class GroupSource:
 
     async def close(self) -> None:
         """Leave the group."""
+        self._redrives.ignore(self.name)
         await self._membership.stop()  # first, since it begins with what it is given
         await self._tasks.cancel()
         await self._reader.close()

@@ -4,6 +4,7 @@
 |---|---|---|
 | ``avx.log`` | topic | the events; a lane is a partition |
 | ``avx.letters`` | compacted topic, one partition | dead letters, and who redrives one |
+| ``avx.redrives`` | topic, one partition | requests to redrive dead letters |
 | ``avx.requests`` | topic | requests, replies, and who responds |
 | ``avx.group.handler`` | consumer group | how far a handler of a group is |
 """
@@ -55,6 +56,7 @@ class Names:
         """Begin all names with ``namespace``."""
         self.log = f"{namespace}.log"
         self.letters = f"{namespace}.letters"
+        self.redrives = f"{namespace}.redrives"
         self.requests = f"{namespace}.requests"
         self._namespace = namespace
 

@@ -14,6 +14,7 @@ from avx_events.distributed.kafka.group_source import GroupSource
 from avx_events.distributed.kafka.messages import headers_of
 from avx_events.distributed.kafka.names import Names, lane_of
 from avx_events.distributed.kafka.publisher import Publisher
+from avx_events.distributed.kafka.redrives import Redrives
 from avx_events.distributed.kafka.request_reply import KafkaRequests
 from avx_events.distributed.kafka.wire import Servers
 
@@ -56,8 +57,14 @@ class KafkaTransport:
         self._has_log = options.partitions is not None
         self._cluster.plan_topic(self._names.log, partitions=options.partitions or 1, settings=settings)
         self._publisher = Publisher(self._cluster, clock=clock)
+        self._redrives = Redrives(self._cluster, self._publisher, self._names.redrives)
         self._letters = KafkaDeadLetters(
-            self._cluster, self._publisher, self._names.letters, clock=clock, lease_s=options.redeliver_after_s
+            self._cluster,
+            self._publisher,
+            self._names,
+            self._redrives,
+            clock=clock,
+            lease_s=options.redeliver_after_s,
         )
         self._next_lane = count()
 
@@ -121,6 +128,7 @@ class KafkaTransport:
             heartbeat_s=self._heartbeat_s,
             clock=self._clock,
             withdrawal=withdrawal,
+            redrives=self._redrives,
         )
         await source.create()
         source.start()
@@ -139,6 +147,7 @@ class KafkaTransport:
 
     async def close(self) -> None:
         """Send what was submitted, and leave no connection."""
+        await self._redrives.close()
         await self._letters.close()
         await self._publisher.close()
         await self._cluster.close()
