@@ -237,7 +237,7 @@ class DeliveringBus:
         Returns once it is in line; the letter leaves the queue when the handler succeeds, and is updated when it fails.
 
         Returns:
-            False where the letter is being redriven already.
+            False where the letter is being redriven already, or was in this moment, and has failed again.
 
         Raises:
             DeadLetterNotFoundError: The queue does not hold it.

@@ -4,6 +4,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from avx_events import DeadLetter, DeadLetterQueue, Event, EventBus, UnsupportedError
@@ -12,7 +13,7 @@ from avx_events.bus.remote.redrives import RedriveRequest, decode_redrive, encod
 from avx_events.core.clock import SYSTEM_CLOCK
 from avx_events.core.errors import DeadLetterNotFoundError, InvalidArgumentError
 from avx_events.core.metadata import stamp
-from tests.unit.bus.remote.broker import FakeBroker, bus_on
+from tests.unit.bus.remote.broker import FakeBroker, Letters, bus_on
 from tests.waiting import until
 
 
@@ -49,6 +50,16 @@ class Asking(MemoryDeadLetters):
 
     async def ask_for_redrive(self, letter: DeadLetter) -> None:
         self.asked.append(letter)
+
+
+class Overtaken(Letters):
+    """Has somebody else redrive a letter, who fails, between the look at it and its claim."""
+
+    async def claim(self, letter_id: str) -> bool:
+        letter = await self.get(letter_id)
+        assert letter is not None
+        await self.put(msgspec.structs.replace(letter, redrives=letter.redrives + 1))
+        return await super().claim(letter_id)
 
 
 def billing(broker: FakeBroker, handled: list[int], **options: Any) -> EventBus:
@@ -117,6 +128,22 @@ async def test_a_member_redrives_a_letter_that_is_as_it_was_when_that_was_asked(
 
     assert handled == [2]
     assert [letter.id for letter in left] == ["old"]
+
+
+async def test_a_letter_that_failed_again_in_the_moment_of_its_claim_is_left_alone_and_free() -> None:
+    broker, handled = FakeBroker(), list[int]()
+    broker.letters = Overtaken()
+    async with billing(broker, handled) as bus:
+        await bus.dead_letter_queue.add(a_letter())
+
+        is_redriven = await bus.republish("letter")
+        asks(broker, RedriveRequest("letter", redrives=1))
+        await until(lambda: not bus._engine._asked)
+        await bus.settled()
+        [left] = await bus.dead_letter_queue.list()
+        is_free = await MemoryDeadLetters.claim(broker.letters, "letter")
+
+    assert (is_redriven, handled, left.redrives, is_free) == (False, [], 2, True)
 
 
 async def test_a_member_that_cannot_do_what_it_is_asked_says_so_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:

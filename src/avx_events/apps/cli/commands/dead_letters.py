@@ -186,7 +186,8 @@ async def edit(
 ) -> int:
     """Change the data of a dead letter's event, which keeps its id and metadata; then give it back, as redrive does.
 
-    While it is edited nobody else can give it back. In a database, without --app, it is left there edited.
+    While it is edited nobody else can give it back. In a database, or of a bus without a group, it is left there edited
+    unless --app is given.
 
     Args:
         url: Where it is.
@@ -207,7 +208,7 @@ async def edit(
             if app is not None:
                 application = await stack.enter_async_context(opened_application(app, runs=not leave))
             await _edit(queue, letter, data)
-            if leave or (application is None and not queue.reaches_members):
+            if leave or (application is None and not (queue.reaches_members and letter.group)):
                 _tell(letter_id, "edited", as_json=json)
                 return _DONE
             if application is None:
