@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from avx_events import AvxEventsError
-from avx_events.observability import SettingError, Settings
+from avx_events.observability import SettingError, Settings, exporting
 from avx_events.observability.metrics import CONTENT_TYPE, Metrics
 from examples.production_service.http.answers import JsonResponse
 from examples.production_service.http.server import Server
@@ -78,12 +78,16 @@ async def serve(app: Starlette, settings: Settings) -> None:
         await server.serve(sockets=[listener])
 
 
-def main(run: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
-    """Run a process, and return its exit code: 0 after a signal, 2 where a setting cannot be used."""
+def main(run: Callable[[Settings], Coroutine[Any, Any, None]], *, name: str) -> int:
+    """Run a process, and return its exit code: 0 after a signal, 2 where a setting cannot be used.
+
+    Its spans and metrics go to where OpenTelemetry's variables say, as those of the service ``name``.
+    """
     try:
         settings = Settings.load()
         prepare(settings)
-        asyncio.run(run(settings))
+        with exporting(settings, service_name=name):
+            asyncio.run(run(settings))
     except AvxEventsError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 2

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from avx_events import AvxEventsError, EventBus, EventStore, Inspector, Relay, TransportUnavailableError
-from avx_events.observability import Metrics, Settings
+from avx_events.observability import Metrics, Settings, Tracing
 from deploy.parts.edge import BUS_URL, edge, main, required, serve
 from examples.production_service.orders import OrderPlaced
 
@@ -53,6 +53,7 @@ async def relay(store: EventStore, url: str, metrics: Metrics) -> None:
     """
     async with AsyncExitStack() as parts:
         bus = await parts.enter_async_context(await connected(url))
+        Tracing(parent=True).observe(bus)
         metrics.add_bus(bus, name="relay")
         metrics.add_groups(await parts.enter_async_context(await Inspector.connect(url)))
         await parts.enter_async_context(Relay(store, bus, name="to-the-broker", types=[OrderPlaced]))
@@ -74,4 +75,4 @@ async def connected(url: str) -> EventBus:
 
 
 if __name__ == "__main__":
-    sys.exit(main(run))
+    sys.exit(main(run, name="relay"))

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from avx_events import Connection, EventBus, EventStore, Inbox, Retry
-from avx_events.observability import Metrics, Settings
+from avx_events.observability import Metrics, Settings, Tracing
 from deploy.parts.edge import BUS_URL, edge, main, required, serve
 from examples.production_service.orders import OrderPlaced
 
@@ -53,6 +53,7 @@ async def run(settings: Settings) -> None:
             await invoices.fetch_one("SELECT 1")
             await bus.dead_letter_queue.count()
 
+        Tracing(parent=True).observe(bus)
         metrics = Metrics()
         metrics.add_bus(bus, name=GROUP)
         await serve(edge(ask=ask, metrics=metrics), settings)
@@ -79,4 +80,4 @@ def write_invoices(bus: EventBus, invoices: EventStore) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(run))
+    sys.exit(main(run, name=GROUP))

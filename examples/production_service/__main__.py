@@ -15,7 +15,7 @@ from typing import Final
 
 from avx_events.observability import SettingError, Settings
 from examples.production_service.http.server import address_of
-from examples.production_service.serving import open_listener, prepare, serve, stop_timeout_s
+from examples.production_service.serving import open_listener, prepare, run, stop_timeout_s
 from examples.production_service.workers import Workers
 
 _GREETING: Final = """
@@ -68,7 +68,7 @@ def main() -> int:
         with open_listener(settings) as listener:
             address = address_of(listener)
             if settings.events.workers == 1:
-                asyncio.run(serve(settings, listener, announce=lambda: greet(settings, address)))
+                run(settings, listener, announce=lambda: greet(settings, address))
             else:
                 workers = Workers(listener, count=settings.events.workers, announce=lambda: greet(settings, address))
                 code = asyncio.run(workers.run())

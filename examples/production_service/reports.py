@@ -71,6 +71,10 @@ class HttpErrorEvent(Event, event_type="shop.http.error"):
     error_type: str
 
 
+REPORTS: Final = (ServiceStarted, HealthCheckPerformed, MetricsSnapshot, HttpRequestEvent, HttpErrorEvent)
+"""All of them."""
+
+
 class Reports:
     """Publishes reports one after the other while it is entered, each with the correlation id that it was told with.
 

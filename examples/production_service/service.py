@@ -29,7 +29,7 @@ from examples.production_service.commands import Accepted, command_bus
 from examples.production_service.http.request_metrics import RequestMetrics
 from examples.production_service.read_models import OrderBook, ReadModels, UserDirectory
 from examples.production_service.readiness import CHECK_EVERY_S, Dependencies
-from examples.production_service.reports import MetricsSnapshot, Reports
+from examples.production_service.reports import REPORTS, MetricsSnapshot, Reports
 from examples.production_service.welcome import LogMailer, Mailer, send_welcome_mails
 
 READ_MODEL_TIMEOUT_S: Final = 5.0
@@ -234,7 +234,8 @@ async def _opened(name: str, opening: Awaitable[OpenedT]) -> OpenedT:
 
 
 def _observe(service: Service, reports_bus: EventBus) -> None:
-    tracing = Tracing(parent=True)
+    tracing = Tracing(parent=True, without=REPORTS)  # a report of each request and each look is no work to be traced
+    tracing.observe(service.store)
     for name, bus in {"reports": reports_bus, "service": service.bus}.items():
         if name == "service" or bus is not service.bus:
             tracing.observe(bus)

@@ -13,7 +13,8 @@ from typing import Final
 
 from starlette.routing import Mount
 
-from avx_events.observability import SettingError, Settings, init_tracing
+from avx_events.observability import SettingError, Settings, exporting, init_tracing
+from avx_events.observability.export import FLUSH_TIMEOUT_S
 from examples.production_service.http.app import http_app
 from examples.production_service.http.connections import DEFAULT_LIMITS
 from examples.production_service.http.pages import console_of
@@ -34,8 +35,19 @@ def prepare(settings: Settings) -> None:
 
 
 def stop_timeout_s(settings: Settings) -> int:
-    """Return how many seconds a stop may take: requests, the relay, the bus, the rest."""
-    return DEFAULT_LIMITS.requests_timeout_s + 2 * math.ceil(settings.events.drain_timeout_s) + 5
+    """Return how many seconds a stop may take: requests, the relay, the bus, spans and metrics, the rest."""
+    handlers_s = 2 * math.ceil(settings.events.drain_timeout_s)
+    return DEFAULT_LIMITS.requests_timeout_s + handlers_s + math.ceil(FLUSH_TIMEOUT_S) + 5
+
+
+def run(settings: Settings, listener: socket.socket, *, announce: Callable[[], None], owner: int | None = None) -> None:
+    """Do as ``serve`` does, and meanwhile export spans and metrics to where OpenTelemetry's variables say.
+
+    Raises:
+        SettingError: The store or the broker cannot be used, or one of these variables.
+    """
+    with exporting(settings):
+        asyncio.run(serve(settings, listener, announce=announce, owner=owner))
 
 
 async def serve(

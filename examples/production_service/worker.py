@@ -4,13 +4,12 @@
 alone. It says ``READY`` on standard output when it serves. Exit codes are those of the service.
 """
 
-import asyncio
 import socket
 import sys
 from typing import Final
 
 from avx_events.observability import SettingError, Settings
-from examples.production_service.serving import prepare, serve
+from examples.production_service.serving import prepare, run
 
 READY: Final = "ready"
 
@@ -21,7 +20,7 @@ def main() -> int:
         settings = Settings.load()
         prepare(settings)
         with socket.socket(fileno=int(sys.argv[1])) as listener:
-            asyncio.run(serve(settings, listener, announce=lambda: print(READY, flush=True), owner=sys.stdin.fileno()))
+            run(settings, listener, announce=lambda: print(READY, flush=True), owner=sys.stdin.fileno())
     except SettingError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2

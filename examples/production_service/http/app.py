@@ -1,6 +1,7 @@
 """The routes: each reads a request, dispatches a command or asks a read model, and answers."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from importlib.util import find_spec
 from typing import Final, TypeAlias
 
 import msgspec
@@ -8,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from avx_events import Command, StoreSchemaError
 from avx_events.observability.metrics import CONTENT_TYPE
@@ -52,12 +53,13 @@ class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: float
 
 
-def http_app(service: Service, *, pages: Iterable[BaseRoute] = ()) -> Starlette:
+def http_app(service: Service, *, pages: Sequence[BaseRoute] = ()) -> Starlette:
     """Return the ASGI application of ``service``.
 
     Args:
         service: Answers.
-        pages: What there is beside its own routes, as ``Mount("/console", app)``; counted as route ``none``.
+        pages: What there is beside its own routes, as ``Mount("/console", app)``; counted as route ``none``, and not
+            traced.
     """
     api = Api(service)
     routes = [
@@ -72,6 +74,7 @@ def http_app(service: Service, *, pages: Iterable[BaseRoute] = ()) -> Starlette:
     ]
     exception_handlers = {**EXCEPTION_HANDLERS, StoreSchemaError: api.note_damage}
     middleware = [
+        *_tracing(quiet=["/health", "/ready", "/metrics", *(page.path for page in pages if isinstance(page, Mount))]),
         Middleware(Measuring, metrics=service.requests, reports=service.reports, routes=routes),
         Middleware(Stopping, service=service),
         Middleware(Correlation),
@@ -80,6 +83,17 @@ def http_app(service: Service, *, pages: Iterable[BaseRoute] = ()) -> Starlette:
     app = Starlette(routes=[*routes, *pages], middleware=middleware, exception_handlers=exception_handlers)
     app.router.redirect_slashes = False  # to where the client's own Host header says
     return app
+
+
+def _tracing(*, quiet: Collection[str]) -> list[Middleware]:
+    """Return the middleware that traces requests, but those for ``quiet``, where an OpenTelemetry SDK is set up."""
+    if find_spec("opentelemetry") is None:
+        return []
+    from avx_events.observability.sending import providers  # noqa: PLC0415 - it imports OpenTelemetry
+    from examples.production_service.http.tracing import RequestSpans  # noqa: PLC0415 - likewise
+
+    made = providers(None, None)
+    return [] if made is None else [Middleware(RequestSpans, tracers=made[0], meters=made[1], without=quiet)]
 
 
 def resource(path: str, *, query: Collection[str] = (), **endpoints: Endpoint) -> Route:

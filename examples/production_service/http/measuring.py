@@ -1,6 +1,6 @@
 """Measuring: how many requests each route answers, how, and how fast; counted, and reported on the bus."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from time import perf_counter
 from typing import Final
 
@@ -12,11 +12,13 @@ from examples.production_service.reports import HttpErrorEvent, HttpRequestEvent
 
 ERROR_TYPE: Final = "avx.error_type"
 """Where in the scope the type of an error is that was answered."""
+ROUTE: Final = "avx.route"
+"""Where in the scope the pattern of the route is, where there is one."""
 REQUEST_ID: Final = "avx.request_id"
 CORRELATION_ID: Final = "avx.correlation_id"
 """Where in the scope the ids of the request are."""
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS: Final[Collection[str]] = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Measuring:
@@ -48,8 +50,11 @@ class Measuring:
             self._record(scope, status, perf_counter() - started_at)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = self._patterns.get(scope.get("endpoint"), "none")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        found = self._patterns.get(scope.get("endpoint"))
+        if found is not None:
+            scope[ROUTE] = found
+        route = found or "none"
+        method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.record(route=route, method=method, status=status, seconds=seconds)
         figures = (method, route, status, seconds * 1_000, scope.get(REQUEST_ID, ""))
         correlation_id = scope.get(CORRELATION_ID)
