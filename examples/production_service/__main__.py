@@ -10,7 +10,11 @@ ended by SIGALRM, which the store survives as it does SIGKILL.
 
 import asyncio
 import logging
+import socket
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from avx_events.observability import SettingError, Settings
@@ -70,13 +74,18 @@ def main() -> int:
             if settings.events.workers == 1:
                 run(settings, listener, announce=lambda: greet(settings, address))
             else:
-                workers = Workers(listener, count=settings.events.workers, announce=lambda: greet(settings, address))
-                code = asyncio.run(workers.run())
+                code = _run_workers(settings, listener, announce=lambda: greet(settings, address))
     except SettingError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
     log.info("stopped")
     return code
+
+
+def _run_workers(settings: Settings, listener: socket.socket, *, announce: Callable[[], None]) -> int:
+    with TemporaryDirectory(prefix="avx-") as folder:
+        workers = Workers(listener, count=settings.events.workers, folder=Path(folder), announce=announce)
+        return asyncio.run(workers.run())
 
 
 def _check_workers(settings: Settings) -> None:

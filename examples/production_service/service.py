@@ -17,6 +17,7 @@ from avx_events import (
     DeadLetterQueue,
     EventBus,
     EventStore,
+    Inspector,
     LogBus,
     ProjectionFailedError,
     ProjectionLagError,
@@ -129,12 +130,20 @@ class Service:
 
 
 @asynccontextmanager
-async def running_service(settings: Settings, *, mailer: Mailer | None = None) -> AsyncGenerator[Service, None]:
+async def running_service(
+    settings: Settings, *, mailer: Mailer | None = None, tells_groups: bool = True
+) -> AsyncGenerator[Service, None]:
     """Run a service as ``settings`` say, and stop it in good order at the end of the block.
 
     It stops in the reverse order of its start: reports, the relay, the bus, which lets handlers finish, the projections
     between two transactions, and the store. What is not done by then is done after the next start. Dead letters are
     given back to their handlers when it starts.
+
+    Args:
+        settings: What with.
+        mailer: Sends mails; into the log if not given.
+        tells_groups: Whether its metrics say how far the groups of the broker are, which costs the broker something:
+            one of several processes is enough.
 
     Raises:
         SettingError: The store or the broker cannot be used now.
@@ -159,6 +168,10 @@ async def running_service(settings: Settings, *, mailer: Mailer | None = None) -
             caught_up_at=last_position,
         )
         _observe(service, reports_bus)
+        if tells_groups and events.bus_url is not None:
+            looking = Inspector.connect(events.bus_url, namespace=events.namespace)
+            inspector = await parts.enter_async_context(await _opened("AVX_EVENTS__BUS_URL", looking))
+            service.metrics.add_groups(inspector)
         await parts.enter_async_context(reports_bus)
         if bus is not reports_bus:
             await parts.enter_async_context(bus)

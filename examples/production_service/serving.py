@@ -9,7 +9,8 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from starlette.routing import Mount
 
@@ -21,10 +22,25 @@ from examples.production_service.http.pages import console_of
 from examples.production_service.http.server import Server, address_of, allow_open_files, listen
 from examples.production_service.reports import ServiceStarted
 from examples.production_service.service import running_service
+from examples.production_service.siblings import Siblings
 
 BIND_ADDR: Final = "AVX__HTTP__BIND_ADDR"
 
 log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """Which of several processes on one socket this is.
+
+    Attributes:
+        number: From 1; one that is started anew has the number of the one that ended.
+        folder: Where they tell each other their figures.
+        owner: A pipe whose other end is open as long as the process lives that this one works for.
+    """
+
+    number: int
+    folder: Path
+    owner: int
 
 
 def prepare(settings: Settings) -> None:
@@ -40,18 +56,20 @@ def stop_timeout_s(settings: Settings) -> int:
     return DEFAULT_LIMITS.requests_timeout_s + handlers_s + math.ceil(FLUSH_TIMEOUT_S) + 5
 
 
-def run(settings: Settings, listener: socket.socket, *, announce: Callable[[], None], owner: int | None = None) -> None:
+def run(
+    settings: Settings, listener: socket.socket, *, announce: Callable[[], None], place: Place | None = None
+) -> None:
     """Do as ``serve`` does, and meanwhile export spans and metrics to where OpenTelemetry's variables say.
 
     Raises:
         SettingError: The store or the broker cannot be used, or one of these variables.
     """
     with exporting(settings):
-        asyncio.run(serve(settings, listener, announce=announce, owner=owner))
+        asyncio.run(serve(settings, listener, announce=announce, place=place))
 
 
 async def serve(
-    settings: Settings, listener: socket.socket, *, announce: Callable[[], None], owner: int | None = None
+    settings: Settings, listener: socket.socket, *, announce: Callable[[], None], place: Place | None = None
 ) -> None:
     """Serve on ``listener`` until a signal comes, or the owner is gone.
 
@@ -59,17 +77,22 @@ async def serve(
         settings: What with.
         listener: Where; other processes may serve on it, too.
         announce: Called once requests are about to be answered.
-        owner: A pipe whose other end is open as long as the process lives that this one works for.
+        place: Which of several processes this is; None for the only one.
 
     Raises:
         SettingError: The store or the broker cannot be used.
     """
     async with AsyncExitStack() as parts:
-        service = await parts.enter_async_context(running_service(settings))
+        is_first = place is None or place.number == 1  # one of them tells of the broker's groups: that is enough
+        service = await parts.enter_async_context(running_service(settings, tells_groups=is_first))
+        scrape = service.metrics.text
+        if place is not None:
+            siblings = Siblings(place.folder, place.number, service.metrics.text)
+            scrape = (await parts.enter_async_context(siblings)).text
         console = console_of(service, settings)
         if console is not None:
             await parts.enter_async_context(console)
-        server = Server(http_app(service, pages=() if console is None else [Mount("/console", console)]))
+        server = Server(http_app(service, scrape=scrape, pages=() if console is None else [Mount("/console", console)]))
 
         def stop() -> None:
             log.info("stopping")
@@ -81,7 +104,8 @@ async def serve(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
-        if owner is not None:
+        if place is not None:
+            owner = place.owner
 
             def stop_alone() -> None:
                 asyncio.get_running_loop().remove_reader(owner)

@@ -1,15 +1,17 @@
-"""One of several processes that answer on one socket: ``python -m examples.production_service.worker DESCRIPTOR``.
+"""One of several processes on one socket: ``python -m examples.production_service.worker DESCRIPTOR NUMBER FOLDER``.
 
-``workers`` starts it, with the socket as an open descriptor and a pipe as standard input, whose end says that it is
-alone. It says ``READY`` on standard output when it serves. Exit codes are those of the service.
+``workers`` starts it, with the socket as an open descriptor, the number that it has among them, the folder where they
+tell each other their figures, and a pipe as standard input, whose end says that it is alone. It says ``READY`` on
+standard output when it serves. Exit codes are those of the service.
 """
 
 import socket
 import sys
+from pathlib import Path
 from typing import Final
 
 from avx_events.observability import SettingError, Settings
-from examples.production_service.serving import prepare, run
+from examples.production_service.serving import Place, prepare, run
 
 READY: Final = "ready"
 
@@ -19,8 +21,10 @@ def main() -> int:
     try:
         settings = Settings.load()
         prepare(settings)
-        with socket.socket(fileno=int(sys.argv[1])) as listener:
-            run(settings, listener, announce=lambda: print(READY, flush=True), owner=sys.stdin.fileno())
+        descriptor, number, folder = sys.argv[1:]
+        place = Place(int(number), Path(folder), owner=sys.stdin.fileno())
+        with socket.socket(fileno=int(descriptor)) as listener:
+            run(settings, listener, announce=lambda: print(READY, flush=True), place=place)
     except SettingError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from avx_events import Retry
@@ -33,10 +34,18 @@ log = logging.getLogger(__name__)
 class Workers:
     """The processes that serve on one socket."""
 
-    def __init__(self, listener: socket.socket, *, count: int, announce: Callable[[], None]) -> None:
-        """Keep ``count`` of them on ``listener``; ``announce`` is called when all have begun to serve."""
+    def __init__(self, listener: socket.socket, *, count: int, folder: Path, announce: Callable[[], None]) -> None:
+        """Keep ``count`` of them on ``listener``.
+
+        Args:
+            listener: Where they serve.
+            count: How many.
+            folder: Where they tell each other their figures.
+            announce: Called when all have begun to serve.
+        """
         self._listener: Final = listener
         self._count: Final = count
+        self._folder: Final = folder
         self._announce: Final = announce
         self._running: Final[set[Process]] = set()
         self._have_served: Final[set[int]] = set()
@@ -82,7 +91,8 @@ class Workers:
         descriptor = self._listener.fileno()
         # In a session of its own, Ctrl+C reaches this process alone, and each worker is told once.
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "examples.production_service.worker", str(descriptor)),
+            *(sys.executable, "-m", "examples.production_service.worker"),
+            *(str(descriptor), str(number), str(self._folder)),
             stdin=PIPE,
             stdout=PIPE,
             pass_fds=(descriptor,),

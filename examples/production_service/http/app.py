@@ -53,15 +53,18 @@ class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: float
 
 
-def http_app(service: Service, *, pages: Sequence[BaseRoute] = ()) -> Starlette:
+def http_app(
+    service: Service, *, scrape: Callable[[], Awaitable[bytes]] | None = None, pages: Sequence[BaseRoute] = ()
+) -> Starlette:
     """Return the ASGI application of ``service``.
 
     Args:
         service: Answers.
+        scrape: What ``/metrics`` is answered with; the figures of ``service`` if not given.
         pages: What there is beside its own routes, as ``Mount("/console", app)``; counted as route ``none``, and not
             traced.
     """
-    api = Api(service)
+    api = Api(service, scrape=service.metrics.text if scrape is None else scrape)
     routes = [
         resource("/users", query=("after", "limit"), GET=api.list_users, POST=api.create_user),
         resource("/users/{user_id}", query=("at_version",), GET=api.show_user, PATCH=api.change_email),
@@ -116,9 +119,10 @@ def resource(path: str, *, query: Collection[str] = (), **endpoints: Endpoint) -
 class Api:
     """The endpoints."""
 
-    def __init__(self, service: Service) -> None:
-        """Answer for ``service``."""
+    def __init__(self, service: Service, *, scrape: Callable[[], Awaitable[bytes]]) -> None:
+        """Answer for ``service``, and ``/metrics`` by ``scrape``."""
         self._service: Final = service
+        self._scrape: Final = scrape
 
     async def create_user(self, request: Request) -> Response:
         """``POST /users {"email", "name"}``."""
@@ -201,7 +205,7 @@ class Api:
 
     async def metrics(self, _: Request) -> Response:
         """``GET /metrics``."""
-        return Response(await self._service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        return Response(await self._scrape(), headers={"Content-Type": CONTENT_TYPE})
 
     async def note_damage(self, _: Request, exc: Exception) -> Response:
         """Let ``/ready`` say that the store is damaged; the answer is that of any error that nobody expected."""
