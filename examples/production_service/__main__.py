@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from avx_events.observability import SettingError, Settings
+from examples.production_service.http.pages import has_console
 from examples.production_service.http.server import address_of
 from examples.production_service.serving import open_listener, prepare, run, stop_timeout_s
 from examples.production_service.workers import Workers
@@ -27,7 +28,7 @@ _GREETING: Final = """
 
     listening on  {base}
     events in     {store_url}
-    console at    {base}/console/
+    console       {console}
 
   Try next:
 
@@ -54,12 +55,10 @@ log = logging.getLogger(__name__)
 
 def greet(settings: Settings, address: str) -> None:
     """Say where it listens, and what to try."""
-    print(
-        _GREETING.format(
-            base=f"http://{address}", store_url=settings.events.store_url, stop_s=stop_timeout_s(settings)
-        ),
-        flush=True,
-    )
+    base = f"http://{address}"
+    console = f"{base}/console/" if has_console() else "needs the extra: pip install 'avx-events[console]'"
+    stop_s = stop_timeout_s(settings)
+    print(_GREETING.format(base=base, store_url=settings.events.store_url, console=console, stop_s=stop_s), flush=True)
 
 
 def main() -> int:

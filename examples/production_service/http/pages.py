@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 _NEEDED = ("jinja2", "starlette", "uvicorn")
 
 
+def has_console() -> bool:
+    """Return whether what the console needs is installed."""
+    return all(find_spec(name) is not None for name in _NEEDED)
+
+
 def console_of(service: Service, settings: Settings) -> "Console | None":
     """Return a console of what ``service`` has; None without the extra ``console``.
 
     Without a token (``AVX_EVENTS__CONSOLE_TOKEN``) it answers its own machine only.
     """
-    if any(find_spec(name) is None for name in _NEEDED):
+    if not has_console():
         return None
     from avx_events.apps.console import Console  # noqa: PLC0415 - it needs the extra
 
