@@ -7,6 +7,7 @@ has no second invoice.
 | environment | | if not set |
 |---|---|---|
 | ``AVX_EVENTS__BUS_URL`` | from where: Redis, NATS or Kafka | refused |
+| ``AVX_EVENTS__NAMESPACE`` | the prefix of every name in the broker | as for the service |
 | ``INVOICES_URL`` | where the invoices are: PostgreSQL | refused |
 | ``AVX__HTTP__BIND_ADDR`` | where it answers | as for the service |
 """
@@ -45,7 +46,13 @@ async def run(settings: Settings) -> None:
     async with AsyncExitStack() as parts:
         invoices = await parts.enter_async_context(await EventStore.connect(invoices_url))
         await prepare(invoices)
-        bus = await EventBus.connect(url, group=GROUP, start="earliest", drain_timeout_s=DRAIN_TIMEOUT_S)
+        bus = await EventBus.connect(
+            url,
+            namespace=settings.events.namespace,
+            group=GROUP,
+            start="earliest",
+            drain_timeout_s=DRAIN_TIMEOUT_S,
+        )
         write_invoices(bus, invoices)
         await parts.enter_async_context(bus)
 

@@ -26,6 +26,7 @@ from avx_events import (
     StoreSchemaError,
 )
 from avx_events.observability import Metrics, SettingError, Settings, Tracing
+from avx_events.observability.settings import EventsSettings
 from examples.production_service.commands import Accepted, command_bus
 from examples.production_service.http.request_metrics import RequestMetrics
 from examples.production_service.read_models import OrderBook, ReadModels, UserDirectory
@@ -198,6 +199,21 @@ async def give_back_dead_letters(bus: EventBus) -> None:
                 await bus.republish(letter)
 
 
+def relay_to(broker: EventBus, store: EventStore, letters: DeadLetterQueue, events: EventsSettings) -> Relay:
+    """Return a relay that brings the log of ``store`` to ``broker``.
+
+    However many processes have one, of this service or beside it, one of them publishes: they have one name.
+    """
+    return Relay(
+        store,
+        broker,
+        name=f"to-{events.namespace}",
+        lease_s=LEASE_S,
+        dead_letter_queue=letters,
+        drain_timeout_s=events.drain_timeout_s,
+    )
+
+
 async def buses(
     parts: AsyncExitStack, settings: Settings, store: EventStore
 ) -> tuple[EventBus, EventBus, Relay | None]:
@@ -228,15 +244,7 @@ async def buses(
             drain_timeout_s=events.drain_timeout_s,
         ),
     )
-    relay = Relay(
-        store,
-        broker,
-        name=f"to-{events.namespace}",
-        lease_s=LEASE_S,
-        dead_letter_queue=letters,
-        drain_timeout_s=events.drain_timeout_s,
-    )
-    return broker, broker, relay
+    return broker, broker, relay_to(broker, store, letters, events)
 
 
 async def _opened(name: str, opening: Awaitable[OpenedT]) -> OpenedT:

@@ -13,9 +13,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from avx_events import EventStore
+from avx_events import EventBus, EventStore
 from deploy.parts.edge import BUS_URL
 from deploy.parts.worker import INVOICES_URL
+from examples.production_service.orders import OrderPlaced
 from examples.production_service.serving import BIND_ADDR
 from tests.docs.brokers import forget_in_kafka, forget_in_nats, forget_in_redis
 from tests.docs.pages import ROOT
@@ -166,3 +167,28 @@ async def test_a_setting_that_is_missing_is_named_and_ends_it(module: str, missi
     assert process.returncode == 2
     assert f"{missing} (from the environment) is not set" in errors.decode()
     assert "Traceback" not in errors.decode()
+
+
+@pytest.mark.live
+async def test_a_relay_beside_a_service_that_relays_itself_does_nothing_twice(redis_url: str, tmp_path: Path) -> None:
+    namespace = f"parts-{uuid4().hex}"
+    settings = {BUS_URL: redis_url, "AVX_EVENTS__NAMESPACE": namespace}
+    async with (
+        await EventBus.connect(redis_url, namespace=namespace) as outside,
+        running(SERVICE, tmp_path, settings) as service,
+        running(RELAY, tmp_path, settings) as relay,
+    ):
+        orders = await outside.subscribe(OrderPlaced)
+        for process in (service, relay):
+            await process.answers("/ready", 200)
+        user = await service.client.post("/users", json={"email": "jane@example.com", "name": "Jane"})
+        body = {"user_id": user.json()["user_id"], "total": 12.5}
+        placed = [(await service.client.post("/orders", json=body)).json()["order_id"] for _ in range(20)]
+        async with asyncio.timeout(30):
+            published = [await orders.recv() for _ in placed]
+        codes = [await relay.stop(), await service.stop()]
+        await outside.close()
+        more = await orders.recv()
+
+    assert [order.order_id for order in published if order is not None] == placed
+    assert (more, codes) == (None, [0, 0])
