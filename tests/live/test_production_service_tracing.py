@@ -1,5 +1,6 @@
 """The production service is traced: from the client's span to the last handler, to a collector of OpenTelemetry's."""
 
+import json
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -55,7 +56,8 @@ async def test_one_trace_goes_from_the_client_to_the_handler_on_the_log(collecto
         code = await service.end(signal.SIGTERM)
 
     spans = collector.of_trace(TRACE_ID)
-    assert (created.status_code, code) == (201, 0)
+    (mail,) = [line for line in map(json.loads, log_in(tmp_path).splitlines()) if line["event"].startswith("mail to")]
+    assert (created.status_code, code, mail["trace_id"]) == (201, 0, TRACE_ID)
     assert created.headers["X-Correlation-ID"] == TRACE_ID
     request = named(spans, "POST /users")
     reserved = named(spans, "append shop.email.reserved")

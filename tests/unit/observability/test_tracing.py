@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -14,6 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from avx_events.bus.event_bus import EventBus
 from avx_events.bus.request_reply import RequestReplyBus
@@ -540,3 +542,17 @@ async def test_an_append_of_nothing_is_refused_as_it_is_untraced(watch: Watch) -
         watch.tracing().observe(store)
         with pytest.raises(InvalidArgumentError, match="at least one event"):
             await store.append("order-7", [])
+
+
+async def test_what_nobody_records_is_passed_on_as_such(watch: Watch) -> None:
+    unsampled = TraceContextTextMapPropagator().extract({"traceparent": TRACEPARENT.removesuffix("01") + "00"})
+    async with EventStore() as store:
+        watch.tracing(parent=True).observe(store)
+        token = otel_context.attach(unsampled)
+        await store.append("order-7", Placed("7"))
+        otel_context.detach(token)
+        (stored,) = await store.get_events("order-7")
+
+    trace_id = TRACEPARENT.split("-")[1]
+    assert not watch.spans("append tracing.placed")
+    assert stored.metadata.headers["traceparent"].split("-")[1::2] == [trace_id, "00"]
