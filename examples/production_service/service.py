@@ -219,19 +219,13 @@ async def buses(
 ) -> tuple[EventBus, EventBus, Relay | None]:
     """Return the bus of handlers, that of reports, and the relay between store and broker, if there is one."""
     events = settings.events
-    # Not those of the log bus itself, so that tools find them by the URL of the store alone.
-    letters = await _opened("AVX_EVENTS__STORE_URL", DeadLetterQueue.connect(events.store_url))
-    await parts.enter_async_context(letters)
     if events.bus_url is None:
         bus = await LogBus.connect(
-            store,
-            group=events.group,
-            start="earliest",
-            lease_s=LEASE_S,
-            dead_letter_queue=letters,
-            drain_timeout_s=events.drain_timeout_s,
+            store, group=events.group, start="earliest", lease_s=LEASE_S, drain_timeout_s=events.drain_timeout_s
         )
         return bus, EventBus(name="reports"), None
+    letters = await _opened("AVX_EVENTS__STORE_URL", DeadLetterQueue.connect(events.store_url))
+    await parts.enter_async_context(letters)
     broker = await _opened(
         "AVX_EVENTS__BUS_URL",
         EventBus.connect(
