@@ -10,6 +10,7 @@ ended by SIGALRM, which the store survives as it does SIGKILL.
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -50,6 +51,8 @@ _GREETING: Final = """
   Ctrl+C stops it, within {stop_s} seconds at most. Started again, everything is there.
 """
 
+_LONGEST_FOLDER: Final = 96  # bytes: a socket's whole name has 104 on some systems
+
 log = logging.getLogger(__name__)
 
 
@@ -82,7 +85,16 @@ def main() -> int:
 
 
 def _run_workers(settings: Settings, listener: socket.socket, *, announce: Callable[[], None]) -> int:
-    with TemporaryDirectory(prefix="avx-") as folder:
+    try:
+        meeting_place = TemporaryDirectory(prefix="avx-")
+    except OSError as exc:
+        raise SettingError(
+            "TMPDIR", f"must be a folder that can be written to: {exc}", source="the environment"
+        ) from exc
+    with meeting_place as folder:
+        if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+            problem = f"must be shorter: with {folder} in front, names of sockets would be too long"
+            raise SettingError("TMPDIR", problem, source="the environment")
         workers = Workers(listener, count=settings.events.workers, folder=Path(folder), announce=announce)
         return asyncio.run(workers.run())
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.live.service_process import Running, log_in, running
+from tests.live.service_process import Running, failed_start, log_in, running
 from tests.servers.children import children_of
 from tests.waiting import until
 
@@ -86,6 +86,16 @@ async def test_a_worker_that_was_replaced_is_back_under_its_number(
 
     assert (total(before, "avx_service_workers"), total(after, "avx_service_workers"), code) == (3, 3, 0)
     assert {dict(of).get("worker") for (name, of) in after if name == "avx_events_published_total"} == {"1", "2", "3"}
+
+
+async def test_a_folder_whose_sockets_would_have_too_long_names_is_refused_at_the_start(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    code, said = await failed_start(tmp_path, AVX_EVENTS__WORKERS="2", TMPDIR=str(long))
+
+    assert code == 2
+    assert "error: TMPDIR (from the environment) must be shorter" in said
+    assert not list(long.iterdir())
 
 
 @pytest.mark.parametrize("broker", ["redis_url", "nats_url", "kafka_url"])

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import pytest
 
@@ -12,7 +13,6 @@ from deploy.parts.edge import BUS_URL
 from deploy.parts.worker import INVOICES_URL
 from tests.deploy.test_parts import WORKER, invoices
 from tests.deploy.test_parts import running as running_part
-from tests.docs.brokers import forget_in_redis
 from tests.live.otlp_collector import Collector, Span, collecting
 from tests.live.service_process import failed_start, log_in, running
 from tests.waiting import until
@@ -77,11 +77,13 @@ async def test_one_trace_goes_from_the_client_to_the_handler_on_the_log(collecto
     assert said["deployment.environment.name"] == "production"
 
 
+@pytest.mark.parametrize("broker", ["redis", "nats", "kafka"])
 async def test_by_way_of_relay_and_broker_it_goes_to_a_handler_in_another_process(
-    collector: Collector, redis_url: str, postgres_database: str, tmp_path: Path
+    broker: str, collector: Collector, postgres_database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    forget_in_redis(redis_url, "avx")
-    settings = telling(collector, **{BUS_URL: redis_url})
+    namespace = f"traced-{uuid4().hex}"
+    bus_url: str = request.getfixturevalue(f"{broker}_url")
+    settings = telling(collector, **{BUS_URL: bus_url, "AVX_EVENTS__NAMESPACE": namespace})
     async with (
         running(tmp_path, settings) as service,
         running_part(WORKER, tmp_path, {**settings, INVOICES_URL: postgres_database}) as worker,
@@ -96,16 +98,16 @@ async def test_by_way_of_relay_and_broker_it_goes_to_a_handler_in_another_proces
 
     spans = collector.of_trace(TRACE_ID)
     assert (placed.status_code, codes) == (201, [0, 0])
-    request, appended = named(spans, "POST /orders"), named(spans, "append shop.order.placed")
+    answered, appended = named(spans, "POST /orders"), named(spans, "append shop.order.placed")
     published, processed = named(spans, "publish shop.order.placed"), named(spans, "process shop.order.placed")
     assert len(spans) == 4
-    assert [span.parent_id for span in (request, appended, published, processed)] == [
+    assert [span.parent_id for span in (answered, appended, published, processed)] == [
         CLIENT_ID,
-        request.span_id,
+        answered.span_id,
         appended.span_id,
         appended.span_id,
     ]
-    assert processed.attributes["messaging.system"] == "redis"
+    assert processed.attributes["messaging.system"] == broker
     assert processed.resource["service.name"] == "invoicing"
     assert processed.resource["service.instance.id"] != published.resource["service.instance.id"]
     assert {span.state for span in spans} == {"shop=7"}
