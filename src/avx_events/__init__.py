@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     )
     from avx_events.bus.deliveries import Delivery
     from avx_events.bus.event_bus import EventBus
+    from avx_events.bus.registered_handler import RegisteredHandler
     from avx_events.bus.remote.inspection import Finding, GroupStatus, Inspector, MemberStatus
     from avx_events.bus.request_reply import RequestReplyBus, RequestStatistics
     from avx_events.bus.responders import Listener, Reply
@@ -212,6 +213,7 @@ __all__ = [
     "Query",
     "QueryBus",
     "QueryHandler",
+    "RegisteredHandler",
     "Reject",
     "Relay",
     "RelayFailedError",
@@ -308,6 +310,7 @@ _PLACES: Final = {
     "Projector": "avx_events.patterns.projection",
     "QueryBus": "avx_events.patterns.cqrs",
     "QueryHandler": "avx_events.patterns.cqrs",
+    "RegisteredHandler": "avx_events.bus.registered_handler",
     "Relay": "avx_events.patterns.outbox",
     "ReplayReport": "avx_events.patterns.replay",
     "Reply": "avx_events.bus.responders",

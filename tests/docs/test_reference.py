@@ -28,6 +28,7 @@ PLACES: Final = {
         "bus.responders",
         "bus.subscriber",
         "bus.deliveries",
+        "bus.registered_handler",
         "bus.statistics",
     ),
     "Failed attempts": ("core.policy", "bus.dead_letters"),

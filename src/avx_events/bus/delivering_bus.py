@@ -1,12 +1,14 @@
 """What the event bus and the topic bus have in common: their life, their dead letters, their figures."""
 
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.engine import Engine, Remote
 from avx_events.bus.observer import MEMORY, Observer
+from avx_events.bus.registered_handler import RegisteredHandler
 from avx_events.bus.remote.connecting import transport_at
 from avx_events.bus.remote.link import DEFAULT_IN_FLIGHT, LinkOptions
 from avx_events.bus.remote.ports import DEFAULT_RETENTION_S, ContentMode, Start, TransportOptions
@@ -26,7 +28,7 @@ class DeliveringBus:
         schemes: Of which URLs ``connect`` takes one; None is whatever is installed.
     """
 
-    __slots__ = ("_engine", "_published")
+    __slots__ = ("_engine", "_handlers", "_published")
 
     schemes: ClassVar[tuple[str, ...] | None] = None
 
@@ -59,6 +61,7 @@ class DeliveringBus:
             on_change=self._look_again,
             remote=remote,
         )
+        self._handlers: dict[str, RegisteredHandler] = {}
         self._published: int = 0
 
     @classmethod
@@ -174,6 +177,10 @@ class DeliveringBus:
         """The group of a connected bus; None where it has none."""
         link = self._engine.link
         return None if link is None else link.options.group
+
+    def handlers(self) -> Sequence[RegisteredHandler]:
+        """Return the handlers that ``on`` registered, by name, whether they run or not; pull subscribers are none."""
+        return [self._handlers[name] for name in sorted(self._handlers)]
 
     def observe(self, observer: Observer) -> None:
         """Tell ``observer`` of all that the bus does from now on, beside those that are told already.

@@ -10,6 +10,7 @@ from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.dispatcher import KeyFunction
 from avx_events.bus.engine import Remote
+from avx_events.bus.registered_handler import RegisteredHandler
 from avx_events.bus.remote.intake import Wants
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
@@ -28,7 +29,7 @@ from avx_events.core.metadata import (
     stamp,
     stamp_run,
 )
-from avx_events.core.policy import Overflow, Retry
+from avx_events.core.policy import ONE_ATTEMPT, Overflow, Retry
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -273,6 +274,14 @@ class EventBus(DeliveringBus):
                 wants=_wants(classes),
             )
             self._add(classes, subscription)
+            self._handlers[subscription.name] = RegisteredHandler(
+                name=subscription.name,
+                takes=classes,
+                retry=ONE_ATTEMPT if retry is None else retry,
+                concurrency=concurrency,
+                timeout_s=timeout_s,
+                key=key,
+            )
             return function
 
         return register

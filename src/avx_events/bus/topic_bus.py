@@ -9,6 +9,7 @@ from avx_events.bus.delivering_bus import DeliveringBus
 from avx_events.bus.dispatcher import KeyFunction
 from avx_events.bus.engine import Remote
 from avx_events.bus.event_bus import DEFAULT_RETRY, refuse_other_messages
+from avx_events.bus.registered_handler import RegisteredHandler
 from avx_events.bus.remote.intake import Wants
 from avx_events.bus.subscriber import Subscriber
 from avx_events.bus.subscription import DEFAULT_CAPACITY, AnyEnvelope, Subscription
@@ -16,7 +17,7 @@ from avx_events.core.clock import SYSTEM_CLOCK, Clock
 from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.ids import IdBlock
 from avx_events.core.metadata import EventMetadata, stamp
-from avx_events.core.policy import Overflow, Retry
+from avx_events.core.policy import ONE_ATTEMPT, Overflow, Retry
 from avx_events.core.topic import TopicTrie, check_pattern, check_topic
 
 if TYPE_CHECKING:
@@ -161,6 +162,14 @@ class TopicBus(DeliveringBus):
                 wants=_wants(checked),
             )
             self._add(checked, subscription)
+            self._handlers[subscription.name] = RegisteredHandler(
+                name=subscription.name,
+                takes=checked,
+                retry=ONE_ATTEMPT if retry is None else retry,
+                concurrency=concurrency,
+                timeout_s=timeout_s,
+                key=key,
+            )
             return function
 
         return register

@@ -87,7 +87,7 @@ async def opened_application(place: str, *, runs: bool) -> AsyncGenerator[Applic
         if not isinstance(found, Application):
             expected = "the place of a bus or projector, of a function that returns one, or of one that opens one"
             raise InvalidArgumentError("app", place, expected=expected)
-        if runs and not _is_running(found):
+        if runs and not (isinstance(found, Projector) and found.is_entered):  # which refuses a second time
             await stack.enter_async_context(found)
         yield found
 
@@ -98,7 +98,3 @@ def _takes_nothing(found: object) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _is_running(application: Application) -> bool:
-    return isinstance(application, Projector) and application._is_entered  # noqa: SLF001 - a second time it refuses  # pyright: ignore[reportPrivateUsage]

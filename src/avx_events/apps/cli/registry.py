@@ -1,18 +1,14 @@
 """What an application publishes and handles, as its event classes and its bus have it."""
 
-# ruff: noqa: SLF001 - buses do not tell of their handlers yet: all that looks inside of them is in this module
-# pyright: reportPrivateUsage=false
-
 from collections.abc import Iterable
 
 import msgspec
 
 from avx_events.apps.cli.application import Application
-from avx_events.bus.event_bus import EventBus
-from avx_events.bus.handling import HandlerRunner
-from avx_events.bus.subscription import Subscription
-from avx_events.bus.topic_bus import TopicBus
+from avx_events.bus.delivering_bus import DeliveringBus
+from avx_events.bus.registered_handler import RegisteredHandler
 from avx_events.core.callables import describe
+from avx_events.core.errors import NoDeadLetterQueueError
 from avx_events.core.event import Event, EventSchema, class_for, recorded_types, schema_of
 from avx_events.core.topic import matches
 from avx_events.patterns.projection import Projection, Projector
@@ -71,18 +67,15 @@ def events() -> list[EventInfo]:
 
 
 def handlers_of(application: Application) -> list[HandlerInfo]:
-    """Return the handlers of ``application``, by name."""
+    """Return the handlers of ``application``, by name; the projections of a projector as they were given."""
     if isinstance(application, Projector):
-        return [_projection(follower.projection, application) for follower in application._followers]
-    takes = _takes(application)
-    runners = application._engine._runners
-    return [_handler(runners[name], takes.get(runners[name].dispatcher.subscription, ())) for name in sorted(runners)]
+        return [_projection(projection, application) for projection in application.projections]
+    return [_handler(handler, application) for handler in application.handlers()]
 
 
 def _schemas() -> Iterable[EventSchema]:
-    for event_type in recorded_types(Event):
-        event_class = class_for(event_type)
-        if event_class is not None and not event_class.__module__.startswith("avx_events."):
+    for event_class in _classes():
+        if not event_class.__module__.startswith("avx_events."):
             yield schema_of(event_class)
 
 
@@ -97,44 +90,53 @@ def _event(schema: EventSchema) -> EventInfo:
     )
 
 
-def _takes(application: object) -> dict[Subscription, tuple[str, ...]]:
-    if isinstance(application, TopicBus):
-        return application._patterns
-    if isinstance(application, EventBus):
-        return {subscription: _types(classes) for classes, subscription in application._classes}
-    return {}
-
-
-def _types(classes: Iterable[type]) -> tuple[str, ...]:
-    if Event in classes:
-        return ("*",)
-    named = [class_for(name) for event_class in classes for name in recorded_types(event_class)]
-    return tuple(dict.fromkeys(schema_of(found).event_type for found in named if found is not None))
-
-
-def _handler(runner: HandlerRunner, takes: tuple[str, ...]) -> HandlerInfo:
-    dispatcher, options = runner.dispatcher, runner._options
+def _handler(handler: RegisteredHandler, bus: DeliveringBus) -> HandlerInfo:
     return HandlerInfo(
-        name=dispatcher.name,
-        takes=takes,
-        group=dispatcher._group,
-        attempts=dispatcher._retry.attempts,
-        concurrency=options.concurrency,
-        timeout_s=options.timeout_s,
-        key="the aggregate id" if dispatcher._key is None else describe(dispatcher._key),
-        dead_letters=dispatcher._dead_letters is not None,
+        name=handler.name,
+        takes=_named(handler.takes),
+        group=bus.group or "",
+        attempts=handler.retry.attempts,
+        concurrency=handler.concurrency,
+        timeout_s=handler.timeout_s,
+        key="the aggregate id" if handler.key is None else describe(handler.key),
+        dead_letters=_has_dead_letters(bus),
     )
 
 
 def _projection(projection: Projection, projector: Projector) -> HandlerInfo:
-    handled = {event_class for classes in projection._handlers.values() for event_class in classes}
     return HandlerInfo(
         name=projection.name,
-        takes=_types(handled),
+        takes=_types(event_class for event_class in (Event, *_classes()) if projection.effects_of(event_class)),
         group="",
-        attempts=projector._followers[0]._pace.retry.attempts,
+        attempts=projector.retry.attempts,
         concurrency=1,
         timeout_s=None,
         key="the whole log",
-        dead_letters=projector._queue is not None,
+        dead_letters=_has_dead_letters(projector),
     )
+
+
+def _has_dead_letters(application: Application) -> bool:
+    try:
+        _ = application.dead_letter_queue
+    except NoDeadLetterQueueError:
+        return False
+    return True
+
+
+def _named(takes: Iterable[type | str]) -> tuple[str, ...]:
+    """Return patterns as they are, and of classes the types of their events."""
+    return (*(taken for taken in takes if isinstance(taken, str)), *_types(t for t in takes if isinstance(t, type)))
+
+
+def _types(classes: Iterable[type]) -> tuple[str, ...]:
+    """Return the types of the events of ``classes`` and of those derived from them; a lone ``*`` for all there are."""
+    wanted = list(classes)
+    if Event in wanted:
+        return ("*",)
+    named = [class_for(name) for event_class in wanted for name in recorded_types(event_class)]
+    return tuple(dict.fromkeys(schema_of(found).event_type for found in named if found is not None))
+
+
+def _classes() -> Iterable[type]:
+    return (found for found in map(class_for, recorded_types(Event)) if found is not None)

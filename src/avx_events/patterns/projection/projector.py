@@ -106,6 +106,7 @@ class Projector:
         arguments.optional("dead_letter_queue", dead_letter_queue, DeadLetterQueue)
         pace = Pace(retry=ONE_ATTEMPT if retry is None else retry, batch_events=batch_events, timeout_s=timeout_s)
         self._store: Final = store
+        self._retry: Final = pace.retry
         self._queue: Final = dead_letter_queue
         self._clock: Final = clock
         self._followers: Final = [
@@ -115,6 +116,32 @@ class Projector:
         self._scope: Final = TaskScope()
         self._is_entered = False
         self._is_running = False
+
+    @property
+    def projections(self) -> Sequence[Projection]:
+        """The projections that it runs once it is entered, in the order in which they were given."""
+        return [follower.projection for follower in self._followers]
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether it was entered, which it can be once; also true after it was left."""
+        return self._is_entered
+
+    @property
+    def retry(self) -> Retry:
+        """How often an event that fails is tried, and after which pauses; ``retry=None`` is one attempt."""
+        return self._retry
+
+    @property
+    def dead_letter_queue(self) -> DeadLetterQueue:
+        """The queue that the projector was given.
+
+        Raises:
+            NoDeadLetterQueueError: It was given none.
+        """
+        if self._queue is None:
+            raise NoDeadLetterQueueError(_WHAT)
+        return self._queue
 
     async def __aenter__(self) -> Self:
         """Set up what is new, and begin to follow.
