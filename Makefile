@@ -10,7 +10,7 @@ VENV := $(if $(UV),uv --quiet venv --clear --python $(PYTHON),$(PYTHON) -m venv 
 READY := { $(PIP) --version && $(BIN)/python -c ''; } >/dev/null 2>&1 || $(VENV)
 # How many processes run the tests, each with servers of its own.
 TEST_PROCESSES ?= 2
-CODE := src tests $(wildcard examples deploy mkdocs_hooks.py)
+CODE := src tests $(wildcard examples deploy docs/mkdocs_hooks.py)
 
 .DEFAULT_GOAL := setup
 .PHONY: setup run servers test check fix bench docs

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from mkdocs_hooks import relinked
+from docs.mkdocs_hooks import relinked
 from tests.docs.pages import ROOT
 
 PAGES: Final = (

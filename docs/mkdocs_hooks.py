@@ -3,6 +3,7 @@
 Pages that stand elsewhere in the repository for those who read it there, files that pages link to, and a page for each
 module whose names are public. Links are those of the repository; here they are led to where the site has their targets.
 """
+# ruff: noqa: INP001 - mkdocs loads it by its path
 
 import posixpath
 import re
@@ -20,7 +21,7 @@ import avx_events.distributed
 import avx_events.observability
 import avx_events.testing
 
-ROOT: Final = Path(__file__).parent
+ROOT: Final = Path(__file__).parent.parent
 PLACES: Final = {
     "README.md": "overview.md",
     "PRODUCTION_GUIDE.md": "production-guide.md",
