@@ -8,6 +8,7 @@ import msgspec
 from avx_events.apps.cli.output import Document
 from avx_events.core.codec import encode_data
 from avx_events.core.errors import InvalidArgumentError
+from avx_events.core.event import UnknownEvent
 from avx_events.core.metadata import EventEnvelope
 from avx_events.store.audited_event import plain
 from avx_events.store.stored_event import StoredEvent
@@ -39,8 +40,11 @@ def document_of(envelope: EventEnvelope[Any]) -> Document:
 
 
 def data_of(envelope: EventEnvelope[Any]) -> msgspec.Raw:
-    """Return the fields of an event as JSON."""
-    return msgspec.Raw(encode_data(envelope.event))
+    """Return the fields of an event as JSON, also those that others wrote and we would not, as great integers."""
+    event: object = envelope.event
+    if isinstance(event, UnknownEvent):
+        return msgspec.Raw(msgspec.json.encode(event.data))
+    return msgspec.Raw(encode_data(event))
 
 
 def line_of(envelope: EventEnvelope[Any]) -> str:
