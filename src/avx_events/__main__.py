@@ -1,5 +1,5 @@
 """``python -m avx_events`` is the command line, as ``avx-events``."""
 
-from avx_events.apps.cli import main
+from _avx_events_cli import main
 
 main()

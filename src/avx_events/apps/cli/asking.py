@@ -2,15 +2,17 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
 from avx_events.apps.cli.output import note
+from avx_events.apps.cli.signals import at_once, go_on, handled_by
 from avx_events.core.errors import InvalidArgumentError
 
 Yes: TypeAlias = Annotated[bool, Parameter(name="--yes", help="Do not ask.")]
@@ -25,18 +27,26 @@ def is_confirmed(question: str, *, yes: bool) -> bool:
     """
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if not has_terminal():
         raise InvalidArgumentError("--yes", yes, expected=f"given where nobody can be asked: {question}")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+    with at_once():
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+    if answer.strip().lower() in {"y", "yes"}:
         return True
     note("nothing was done")
     return False
 
 
+def has_terminal() -> bool:
+    """Tell whether stdin is a terminal, at which somebody may sit."""
+    stdin: Any = sys.stdin  # None where it is closed, as after <&-
+    return stdin is not None and bool(stdin.isatty())
+
+
 def edited(text: str) -> str:
-    """Return ``text`` as the user leaves it in the editor of ``$VISUAL`` or ``$EDITOR``.
+    """Return ``text`` as the user leaves it in the editor of ``$VISUAL`` or ``$EDITOR``, to which Ctrl-C belongs.
 
     Raises:
         InvalidArgumentError: No editor is named, or it failed.
@@ -48,7 +58,8 @@ def edited(text: str) -> str:
         path = Path(folder) / "event.json"
         path.write_text(text, "utf-8")
         try:
-            subprocess.run([*shlex.split(editor), str(path)], check=True)  # noqa: S603 - it is what the user asks for
+            with at_once(), handled_by(go_on, signal.SIGINT):
+                subprocess.run([*shlex.split(editor), str(path)], check=True)  # noqa: S603 - it is what the user asks for
         except (OSError, ValueError, subprocess.CalledProcessError) as exc:
             raise InvalidArgumentError("EDITOR", editor, expected=f"an editor that ends well ({exc})") from exc
         return path.read_text("utf-8")

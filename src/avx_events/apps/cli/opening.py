@@ -4,15 +4,16 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from avx_events.bus.dead_letters import ENTRY_POINT_GROUP as LETTERS
-from avx_events.bus.dead_letters import DeadLetterQueue
-from avx_events.bus.topic_bus import TopicBus
 from avx_events.core.errors import InvalidArgumentError, UnknownSchemeError
 from avx_events.storage.sqlite.location import parse
-from avx_events.store.event_store import EventStore
 from avx_events.store.ports import ENTRY_POINT_GROUP as STORES
+
+if TYPE_CHECKING:
+    from avx_events.bus.dead_letters import DeadLetterQueue
+    from avx_events.bus.topic_bus import TopicBus
+    from avx_events.store.event_store import EventStore
 
 Kind: TypeAlias = Literal["broker", "store"]
 
@@ -38,7 +39,7 @@ def kind_of(url: str) -> Kind:
 
 
 @asynccontextmanager
-async def opened_store(url: str) -> AsyncGenerator[EventStore, None]:
+async def opened_store(url: str) -> AsyncGenerator["EventStore", None]:
     """Give the store at ``url``, which keeps what it does not know as ``UnknownEvent``.
 
     Raises:
@@ -48,32 +49,38 @@ async def opened_store(url: str) -> AsyncGenerator[EventStore, None]:
     if kind_of(url) != "store":
         raise InvalidArgumentError("url", url, expected="the URL of a store, as 'sqlite:///events.db'")
     refuse_missing_file(url)
+    from avx_events.store.event_store import EventStore  # noqa: PLC0415 - who asks for help does without it
+
     async with await EventStore.connect(url, unknown="keep") as store:
         yield store
 
 
 @asynccontextmanager
-async def opened_bus(url: str, *, namespace: str, partitions: int, timeout_s: float) -> AsyncGenerator[TopicBus, None]:
+async def opened_bus(
+    url: str, *, namespace: str, partitions: int, timeout_s: float
+) -> AsyncGenerator["TopicBus", None]:
     """Give a bus at the broker of ``url``, in no group.
 
     Raises:
         AvxEventsError: As ``TopicBus.connect``.
     """
+    from avx_events.bus.topic_bus import TopicBus  # noqa: PLC0415 - likewise
+
     bus = await TopicBus.connect(url, namespace=namespace, partitions=partitions, timeout_s=timeout_s)
     async with bus:
         yield bus
 
 
 @asynccontextmanager
-async def opened_letters(url: str) -> AsyncGenerator[DeadLetterQueue, None]:
+async def opened_letters(url: str) -> AsyncGenerator["DeadLetterQueue", None]:
     """Give the dead letters at ``url``.
 
     Raises:
         AvxEventsError: As ``DeadLetterQueue.connect``.
     """
-    scheme = url.partition("://")[0].lower()
-    if scheme == "sqlite" and scheme in _schemes(LETTERS):
-        refuse_missing_file(url)
+    from avx_events.bus.dead_letters import DeadLetterQueue  # noqa: PLC0415 - likewise
+
+    refuse_missing_file(url)
     async with await DeadLetterQueue.connect(url) as queue:
         yield queue
 

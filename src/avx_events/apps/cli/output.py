@@ -1,26 +1,28 @@
 """What commands print: tables and lines for people, JSON for programs, progress while it takes long.
 
 With ``--json`` a command that lists things prints one object a line; one that tells of one thing prints one document.
-Colours and progress are for terminals only, and ``NO_COLOR`` is obeyed.
+Colours and progress are for terminals only, and ``NO_COLOR`` is obeyed. What comes from outside is printed so that no
+terminal obeys it: escaped as in Python for people, as in JSON for programs.
 """
 
 import asyncio
+import errno
 import os
+import select
 import stat
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, cast
 
 import msgspec
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from avx_events.store.audited_event import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 AsJson: TypeAlias = Annotated[bool, Parameter(name="--json", help="Print JSON, for programs.")]
 """The option of every command that prints something."""
@@ -29,22 +31,22 @@ Document: TypeAlias = dict[str, Any]
 
 # A table in a pipe is as wide as it needs to be.
 _WIDE: Final = 10_000
+_STDOUT: Final = "stdout"
 
 
 def print_line(line: str) -> None:
     """Print a line at once, so that who reads a pipe has it."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    _write(plain(line) + "\n")
 
 
 def print_json(document: object) -> None:
     """Print a document in one line."""
-    print_line(msgspec.json.encode(document).decode())
+    _write(_shown_json(msgspec.json.encode(document)) + "\n")
 
 
 def print_document(document: object) -> None:
     """Print a document in many lines, as people and programs can read it."""
-    print_line(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    _write(_shown_json(msgspec.json.format(msgspec.json.encode(document), indent=2)) + "\n")
 
 
 def print_rows(columns: Sequence[str], documents: Iterable[Document], *, as_json: bool, nothing: str) -> None:
@@ -60,15 +62,19 @@ def print_rows(columns: Sequence[str], documents: Iterable[Document], *, as_json
         for document in documents:
             print_json(document)
         return
+    from rich.table import Table  # noqa: PLC0415 - as console
+    from rich.text import Text  # noqa: PLC0415 - likewise
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.replace("_", " ").upper(), overflow="fold")
     for document in documents:
         table.add_row(*(Text(shown(document.get(column))) for column in columns))
-    if table.row_count:
-        console().print(table)
-    else:
+    if not table.row_count:
         note(nothing)
+        return
+    with errors_of_stdout():
+        console().print(table)
 
 
 def print_fields(document: Document, *, as_json: bool) -> None:
@@ -85,18 +91,61 @@ def print_fields(document: Document, *, as_json: bool) -> None:
 
 def note(text: str) -> None:
     """Tell people something that is not what they asked for; programs read stdout."""
-    sys.stderr.write(plain(text) + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody listens, and there is nobody else to tell
+        sys.stderr.write(plain(text) + "\n")
+        sys.stderr.flush()
 
 
-def console() -> Console:
+def console() -> "Console":
     """Return what tables are printed on: in a pipe without colours, and as wide as they need to be."""
-    return Console(width=None if sys.stdout.isatty() else _WIDE)
+    from rich.console import Console  # noqa: PLC0415 - it takes as long to load as all else, and lines do without it
+
+    return Console(
+        width=None if sys.stdout.isatty() else _WIDE,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+    )
 
 
 def problem(text: str) -> None:
     """Tell in one line what went wrong."""
     note(f"avx-events: {' '.join(text.split())}")
+
+
+def check_output() -> None:
+    """Refuse to begin where nothing can be printed, as after ``>&-``: the next file would take its place.
+
+    Raises:
+        OSError: stdout is closed.
+    """
+    is_closed: bool = cast("Any", sys.stdout) is None
+    if is_closed:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), _STDOUT)
+
+
+def is_unread() -> bool:
+    """Tell whether stdout is a pipe whose reader has gone."""
+    fd = _pipe()
+    if fd is None:
+        return False
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+@contextmanager
+def errors_of_stdout() -> Generator[None, None, None]:
+    """Have errors say that it was stdout that could not be written.
+
+    Raises:
+        BrokenPipeError: Nobody reads it any more.
+        OSError: It cannot be written.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, exc.filename or _STDOUT) from exc  # of EPIPE it makes a BrokenPipeError
+    except SystemExit as exc:  # how rich tells of a broken pipe
+        raise (exc.__context__ if isinstance(exc.__context__, BrokenPipeError) else exc) from None
 
 
 @asynccontextmanager
@@ -139,13 +188,49 @@ def shown(value: object) -> str:
 @contextmanager
 def progress(what: str, total: int) -> Generator[Callable[[], None], None, None]:
     """Show on a terminal how many of ``total`` steps are done; give what is to be called after each."""
-    if not total or not sys.stderr.isatty():
+    if not total or not sys.stderr.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}:
         yield _nothing
         return
+    from rich.console import Console  # noqa: PLC0415 - as console
+    from rich.progress import (  # noqa: PLC0415 - likewise
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # What is printed meanwhile stands above the bar; in a file or pipe it goes where it would go without a bar.
+    is_above = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=is_above) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
+
+
+def _write(text: str) -> None:
+    with errors_of_stdout():
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _shown_json(encoded: bytes) -> str:
+    """Return JSON as text that stdout can take and no terminal obeys; it means the same."""
+    text = encoded.decode()
+    keeps_all = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    if keeps_all and text.replace("\n", "").isprintable():
+        return text
+    return "".join(sign if _is_safe(sign, keeps_all=keeps_all) else _escaped(sign) for sign in text)
+
+
+def _is_safe(sign: str, *, keeps_all: bool) -> bool:
+    return sign == "\n" or (sign.isprintable() and (keeps_all or sign.isascii()))
+
+
+def _escaped(sign: str) -> str:
+    """Return a character as JSON has it in a string, where alone it can be: in two halves, if need be."""
+    halves = sign.encode("utf-16-be").hex()
+    return "".join(f"\\u{halves[place : place + 4]}" for place in range(0, len(halves), 4))
 
 
 def _pipe() -> int | None:

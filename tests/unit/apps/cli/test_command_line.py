@@ -3,18 +3,17 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cyclopts import App
 
 from avx_events.apps.cli import main
 from avx_events.apps.cli.asyncapi import breaking_changes
-from avx_events.apps.cli.commands import command_modules
+from avx_events.apps.cli.commands import PLACES, command_modules
 from avx_events.apps.cli.commands.projections import pause, rebuild, resume
-from avx_events.apps.cli.program import run
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.core.errors import ProjectionLagError
 from avx_events.core.event import Event
@@ -22,6 +21,7 @@ from avx_events.core.metadata import context
 from avx_events.patterns.projection import Projector
 from avx_events.store.event_store import EventStore
 from tests.unit.apps.cli import shop
+from tests.unit.apps.cli.outputs import Command
 
 HERE = "tests.unit.apps.cli.shop"
 
@@ -29,30 +29,6 @@ HERE = "tests.unit.apps.cli.shop"
 class Placed(Event, event_type="cli.test.placed", aggregate_id="order_id"):
     order_id: str
     total: int
-
-
-class Output:
-    """What a command printed, and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def documents(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Command = Callable[..., Output]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    def run_it(*arguments: str) -> Output:
-        code = run(arguments)
-        printed = capsys.readouterr()
-        return Output(code, printed.out, printed.err)
-
-    return run_it
 
 
 @pytest.fixture
@@ -115,7 +91,6 @@ def test_the_history_of_a_stream_says_who_and_what_changed(command: Command, url
     assert (first["user_id"], first["state"], second["state"]) == ("ann", {"total": 3}, {"total": 7})
     assert second["changes"] == {"total": {"before": 3, "after": 7}}
     assert len(command("show", url, "order-1", "--at-version", "1").out.splitlines()) == 1
-    assert command("show", url, "order-1", "--as-of", "2001-01-01T00:00:00Z").out == ""
 
 
 def test_a_stream_that_is_not_there_is_a_failure(command: Command, url: str) -> None:
@@ -123,6 +98,17 @@ def test_a_stream_that_is_not_there_is_a_failure(command: Command, url: str) -> 
 
     assert (missing.code, missing.out) == (1, "")
     assert "'order-9'" in missing.err
+    assert "avx-events streams" in missing.err
+
+
+def test_less_than_was_asked_for_is_shown_and_said(command: Command, url: str) -> None:
+    beyond = command("show", url, "order-1", "--at-version", "9")
+    before = command("show", url, "order-1", "--as-of", "2001-01-01T00:00:00Z")
+
+    assert (beyond.code, len(beyond.out.splitlines()), beyond.err) == (0, 2, "stream order-1 is at version 2\n")
+    assert (before.code, before.out) == (0, "")
+    assert before.err.startswith("stream order-1 began at 20")
+    assert command("show", url, "order-1", "--at-version", "2").err == ""
 
 
 # Tail
@@ -350,7 +336,8 @@ def test_a_replay_reports_what_it_did_and_touches_nothing(command: Command, url:
         (["streams", "sqlite:///not-there.db"], 1, "a file that is there"),
         (["tail", "redis://127.0.0.1:1", "--timeout-s", "1"], 1, "not available"),
         (["publish", "redis://127.0.0.1:1", "a.b", "[]", "--timeout-s", "1"], 1, "not available"),
-        (["publish", "sqlite:///x.db", "a.b", "{}"], 1, "the URL of a broker"),
+        (["publish", "sqlite:///x.db", "a.b", "{}"], 1, "appended by the code that decides it"),
+        (["show", "sqlite:///x.db", "\udcff"], 1, "text in UTF-8"),
         (["publish", "redis://127.0.0.1:1", "a b", "{}"], 1, "space"),
         (["publish", "redis://127.0.0.1:1", "a", "{}", "--header", "x"], 1, "name=value"),
         (["describe", "no-colon"], 1, "module:name"),
@@ -375,6 +362,18 @@ def test_every_command_says_what_it_does(command: Command) -> None:
     for name in ("tail", "publish", "streams", "show", "dead-letters", "projections", "replay", "describe"):
         assert name in listed
     assert len(list(command_modules())) >= 6
+
+
+def test_a_command_loads_its_own_module_and_each_has_its_place() -> None:
+    places: dict[str, str] = {}
+    for module in command_modules():
+        app = App()
+        module.add_to(app)
+        places |= {name: module.__name__.rpartition(".")[2] for name in app if not name.startswith("-")}
+
+    assert places == PLACES
+    assert [module.__name__.rpartition(".")[2] for module in command_modules("show")] == ["streams"]
+    assert len(list(command_modules("unheard of"))) == len(set(PLACES.values()))
 
 
 def test_without_the_extra_there_is_one_line(

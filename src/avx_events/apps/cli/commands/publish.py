@@ -1,14 +1,16 @@
 """``publish``: send events whose classes need not be here."""
 
-import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Final
 
 import msgspec
 from cyclopts import App, Parameter
 
+from avx_events.apps.cli.asking import has_terminal
 from avx_events.apps.cli.opening import kind_of, opened_bus
-from avx_events.apps.cli.output import AsJson, print_json, print_line
+from avx_events.apps.cli.output import AsJson, note, print_json, print_line
+from avx_events.apps.cli.stdin_lines import lines_of_stdin
 from avx_events.core.clock import SYSTEM_CLOCK
 from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.event import UnknownEvent
@@ -17,6 +19,9 @@ from avx_events.core.metadata import EventEnvelope, EventMetadata, Headers, chec
 from avx_events.core.topic import check_topic
 
 _STDIN: Final = "-"
+_BROKER: Final = (
+    "the URL of a broker, as 'redis://localhost:6379'; what is in a store is appended by the code that decides it"
+)
 
 
 def add_to(app: App) -> None:
@@ -41,6 +46,9 @@ async def publish(
 ) -> None:
     """Publish an event to a broker; its class need not be known here, and nobody checks its data but those who get it.
 
+    Of several it goes on with the next once the broker has the one before. Where one is refused, those before it stay
+    published; whoever reads the ids may stop to, and all are published nevertheless.
+
     Args:
         url: The broker.
         event_type: The type of the event, as 'order.placed', which is its topic too where no other is given.
@@ -55,18 +63,17 @@ async def publish(
         json: Print one object a line for each event.
     """
     if kind_of(url) != "broker":
-        raise InvalidArgumentError("url", url, expected="the URL of a broker, as 'redis://localhost:6379'")
+        raise InvalidArgumentError("url", url, expected=_BROKER)
     check_topic(event_type)
     to = event_type if topic is None else check_topic(topic)
     headers = _headers(header or [])
-    async with opened_bus(url, namespace=namespace, partitions=partitions, timeout_s=timeout_s) as bus:
-        for fields in _read(data):
+    opening = opened_bus(url, namespace=namespace, partitions=partitions, timeout_s=timeout_s)
+    async with opening as bus, aclosing(_read(data)) as events:
+        is_read = True
+        async for fields in events:
             envelope = _envelope(UnknownEvent(event_type, fields, revision), to, key=key, headers=headers)
             metadata = await bus.publish(envelope)
-            if json:
-                print_json({"event_id": metadata.event_id, "event_type": metadata.event_type, "topic": to})
-            else:
-                print_line(metadata.event_id)
+            is_read = is_read and _is_told(metadata, to, as_json=json)
 
 
 def _envelope(event: UnknownEvent, topic: str, *, key: str, headers: Headers) -> EventEnvelope[Any]:
@@ -76,20 +83,35 @@ def _envelope(event: UnknownEvent, topic: str, *, key: str, headers: Headers) ->
     return EventEnvelope(event, metadata, topic)
 
 
-def _read(data: str) -> Iterator[dict[str, Any]]:
+def _is_told(metadata: EventMetadata, topic: str, *, as_json: bool) -> bool:
+    """Tell of an event that was published, and return whether somebody read it."""
+    try:
+        if as_json:
+            print_json({"event_id": metadata.event_id, "event_type": metadata.event_type, "topic": topic})
+        else:
+            print_line(metadata.event_id)
+    except BrokenPipeError:
+        return False
+    return True
+
+
+async def _read(data: str) -> AsyncGenerator[dict[str, Any], None]:
     if data != _STDIN:
-        yield _fields(data)
+        yield _fields("data", data.encode())
         return
-    for line in sys.stdin:
-        if line.strip():
-            yield _fields(line)
+    if has_terminal():
+        note("one JSON object a line; Ctrl-D ends it")
+    number = 0
+    async for line in lines_of_stdin():
+        number += 1
+        yield _fields(f"event {number} of stdin", line)
 
 
-def _fields(text: str) -> dict[str, Any]:
+def _fields(name: str, text: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeEncodeError) as exc:
-        raise InvalidArgumentError("data", text, expected=f"a JSON object ({exc})") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidArgumentError(name, text.decode("utf-8", "replace"), expected=f"a JSON object ({exc})") from exc
 
 
 def _headers(given: list[str]) -> Headers:

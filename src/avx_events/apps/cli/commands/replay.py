@@ -9,6 +9,7 @@ import msgspec
 from cyclopts import App
 
 from avx_events.apps.cli.application import is_class_of, loaded
+from avx_events.apps.cli.application_code import application_code
 from avx_events.apps.cli.documents import instant
 from avx_events.apps.cli.opening import opened_store
 from avx_events.apps.cli.output import AsJson, print_fields, progress
@@ -60,7 +61,8 @@ async def replay(
         aside = await stack.enter_async_context(await EventStore.connect(scratch)) if _is_projection(target) else None
         end = await store.last_position()
         end = end if until is None else min(end, until)
-        with progress("replaying", max(end - after, 0) if not _is_projection(target) else 0) as step:
+        steps = max(end - after, 0) if not _is_projection(target) else 0
+        with application_code(into), progress("replaying", steps) as step:
             report = await replay_log(
                 store,
                 target if _is_projection(target) else _counted(target, step),
@@ -78,7 +80,8 @@ async def replay(
 def _target(place: str) -> Any:
     found = loaded("into", place)
     if is_class_of(Projection, found):
-        found = found()
+        with application_code(place):
+            found = found()
     if not callable(found) and not _is_projection(found):
         raise InvalidArgumentError("into", place, expected="the place of a function, or of a Projection class")
     return found

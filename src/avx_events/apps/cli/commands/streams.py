@@ -1,16 +1,22 @@
 """``streams`` and ``show``: which streams a store has, and what is in one."""
 
-from typing import Any
+from contextlib import nullcontext
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from cyclopts import App
 
 from avx_events.apps.cli.application import aggregate_class
+from avx_events.apps.cli.application_code import application_code
 from avx_events.apps.cli.documents import document_of, instant
 from avx_events.apps.cli.opening import opened_store
-from avx_events.apps.cli.output import AsJson, print_json, print_line, print_rows
-from avx_events.core.errors import InvalidArgumentError, StreamNotFoundError
-from avx_events.store.history import HistoryEntry
+from avx_events.apps.cli.output import AsJson, note, print_json, print_line, print_rows
+from avx_events.core.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from avx_events.store.event_store import EventStore
+    from avx_events.store.history import HistoryEntry
 
 _COLUMNS = ("name", "version", "last_position", "last_recorded_at")
 
@@ -68,19 +74,37 @@ async def show(
         raise InvalidArgumentError("as-of", as_of, expected="left out where there is --at-version")
     chosen = None if aggregate is None else aggregate_class(aggregate)
     async with opened_store(url) as store:
-        is_empty = True
+        last = 0
         history: Any = store.history(stream, aggregate=chosen, at_version=at_version, as_of=until)
-        async for entry in history:
-            is_empty = False
-            if json:
-                print_json(_document(entry))
-            else:
-                print_line(str(entry))
-        if is_empty and not await store.version_of(stream):
-            raise StreamNotFoundError(stream)
+        with nullcontext() if aggregate is None else application_code(aggregate):
+            async for entry in history:
+                last = entry.version
+                if json:
+                    print_json(_document(entry))
+                else:
+                    print_line(str(entry))
+        if last == 0 or last < (at_version or 0):
+            await _say_what_is_there(store, stream, until)
 
 
-def _document(entry: HistoryEntry[Any]) -> dict[str, Any]:
+async def _say_what_is_there(store: "EventStore", stream: str, until: datetime | None) -> None:
+    """Say why there is less than was asked for.
+
+    Raises:
+        InvalidArgumentError: There is no such stream.
+    """
+    newest = await store.version_of(stream)
+    if not newest:
+        expected = "the name of a stream of this store; 'avx-events streams URL' lists them"
+        raise InvalidArgumentError("stream", stream, expected=expected)
+    if until is None:
+        note(f"stream {stream} is at version {newest}")
+        return
+    async for first in store.read_stream(stream, until_version=1):
+        note(f"stream {stream} began at {first.recorded_at.isoformat()}")
+
+
+def _document(entry: "HistoryEntry[Any]") -> dict[str, Any]:
     document = document_of(entry.stored)
     if entry.state is None:
         return document
