@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import pty
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -21,6 +20,10 @@ from avx_events.store.event_store import EventStore
 from tests.live.test_letters_processes import a_letter
 
 LIMIT_S = 20.0
+
+
+class Piped(Event, event_type="live.piped"):
+    pass
 
 
 class Listed(Event, event_type="live.cli.listed"):
@@ -94,6 +97,11 @@ async def test_what_is_published_to_nats_is_seen(nats_url: str) -> None:
 
 
 @pytest.mark.live
+async def test_what_is_published_to_kafka_is_seen(kafka_url: str) -> None:
+    await what_is_published_is_seen(kafka_url)
+
+
+@pytest.mark.live
 async def test_events_are_published_from_a_pipe_one_a_line(redis_url: str) -> None:
     lines = "".join(f'{{"number":{number}}}\n' for number in range(50))
 
@@ -101,6 +109,50 @@ async def test_events_are_published_from_a_pipe_one_a_line(redis_url: str) -> No
 
     assert (code, err) == (0, "")
     assert len(set(out.split())) == 50
+
+
+@pytest.mark.live
+async def test_an_event_from_a_pipe_is_published_before_the_next_comes_and_a_bad_one_is_named(redis_url: str) -> None:
+    async with cli("publish", redis_url, "live.piped", "--namespace", f"cli{uuid4().hex}", stdin=PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(b'{"number":1}\n\n{"num')
+        first = await line(process)
+        process.stdin.write(b'ber":2}\n[3]\n')
+        second = await line(process)
+        err = (await process.stderr.read()).decode()
+        code = await process.wait()
+
+    assert first.strip() != second.strip() != ""
+    assert code == 1
+    assert err.startswith("avx-events: event 3 of stdin must be a JSON object")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.live
+async def test_all_events_of_a_pipe_are_published_though_nobody_reads_their_ids(redis_url: str) -> None:
+    namespace = f"cli{uuid4().hex}"
+    program = f"{sys.executable} -m avx_events publish {redis_url} live.piped --namespace {namespace}"
+    command = f"set -o pipefail; for i in {{1..500}}; do echo '{{}}'; done | {program} | head -n 1"
+    async with await EventBus.connect(redis_url, namespace=namespace, group="all", start="earliest") as bus:
+        subscriber = await bus.subscribe(Piped)
+        shell = await asyncio.create_subprocess_exec("bash", "-c", command, stdout=PIPE, stderr=PIPE)
+        async with asyncio.timeout(LIMIT_S):
+            _, err = await shell.communicate()
+            for _ in range(500):
+                assert await subscriber.recv() is not None
+
+    assert (shell.returncode, err) == (0, b"")
+
+
+async def test_who_publishes_from_a_stdin_that_is_closed_is_told_what_to_do(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m avx_events publish redis://127.0.0.1:1 a.b --timeout-s 1 <&-"
+    shell = await asyncio.create_subprocess_exec("bash", "-c", command, stdout=PIPE, stderr=PIPE)
+    async with asyncio.timeout(LIMIT_S):
+        _, err = await shell.communicate()
+
+    assert shell.returncode == 1
+    assert b"stdin must be open" in err
 
 
 @pytest.mark.live
@@ -116,10 +168,11 @@ async def test_streams_and_logs_are_read_from_postgresql(postgres_database: str)
 
 
 @pytest.mark.live
-async def test_dead_letters_are_mended_and_forgotten_in_redis_and_postgresql(
-    redis_url: str, postgres_database: str
+async def test_dead_letters_are_mended_and_forgotten_in_brokers_and_postgresql(
+    redis_url: str, nats_url: str, kafka_url: str, postgres_database: str
 ) -> None:
-    for url in (f"{redis_url}?namespace=cli{uuid4().hex}", postgres_database):
+    brokers = [f"{url}?namespace=cli{uuid4().hex}" for url in (redis_url, nats_url, kafka_url)]
+    for url in (*brokers, postgres_database):
         async with await DeadLetterQueue.connect(url) as queue:
             await queue.add(a_letter(1))
             await queue.add(a_letter(2))
@@ -191,6 +244,8 @@ async def test_a_broken_pipe_is_quiet(tmp_path: Path) -> None:
     [
         ("tail", "redis://127.0.0.1:1", "--timeout-s", "1"),
         ("tail", "nats://127.0.0.1:1", "--timeout-s", "1"),
+        ("tail", "kafka://127.0.0.1:1", "--timeout-s", "1"),
+        ("groups", "kafka://127.0.0.1:1", "--timeout-s", "1"),
         ("streams", "postgresql://127.0.0.1:1/none?timeout_s=1"),
         ("dead-letters", "list", "redis://127.0.0.1:1?timeout_s=1"),
     ],
@@ -203,38 +258,11 @@ async def test_a_server_that_is_down_is_one_line(arguments: tuple[str, ...]) -> 
     assert "127.0.0.1:1" in err
 
 
-@pytest.mark.parametrize("no_color", [False, True])
-async def test_a_table_has_colour_on_a_terminal_unless_it_is_not_wanted(tmp_path: Path, *, no_color: bool) -> None:
-    url = await filled(f"sqlite:///{tmp_path}/events.db", 1)
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if no_color else {})
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "avx_events", "streams", url, stdout=theirs, stderr=theirs, env=environment
-    )
-    os.close(theirs)
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        printed = await asyncio.to_thread(read_all, terminal.fileno())
-    async with asyncio.timeout(LIMIT_S):
-        assert await process.wait() == 0
-
-    _, piped, _ = await run("streams", url)
-    assert b"list" in printed
-    assert "\x1b" not in piped
-
-
-def read_all(terminal: int) -> bytes:
-    printed = b""
-    try:
-        while found := os.read(terminal, 4096):
-            printed += found
-    except OSError:  # how a terminal says that it has ended
-        pass
-    return printed
-
-
 @pytest.mark.live
-async def test_groups_are_listed_and_risks_end_with_1(redis_url: str, nats_url: str, tmp_path: Path) -> None:
-    for url in (redis_url, nats_url):
+async def test_groups_are_listed_and_risks_end_with_1(
+    redis_url: str, nats_url: str, kafka_url: str, tmp_path: Path
+) -> None:
+    for url in (redis_url, nats_url, kafka_url):
         namespace = f"cli{uuid4().hex}"
         bus = await EventBus.connect(url, group="billing", namespace=namespace)
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from cyclopts import App, CycloptsError, Parameter
 
 from avx_events.apps.cli.application_code import ApplicationError
-from avx_events.apps.cli.commands import command_modules
+from avx_events.apps.cli.commands import PLACES, command_modules
 from avx_events.apps.cli.output import check_output, errors_of_stdout, note, problem
 from avx_events.apps.cli.signals import Interrupted, ended_by_signals, handled_by, interrupt
 from avx_events.core.errors import AvxEventsError, InvalidArgumentError
@@ -54,8 +54,9 @@ def program(command: str | None = None) -> App:
         default_parameter=Parameter(negative=()),
         result_action="return_value",
     )
-    complete: Any = app  # its signature has arguments without types
-    complete.register_install_completion_command(help=_COMPLETION)
+    if command not in PLACES:
+        complete: Any = app  # its signature has arguments without types
+        complete.register_install_completion_command(help=_COMPLETION)
     for module in command_modules(command):
         module.add_to(app)
     return app

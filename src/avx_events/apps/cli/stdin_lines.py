@@ -13,13 +13,24 @@ _CHUNK_BYTES: Final = 65_536
 _LONGEST_BYTES: Final = 64 * 1024 * 1024
 
 
+def check_stdin() -> None:
+    """Refuse a stdin that is closed, as after ``<&-``.
+
+    Raises:
+        InvalidArgumentError: It is.
+    """
+    stdin: Any = sys.stdin
+    if stdin is None:
+        raise InvalidArgumentError("stdin", stdin, expected="open, or the data given as an argument")
+
+
 async def lines_of_stdin() -> AsyncGenerator[bytes, None]:
     """Give the lines of stdin that are not empty, as they come, without what surrounds them.
 
     Raises:
-        InvalidArgumentError: stdin is closed, or a line has more than 64 MiB.
+        InvalidArgumentError: A line has more than 64 MiB.
     """
-    fd = _stdin()
+    fd = sys.stdin.fileno()
     begun = bytearray()
     while chunk := await _read(fd):
         begun += chunk
@@ -33,13 +44,6 @@ async def lines_of_stdin() -> AsyncGenerator[bytes, None]:
             raise InvalidArgumentError("stdin", bytes(begun[:100]), expected="lines of 64 MiB at most")
     if last := bytes(begun).strip():
         yield last
-
-
-def _stdin() -> int:
-    stdin: Any = sys.stdin
-    if stdin is None:
-        raise InvalidArgumentError("stdin", stdin, expected="open, or the data given as an argument")
-    return int(stdin.fileno())
 
 
 async def _read(fd: int) -> bytes:

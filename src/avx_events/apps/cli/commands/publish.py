@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from avx_events.apps.cli.asking import has_terminal
 from avx_events.apps.cli.opening import kind_of, opened_bus
 from avx_events.apps.cli.output import AsJson, note, print_json, print_line
-from avx_events.apps.cli.stdin_lines import lines_of_stdin
+from avx_events.apps.cli.stdin_lines import check_stdin, lines_of_stdin
 from avx_events.core.clock import SYSTEM_CLOCK
 from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.event import UnknownEvent
@@ -67,8 +67,11 @@ async def publish(
     check_topic(event_type)
     to = event_type if topic is None else check_topic(topic)
     headers = _headers(header or [])
+    given = None if data == _STDIN else _fields("data", data.encode())
+    if given is None:
+        check_stdin()
     opening = opened_bus(url, namespace=namespace, partitions=partitions, timeout_s=timeout_s)
-    async with opening as bus, aclosing(_read(data)) as events:
+    async with opening as bus, aclosing(_read(given)) as events:
         is_read = True
         async for fields in events:
             envelope = _envelope(UnknownEvent(event_type, fields, revision), to, key=key, headers=headers)
@@ -95,9 +98,9 @@ def _is_told(metadata: EventMetadata, topic: str, *, as_json: bool) -> bool:
     return True
 
 
-async def _read(data: str) -> AsyncGenerator[dict[str, Any], None]:
-    if data != _STDIN:
-        yield _fields("data", data.encode())
+async def _read(given: dict[str, Any] | None) -> AsyncGenerator[dict[str, Any], None]:
+    if given is not None:
+        yield given
         return
     if has_terminal():
         note("one JSON object a line; Ctrl-D ends it")
