@@ -8,6 +8,7 @@ terminal obeys it: escaped as in Python for people, as in JSON for programs.
 import asyncio
 import errno
 import os
+import re
 import select
 import stat
 import sys
@@ -32,6 +33,8 @@ Document: TypeAlias = dict[str, Any]
 # A table in a pipe is as wide as it needs to be.
 _WIDE: Final = 10_000
 _STDOUT: Final = "stdout"
+# Who is in front of the host of a URL, and options of such a name.
+_SECRET: Final = re.compile(r"(?<=://)[^\s/'\"]*(?=@)|(?i:(?<=password=)|(?<=token=)|(?<=secret=))[^\s&'\"]*")
 
 
 def print_line(line: str) -> None:
@@ -90,9 +93,9 @@ def print_fields(document: Document, *, as_json: bool) -> None:
 
 
 def note(text: str) -> None:
-    """Tell people something that is not what they asked for; programs read stdout."""
+    """Tell people something that is not what they asked for, without passwords, which logs would keep."""
     with suppress(OSError):  # nobody listens, and there is nobody else to tell
-        sys.stderr.write(plain(text) + "\n")
+        sys.stderr.write(_SECRET.sub("***", plain(text)) + "\n")
         sys.stderr.flush()
 
 

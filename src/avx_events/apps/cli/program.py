@@ -75,7 +75,7 @@ def _code_of(arguments: Sequence[str]) -> int:
     try:
         code = _done(arguments)
     except CycloptsError as exc:
-        problem(f"{exc} Try 'avx-events --help'.")
+        problem(f"{exc} Try '{' '.join(('avx-events', *(exc.command_chain or ()), '--help'))}'.")
         return MISUSED
     except ApplicationError as exc:
         for line in exc.lines:

@@ -358,6 +358,30 @@ def test_what_people_do_wrong_is_one_line_and_an_exit_code(
     assert said in failed.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("streams", "redis://ann:hush@localhost"),
+        ("streams", "never://ann:hush@localhost"),
+        ("tail", "redis://:hush@localhost:0?option=1"),
+        ("console", "redis://ann:hush@localhost", "nats://ann:h%20ush@localhost"),
+        ("publish", "postgresql://localhost/shop?user=ann&password=hush", "a.b", "{}"),
+        ("show", "sqlite:///never.db?token=hush", "order-1"),
+    ],
+)
+def test_no_password_is_told(command: Command, arguments: tuple[str, ...]) -> None:
+    failed = command(*arguments)
+
+    assert failed.code == 1
+    assert "hush" not in failed.out + failed.err
+    assert "***" in failed.err
+
+
+def test_what_was_not_understood_says_where_help_is(command: Command) -> None:
+    assert command("dead-letters", "list").err.endswith("Try 'avx-events dead-letters list --help'.\n")
+    assert command("nothing").err.endswith("Try 'avx-events --help'.\n")
+
+
 def test_every_command_says_what_it_does(command: Command) -> None:
     assert command("--version").out.strip()
     listed = command("--help").out
