@@ -240,3 +240,27 @@ async def test_what_ignores_ctrl_c_from_its_start_goes_on(store_url: str) -> Non
             assert await process.stdout.readline()
         process.terminate()
         assert await process.wait() == 143
+
+
+async def test_a_letter_whose_editor_is_still_open_is_free_after_sigterm(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/letters.db"
+    await letters_at(url)
+    is_open = tmp_path / "open"
+    editor = tmp_path / "editor"
+    os.mkfifo(is_open)
+    editor.write_text(f"#!/bin/sh\necho open > {is_open}\nexec sleep 60\n")
+    editor.chmod(0o755)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "avx_events", "dead-letters", "edit", url, "letter-0001"),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**os.environ, "VISUAL": str(editor)},
+    )
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.to_thread(is_open.read_text)
+        process.terminate()
+        out, err = await process.communicate()
+
+    assert (process.returncode, out, err) == (143, b"", b"")
+    async with await DeadLetterQueue.connect(url) as queue:
+        assert await queue.claim("letter-0001") is not None

@@ -108,11 +108,16 @@ async def test_a_pipe_has_colours_only_if_they_are_forced(url: str) -> None:
 
 @pytest.mark.parametrize("columns", ["0", "1", "20", "40", "none"])
 async def test_a_narrow_terminal_breaks_lines_and_loses_nothing(url: str, columns: str) -> None:
-    code, printed = await on_terminal("streams", url, COLUMNS=columns, NO_COLOR="1")
+    async with await EventStore.connect(url) as store:
+        await store.append("alphabet", Nasty(""))
 
-    assert code == 0
+    code, printed = await on_terminal("streams", url, "alphabet", COLUMNS=columns, NO_COLOR="1")
+
+    lines = printed.decode().splitlines()
+    names = "".join(line.split(" ")[0] for line in lines)
+    assert (code, names) == (0, "NAMEalphabet")
     if columns in {"20", "40"}:
-        assert max(map(len, printed.decode().splitlines())) <= int(columns)
+        assert max(map(len, lines)) <= int(columns)
 
 
 # What comes from outside

@@ -69,9 +69,9 @@ def breaking_changes(before: Json, after: Json) -> list[str]:
         if name not in new:
             found.append(f"{name}: there is no such message any more")
             continue
-        found += _changes(name, message.get("payload", {}), new[name].get("payload", {}), (before, after), _DEEPEST)
-    operations: Json = after.get("operations", {})
-    found += [f"{name}: nobody does so any more" for name in before.get("operations", {}) if name not in operations]
+        found += _changes(name, _part(message, "payload"), _part(new[name], "payload"), (before, after), _DEEPEST)
+    operations = _part(after, "operations")
+    found += [f"{name}: nobody does so any more" for name in _part(before, "operations") if name not in operations]
     return found
 
 
@@ -118,8 +118,21 @@ def _name(text: str) -> str:
     return _NO_NAME.sub("_", text)
 
 
-def _messages(document: Json) -> dict[str, Json]:
-    return cast("dict[str, Json]", document.get("components", {}).get("messages", {}))
+def _messages(document: Json) -> Json:
+    return _part(document, "components", "messages")
+
+
+def _part(document: object, *names: str) -> Json:
+    """Return the object at the end of a path of names; an empty one where there is none, whatever is there."""
+    found: Any = document
+    for name in names:
+        found = cast("Json", found).get(name) if isinstance(found, dict) else None
+    return cast("Json", found) if isinstance(found, dict) else {}
+
+
+def _listed(schema: Json, name: str) -> list[object]:
+    found: object = schema.get(name)
+    return cast("list[object]", found) if isinstance(found, list) else []
 
 
 def _changes(where: str, old: Json, new: Json, documents: tuple[Json, Json], depth: int) -> Iterator[str]:
@@ -129,28 +142,27 @@ def _changes(where: str, old: Json, new: Json, documents: tuple[Json, Json], dep
     if old.get("type") != new.get("type"):
         yield f"{where}: {_type(old)} has become {_type(new)}"
         return
-    gone = [value for value in old.get("enum", ()) if value not in new.get("enum", ())]
+    gone = [value for value in _listed(old, "enum") if value not in _listed(new, "enum")]
     if gone:
         yield f"{where}: {', '.join(map(repr, gone))} cannot be any more"
-    fields: Json = new.get("properties", {})
-    for name, schema in old.get("properties", {}).items():
-        if name not in fields:
+    before, after = _part(old, "properties"), _part(new, "properties")
+    for name in before:
+        if name not in after:
             yield f"{where}.{name}: the field is gone"
         else:
-            yield from _changes(f"{where}.{name}", schema, fields[name], documents, depth - 1)
-    for name in new.get("required", ()):
-        if name not in old.get("required", ()):
-            yield f"{where}.{name}: the field must be there now"
+            yield from _changes(f"{where}.{name}", _part(before, name), _part(after, name), documents, depth - 1)
+    for required in _listed(new, "required"):
+        if required not in _listed(old, "required"):
+            yield f"{where}.{required}: the field must be there now"
     if isinstance(old.get("items"), dict) and isinstance(new.get("items"), dict):
         yield from _changes(f"{where}[]", old["items"], new["items"], documents, depth - 1)
 
 
 def _resolved(schema: Json, document: Json) -> Json:
-    reference = schema.get("$ref", "")
+    reference = str(schema.get("$ref", ""))
     if not reference.startswith(_SCHEMAS):
         return schema
-    found: Json = document.get("components", {}).get("schemas", {}).get(reference.removeprefix(_SCHEMAS), {})
-    return found
+    return _part(document, "components", "schemas", reference.removeprefix(_SCHEMAS))
 
 
 def _type(schema: Json) -> str:

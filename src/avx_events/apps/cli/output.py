@@ -32,6 +32,8 @@ Document: TypeAlias = dict[str, Any]
 
 # A table in a pipe is as wide as it needs to be.
 _WIDE: Final = 10_000
+# A column that is given less room, as where COLUMNS is 0, would not be there at all.
+_NARROWEST: Final = 4
 _STDOUT: Final = "stdout"
 # Who is in front of the host of a URL, and options of such a name.
 _SECRET: Final = re.compile(r"(?<=://)[^\s/'\"]*(?=@)|(?i:(?<=password=)|(?<=token=)|(?<=secret=))[^\s&'\"]*")
@@ -76,8 +78,10 @@ def print_rows(columns: Sequence[str], documents: Iterable[Document], *, as_json
     if not table.row_count:
         note(nothing)
         return
+    printer = console()
+    printer.width = max(printer.width, _NARROWEST * len(columns))
     with errors_of_stdout():
-        console().print(table)
+        printer.print(table)
 
 
 def print_fields(document: Document, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,29 @@ def test_a_change_that_breaks_others_is_found(command: Command, tmp_path: Path) 
     assert command("asyncapi", f"{HERE}:app", "--check", str(tmp_path / "none.json")).code == 1
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "\ud800",
+        "{}",
+        '{"asyncapi": "3.0.0", "components": [], "operations": 3}',
+        '{"asyncapi": "3.0.0", "components": null, "operations": null}',
+        '{"asyncapi": "3.0.0", "components": {"messages": {"cli.shop.paid": 1}, "schemas": 3}}',
+        '{"asyncapi": "3.0.0", "components": {"messages": {"cli.shop.paid": {"payload": {"$ref": 5}}}}}',
+        '{"asyncapi": "3.0.0", "components": {"messages": {"cli.shop.paid": {"payload": {"enum": 3, "required": 1}}}}}',
+    ],
+)
+def test_a_document_of_another_shape_gives_an_answer(command: Command, tmp_path: Path, text: str) -> None:
+    (tmp_path / "saved.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+
+    checked = command("asyncapi", f"{HERE}:app", "--check", str(tmp_path / "saved.json"))
+
+    assert checked.code in {0, 1}
+    assert len((checked.out + checked.err).splitlines()) <= 1
+
+
 def test_each_kind_of_breaking_change_has_its_sentence() -> None:
     def document(schema: dict[str, Any]) -> dict[str, Any]:
         payload = {"$ref": "#/components/schemas/A"}
@@ -400,6 +424,35 @@ def test_a_command_loads_its_own_module_and_each_has_its_place() -> None:
     assert places == PLACES
     assert [module.__name__.rpartition(".")[2] for module in command_modules("show")] == ["streams"]
     assert len(list(command_modules("unheard of"))) == len(set(PLACES.values()))
+
+
+LOADED_BY = """
+import sys
+from avx_events.apps.cli.program import run
+run(sys.argv[1:])
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (("tail", "--help"), {"avx_events.bus", "avx_events.patterns", "avx_events.store.event_store"}),
+        (
+            ("streams", "{url}", "--json"),
+            {"avx_events.bus", "avx_events.patterns", "rich.table", "cyclopts.completion"},
+        ),
+    ],
+    ids=["help", "streams"],
+)
+def test_a_command_loads_what_it_needs(url: str, arguments: tuple[str, ...], left: set[str]) -> None:
+    given = [argument.replace("{url}", url) for argument in arguments]
+
+    done = subprocess.run(  # noqa: S603 - our program
+        [sys.executable, "-c", LOADED_BY, *given], capture_output=True, text=True, check=True, timeout=30
+    )
+
+    assert set(done.stderr.split()) & left == set()
 
 
 def test_without_the_extra_there_is_one_line(

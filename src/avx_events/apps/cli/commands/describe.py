@@ -10,7 +10,7 @@ from avx_events.apps.cli.application import opened_application
 from avx_events.apps.cli.asyncapi import breaking_changes, document_for
 from avx_events.apps.cli.output import AsJson, Document, print_document, print_fields, print_line, print_rows
 from avx_events.apps.cli.registry import EventInfo, HandlerInfo, events, handlers_of
-from avx_events.core.errors import InvalidArgumentError, UnknownEventTypeError
+from avx_events.core.errors import InvalidArgumentError
 from avx_events.core.event import current_type
 
 _EVENTS = ("event_type", "event_class", "key", "revision", "handlers")
@@ -54,7 +54,8 @@ async def explain(event_type: str, /, *, app: str, json: AsJson = False) -> None
     wanted = current_type(event_type)
     event = next((event for event in known if event.event_type == wanted), None)
     if event is None:
-        raise UnknownEventTypeError(event_type)
+        expected = "a type whose class the application imports; 'avx-events describe APP' lists them"
+        raise InvalidArgumentError("event_type", event_type, expected=expected)
     document = msgspec.structs.asdict(event) | {"topic": wanted}
     mine = [handler for handler in handlers if handler.gets(wanted)]
     if json:
@@ -109,6 +110,9 @@ def _sentence(handler: HandlerInfo) -> str:
 
 def _saved(path: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as exc:
+        document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as exc:
         raise InvalidArgumentError("--check", str(path), expected=f"an AsyncAPI document ({exc})") from exc
+    if "asyncapi" not in document:  # what is another file would have nothing that could break
+        raise InvalidArgumentError("--check", str(path), expected="an AsyncAPI document, with a version in 'asyncapi'")
+    return document
