@@ -163,6 +163,14 @@ async def test_who_publishes_from_a_pipe_is_interrupted_while_nothing_comes(redi
     await check("publish", "publish", redis_url, "live.cli.slow", "--namespace", f"cli{uuid4().hex}")
 
 
+@pytest.mark.live
+@pytest.mark.parametrize("broker", ["redis", "nats", "kafka"])
+async def test_who_watches_a_broker_is_interrupted_quietly(broker: str, request: pytest.FixtureRequest) -> None:
+    url: str = request.getfixturevalue(f"{broker}_url")
+
+    await check(f"tail {broker}", "tail", url, "--namespace", f"cli{uuid4().hex}", latest_s=1.2)
+
+
 async def test_a_redrive_that_is_interrupted_leaves_no_letter_claimed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/letters.db"
     await letters_at(url)

@@ -9,7 +9,7 @@ from typing import Final
 
 import avx_events
 from avx_events.apps.cli.output import is_unread
-from avx_events.core.errors import AvxEventsError
+from avx_events.core.errors import AvxEventsError, RetryableError
 
 _OURS: Final = str(Path(avx_events.__file__).parent)
 _PYTHON: Final = sysconfig.get_path("stdlib")
@@ -34,8 +34,8 @@ class ApplicationError(Exception):
 def application_code(place: str) -> Generator[None, None, None]:
     """Run the application's own code in the block.
 
-    Errors of the library pass, unless it was that code which did what they refuse; so does that nobody reads what it
-    prints.
+    Errors of the library pass, as that a server is away, unless it was that code which did what they refuse; so does
+    that nobody reads what it prints.
 
     Args:
         place: Where it is, as 'shop.app:bus'.
@@ -46,10 +46,16 @@ def application_code(place: str) -> Generator[None, None, None]:
     try:
         yield
     except (Exception, SystemExit) as exc:
-        is_ours = isinstance(exc, AvxEventsError) and not _has_own_frames(exc)
-        if is_ours or isinstance(exc, ApplicationError) or (isinstance(exc, BrokenPipeError) and is_unread()):
+        if _passes(exc):
             raise
         raise ApplicationError(place, exc) from exc
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, BrokenPipeError):
+        return is_unread()
+    is_ours = isinstance(error, AvxEventsError) and not _has_own_frames(error)
+    return is_ours or isinstance(error, RetryableError | ApplicationError)
 
 
 def _has_own_frames(error: BaseException) -> bool:

@@ -28,6 +28,10 @@ async def closed() -> AsyncGenerator[EventBus, None]:
     raise LookupError("no bus")
 
 
+async def away() -> EventBus:
+    return await EventBus.connect("redis://127.0.0.1:1", timeout_s=0.1)
+
+
 def ends() -> EventBus:
     sys.exit("no bus")
 

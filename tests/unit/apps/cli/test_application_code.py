@@ -90,6 +90,13 @@ def test_an_error_of_the_library_that_it_did_not_make_is_one_line(command: Comma
     assert (failed.code, len(failed.err.splitlines())) == (1, 1)
 
 
+def test_a_server_that_it_does_not_reach_is_one_line(command: Command) -> None:
+    failed = command("describe", f"{BROKEN}:away")
+
+    assert (failed.code, len(failed.err.splitlines())) == (1, 1)
+    assert "redis://127.0.0.1:1 is not available" in failed.err
+
+
 def test_code_that_wants_to_end_the_process_fails(command: Command) -> None:
     failed = command("describe", f"{BROKEN}:ends")
 
