@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
 from avx_events.apps.cli.output import note
-from avx_events.apps.cli.signals import at_once, go_on, handled_by
+from avx_events.apps.cli.signals import at_once, go_on, handled_by, interrupt
 from avx_events.core.errors import InvalidArgumentError
 
 Yes: TypeAlias = Annotated[bool, Parameter(name="--yes", help="Do not ask.")]
@@ -58,8 +59,30 @@ def edited(text: str) -> str:
         path = Path(folder) / "event.json"
         path.write_text(text, "utf-8")
         try:
-            with at_once(), handled_by(go_on, signal.SIGINT):
-                subprocess.run([*shlex.split(editor), str(path)], check=True)  # noqa: S603 - it is what the user asks for
+            _run([*shlex.split(editor), str(path)])
         except (OSError, ValueError, subprocess.CalledProcessError) as exc:
             raise InvalidArgumentError("EDITOR", editor, expected=f"an editor that ends well ({exc})") from exc
         return path.read_text("utf-8")
+
+
+def _run(command: Sequence[str]) -> None:
+    """Run a command, which is killed where a signal ends this one; Ctrl-C is the command's own.
+
+    Raises:
+        OSError: It cannot be started.
+        CalledProcessError: It ended with another code than 0.
+    """
+    came: list[int] = []
+    with handled_by(lambda number, _: came.append(number)):  # a process that is only half known could not be killed
+        process = subprocess.Popen(command)  # noqa: S603 - it is what the user asks for
+    try:
+        with at_once(), handled_by(go_on, signal.SIGINT):
+            if signal.SIGTERM in came:
+                interrupt(signal.SIGTERM, None)
+            code = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if code:
+        raise subprocess.CalledProcessError(code, command)
