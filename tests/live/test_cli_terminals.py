@@ -226,7 +226,7 @@ async def test_a_stdin_that_is_closed_says_what_to_do(tmp_path: Path) -> None:
     code, out, err = await in_shell(f"avx-events dead-letters purge {url} <&-")
 
     assert (code, out) == (1, b"")
-    assert b"--yes must be given" in err
+    assert b"nobody can be asked here; give --yes" in err
     assert err.count(b"\n") == 1
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from avx_events.core.event import UnknownEvent
 from avx_events.store.stored_event import StoredEvent
 
 _LONGEST_VALUE: Final = 60
@@ -110,8 +111,8 @@ def shown(value: object) -> str:
 
 
 def shown_event(event: object) -> str:
-    """Return an event in the same way, with room for its fields."""
-    return _shortened(plain(repr(event)), _LONGEST_EVENT)
+    """Return an event in the same way, with room for its fields; one without a class is shown as its data."""
+    return _shortened(plain(repr(event.data if isinstance(event, UnknownEvent) else event)), _LONGEST_EVENT)
 
 
 def plain(text: str) -> str:

@@ -223,7 +223,10 @@ async def test_an_unknown_event_is_an_error_or_kept(store: EventStore, clock: Ma
     kept = [entry.event async for entry in store.history("a-1", after=4, unknown="keep")]
     with_state = [entry.changes async for entry in store.history("a-1", aggregate=Account, after=4, unknown="keep")]
 
+    lines = [str(entry) async for entry in store.history("a-1", after=4, unknown="keep")]
+
     assert kept == [unknown]
+    assert lines[0].split()[-1] == "{}"  # of one without a class, its data
     assert with_state == [{}]
 
 

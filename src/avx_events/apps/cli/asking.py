@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from avx_events.apps.cli.output import note
 from avx_events.apps.cli.signals import at_once, go_on, handled_by, interrupt
-from avx_events.core.errors import InvalidArgumentError
+from avx_events.core.errors import InvalidArgumentError, UsageError
 
 Yes: TypeAlias = Annotated[bool, Parameter(name="--yes", help="Do not ask.")]
 """The option of every command after which something is gone."""
@@ -24,12 +24,12 @@ def is_confirmed(question: str, *, yes: bool) -> bool:
     """Return whether it is to be done: ``yes``, or what is answered on the terminal.
 
     Raises:
-        InvalidArgumentError: There is no terminal to ask on.
+        UsageError: There is no terminal to ask on.
     """
     if yes:
         return True
     if not has_terminal():
-        raise InvalidArgumentError("--yes", yes, expected=f"given where nobody can be asked: {question}")
+        raise UsageError(f"nobody can be asked here; give --yes if that is meant: {question}")
     with at_once():
         sys.stderr.write(f"{question} [y/N] ")
         sys.stderr.flush()

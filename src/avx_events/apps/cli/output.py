@@ -12,10 +12,10 @@ import re
 import select
 import stat
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
 from cyclopts import Parameter
@@ -37,6 +37,13 @@ _NARROWEST: Final = 4
 _STDOUT: Final = "stdout"
 # Who is in front of the host of a URL, and options of such a name.
 _SECRET: Final = re.compile(r"(?<=://)[^\s/'\"]*(?=@)|(?i:(?<=password=)|(?<=token=)|(?<=secret=))[^\s&'\"]*")
+
+
+class Step(Protocol):
+    """Told that so many steps are done."""
+
+    def __call__(self, steps: int = 1, /) -> None:
+        """Go on by so many."""
 
 
 def print_line(line: str) -> None:
@@ -193,8 +200,8 @@ def shown(value: object) -> str:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Generator[Callable[[], None], None, None]:
-    """Show on a terminal how many of ``total`` steps are done; give what is to be called after each."""
+def progress(what: str, total: int) -> Generator[Step, None, None]:
+    """Show on a terminal how many of ``total`` steps are done; give what is to be called after each, or after some."""
     if not total or not sys.stderr.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}:
         yield _nothing
         return
@@ -212,7 +219,7 @@ def progress(what: str, total: int) -> Generator[Callable[[], None], None, None]
     is_above = sys.stdout.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=is_above) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda steps=1: bar.advance(task, steps)
 
 
 def _write(text: str) -> None:
@@ -254,8 +261,8 @@ def _expire(fd: int, deadline: asyncio.Timeout) -> None:
     deadline.reschedule(loop.time())
 
 
-def _nothing() -> None:
-    pass
+def _nothing(steps: int = 1) -> None:
+    del steps
 
 
 def _lines(value: object) -> list[str]:

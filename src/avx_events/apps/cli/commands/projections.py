@@ -130,6 +130,5 @@ async def _built(overview: Overview, name: str, *, least: int) -> None:
             await asyncio.sleep(_LOOK_S)
             found = (await overview.of(name))[-1]
             reached = found.position if found.version >= least else done
-            for _ in range(done, reached):
-                step()
+            step(max(reached - done, 0))
             done = max(done, reached)
