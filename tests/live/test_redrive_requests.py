@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from avx_events import DeadLetter, DeadLetterQueue, EventBus
-from avx_events.apps.console import Console
+from avx_events.apps.console import Console, serve_urls
 from avx_events.bus.redrive_outcome import is_claimed
 from avx_events.core.errors import DeadLetterNotFoundError, TransportUnavailableError
 from avx_events.distributed.kafka.names import Names
@@ -24,7 +24,7 @@ from tests.live.redrive_member import GROUP, HANDLER, Bill
 from tests.live.sqlite_processes import lines, running
 from tests.live.test_cli import run
 from tests.servers.process import Server
-from tests.unit.apps.console.visitors import as_page, visiting
+from tests.unit.apps.console.visitors import TOKEN, as_page, visiting
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(90)]
 
@@ -191,6 +191,30 @@ async def test_of_two_consoles_without_a_bus_one_has_it_redriven(place: Place) -
 
     assert [task.result().json()["state"] for task in asking] == ["handled", "handled"]
     assert begun == [1]
+
+
+async def test_a_console_of_urls_alone_redrives(place: Place) -> None:
+    async with place.with_letters(1) as (member, _, [letter]):
+        place.have("mended")
+        started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(
+                serve_urls(
+                    broker_url=place.url,
+                    namespace=place.namespace,
+                    token=TOKEN,
+                    port=0,
+                    on_started=started.set_result,
+                )
+            )
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            async with httpx.AsyncClient(base_url=await started, headers=headers, timeout=LIMIT_S) as client:
+                outcome = (await client.post(f"/api/letters/{letter.id}/redrive")).json()
+            serving.cancel()
+
+        begun = await member.killed()
+
+    assert (outcome["state"], begun) == ("handled", [1])
 
 
 # Members that die
