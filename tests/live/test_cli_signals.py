@@ -56,16 +56,16 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-async def letters_at(url: str) -> None:
+async def letters_at(url: str, count: int = LETTERS, *, error: str = "RuntimeError") -> None:
     now = datetime.now(UTC)
     async with await DeadLetterQueue.connect(url) as queue:
-        for number in range(LETTERS):
+        for number in range(count):
             await queue.add(
                 DeadLetter(
                     id=f"letter-{number:04}",
                     handler="mend",
                     reason="failed",
-                    error="RuntimeError",
+                    error=error,
                     error_type="RuntimeError",
                     attempts=1,
                     first_failed_at=now,

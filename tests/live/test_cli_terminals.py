@@ -179,6 +179,19 @@ async def test_an_event_of_5_megabytes_is_printed_as_it_is(url: str) -> None:
     assert (code, len(shown) < 1_000) == (0, True)
 
 
+async def test_an_error_of_5_megabytes_is_shortened_in_a_table_and_whole_by_itself(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/letters.db"
+    await letters_at(url, 1, error="ValueError: " + "\x9b2J" * 1_250_000)
+
+    code, printed = await on_terminal("dead-letters", "list", url, "--each", NO_COLOR="1")
+    _, shown, _ = await piped("dead-letters", "show", url, "letter-0000", "--json")
+
+    assert code == 0
+    assert len(printed) < 100_000
+    assert OBEYED.findall(printed.decode()) == []
+    assert len(json.loads(shown)["error"]) > 3_000_000
+
+
 async def test_integers_that_others_wrote_are_shown_as_they_are(tmp_path: Path, url: str) -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", GREAT, f"{tmp_path}/events.db")
     assert await process.wait() == 0

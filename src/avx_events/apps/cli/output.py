@@ -34,6 +34,8 @@ Document: TypeAlias = dict[str, Any]
 _WIDE: Final = 10_000
 # A column that is given less room, as where COLUMNS is 0, would not be there at all.
 _NARROWEST: Final = 4
+# No name is longer. An error of megabytes takes a terminal's table minutes; it is whole where it is shown by itself.
+_LONGEST_CELL: Final = 1024
 _STDOUT: Final = "stdout"
 # Who is in front of the host of a URL, and options of such a name.
 _SECRET: Final = re.compile(r"(?<=://)[^\s/'\"]*(?=@)|(?i:(?<=password=)|(?<=token=)|(?<=secret=))[^\s&'\"]*")
@@ -81,7 +83,7 @@ def print_rows(columns: Sequence[str], documents: Iterable[Document], *, as_json
     for column in columns:
         table.add_column(column.replace("_", " ").upper(), overflow="fold")
     for document in documents:
-        table.add_row(*(Text(shown(document.get(column))) for column in columns))
+        table.add_row(*(Text(_cell(document.get(column))) for column in columns))
     if not table.row_count:
         note(nothing)
         return
@@ -226,6 +228,12 @@ def _write(text: str) -> None:
     with errors_of_stdout():
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+def _cell(value: object) -> str:
+    text = shown(value)
+    half = _LONGEST_CELL // 2
+    return text if len(text) <= _LONGEST_CELL else f"{text[:half]}...{text[-half:]}"
 
 
 def _shown_json(encoded: bytes) -> str:
