@@ -110,8 +110,8 @@ class Pipe:
         await self._gate.wait()
 
     async def close(self) -> None:
-        """Send what waits, then close the connection. Harmless when repeated."""
-        if self._waiting or self._sent:
+        """Send what somebody waits for, then close the connection. Harmless when repeated."""
+        if self._sent or not all(command.reply.done() for command in self._waiting):
             with suppress(AvxEventsError):
                 await self.ask(_PING)  # whose answer comes last
         await self._tasks.cancel()

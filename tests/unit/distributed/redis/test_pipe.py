@@ -210,3 +210,20 @@ async def test_a_close_while_nobody_answers_tells_those_who_wait_what_became_of_
         await harmless
     with pytest.raises(PublishUnknownError):
         await published
+
+
+async def test_a_close_does_not_wait_for_a_server_that_is_away_where_nobody_else_does(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody_there() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(stand, "connect", nobody_there)
+    pipe = pipe_to(stand, timeout_s=3600)
+    reply = pipe.ask(b"1")
+    await asyncio.sleep(0)
+    reply.cancel()
+
+    async with asyncio.timeout(5):
+        await pipe.close()
+    assert stand.written == []
