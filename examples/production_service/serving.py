@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from shutil import rmtree
 from typing import Final, NamedTuple
 
 from starlette.routing import Mount
@@ -105,10 +106,11 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         if place is not None:
-            owner = place.owner
+            owner, folder = place.owner, place.folder
 
             def stop_alone() -> None:
                 asyncio.get_running_loop().remove_reader(owner)
+                parts.callback(rmtree, folder, ignore_errors=True)  # the owner would have done it
                 if not service.is_stopping:
                     stop()
 

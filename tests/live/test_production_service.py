@@ -254,13 +254,18 @@ async def test_what_several_workers_accepted_before_they_stop_is_there(tmp_path:
         assert (await users_in(store)).items() >= accepted.items()
 
 
-async def test_workers_whose_owner_is_killed_stop_by_themselves(tmp_path: Path) -> None:
-    async with running(tmp_path, {"AVX_EVENTS__WORKERS": "2"}) as service:
+async def test_workers_whose_owner_is_killed_stop_by_themselves_and_leave_nothing_behind(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sockets = tmp_path_factory.mktemp("s")  # a short name: those of sockets are limited
+    async with running(tmp_path, {"AVX_EVENTS__WORKERS": "2", "TMPDIR": str(sockets)}) as service:
         workers = children_of(service.process.pid)
+        assert len(list(sockets.iterdir())) == 1
         await service.end(signal.SIGKILL)
 
         assert len(workers) == 2
         assert await asyncio.to_thread(have_got_to, ENDED, workers)
+        assert not list(sockets.iterdir())
 
 
 async def test_a_store_that_no_worker_can_use_is_exit_code_2(tmp_path: Path) -> None:
