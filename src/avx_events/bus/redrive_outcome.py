@@ -1,4 +1,13 @@
-"""What became of a dead letter that another process was asked to redrive, as its queue shows."""
+"""What became of a dead letter that other processes were asked to redrive, as its queue shows.
+
+| state | what it says |
+|---|---|
+| redriven | it has left the queue |
+| failed again | it was updated since |
+| not done | neither, as yet |
+| in line | it was waited for: somebody has claimed it, and has not ended |
+| unanswered | it was waited for: nobody has claimed it |
+"""
 
 from typing import Literal, TypeAlias
 
@@ -6,14 +15,13 @@ from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.core.errors import DeadLetterNotFoundError
 
 RedriveState: TypeAlias = Literal["redriven", "failed again", "not done"]
+LateState: TypeAlias = Literal["redriven", "failed again", "in line", "unanswered"]
 
 
 async def redrive_state(queue: DeadLetterQueue, before: DeadLetter) -> tuple[RedriveState, DeadLetter]:
-    """Tell how far the redrive of a letter is, that was asked for when it was as ``before``.
+    """Return how far the redrive of a letter is that was asked for when it was as ``before``, and the letter.
 
-    Returns:
-        ``redriven`` where it has left the queue, ``failed again`` where it was updated; and the letter, as it is now if
-        it is there.
+    The letter is as it is now, if it is still there.
     """
     try:
         letter = await queue.get(before.id)
@@ -24,11 +32,20 @@ async def redrive_state(queue: DeadLetterQueue, before: DeadLetter) -> tuple[Red
     return "not done", letter
 
 
-async def is_claimed(queue: DeadLetterQueue, letter_id: str) -> bool:
-    """Tell whether somebody redrives a letter; False too where it is not there any more.
+async def state_after_wait(queue: DeadLetterQueue, before: DeadLetter) -> tuple[LateState, DeadLetter]:
+    """Return the same when nobody waits any longer, and whether somebody has it in line where it is not done.
 
-    That is found out by a claim, which is given up at once. Who is asked in that moment gets none: ask after the wait.
+    A claim finds that out, which is given up at once; a member that hears of the request in that moment gets none.
     """
+    is_in_line = await is_claimed(queue, before.id)
+    state, letter = await redrive_state(queue, before)
+    if state != "not done":
+        return state, letter
+    return "in line" if is_in_line else "unanswered", letter
+
+
+async def is_claimed(queue: DeadLetterQueue, letter_id: str) -> bool:
+    """Tell whether somebody redrives a letter, by a claim that is given up at once; False where it is not there."""
     try:
         claimed = await queue.claim(letter_id)
     except DeadLetterNotFoundError:

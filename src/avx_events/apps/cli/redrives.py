@@ -8,7 +8,7 @@ from typing import Final
 from avx_events.apps.cli.application import Application
 from avx_events.apps.cli.output import note, print_json, progress
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
-from avx_events.bus.redrive_outcome import is_claimed, redrive_state
+from avx_events.bus.redrive_outcome import redrive_state, state_after_wait
 from avx_events.core.errors import (
     AvxEventsError,
     DeadLetterNotFoundError,
@@ -138,8 +138,9 @@ async def _ends(
                 del left[letter_id]
                 deadline = loop.time() + timeout_s
                 yield letter_id, state
-    for letter_id in left:
-        yield letter_id, "in line" if await is_claimed(queue, letter_id) else _UNANSWERED
+    for letter_id, before in left.items():
+        late, _ = await state_after_wait(queue, before)
+        yield letter_id, late
 
 
 def _tell_silent(letter: DeadLetter, silent: set[tuple[str, str]]) -> None:

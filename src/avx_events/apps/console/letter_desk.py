@@ -12,7 +12,7 @@ from avx_events.apps.console.given import Given
 from avx_events.apps.console.masking import Masking, unmasked
 from avx_events.apps.console.views import fields_of, letter_view
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
-from avx_events.bus.redrive_outcome import is_claimed, redrive_state
+from avx_events.bus.redrive_outcome import LateState, redrive_state, state_after_wait
 from avx_events.core.codec import decode_data
 from avx_events.core.errors import (
     DeadLetterNotFoundError,
@@ -34,6 +34,7 @@ _OUTCOME_S: Final = 2.0
 _ANSWERS_WITHIN_S: Final = 15.0
 """How long members of other processes may take: those at Kafka hear of the first request after ten seconds or so."""
 _LOOK_S: Final = 0.05
+_REMOVED: Final = "removed"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -211,32 +212,35 @@ class LetterDesk:
         left = dict(begun)
         while left:
             for letter_id, one in [*left.items()]:
-                outcome = await self._end_of(one.before)
-                if outcome is None and clock.monotonic() >= began_s + _patience_s(one):
-                    outcome = await self._no_end_of(one)
-                if outcome is not None:
-                    outcomes[letter_id] = outcome
+                state, letter = await redrive_state(self.queue, one.before)
+                late: LateState | None = None if state == "not done" else state
+                if late is None and clock.monotonic() >= began_s + _patience_s(one):
+                    late, letter = await self._late_state(one)
+                if late is not None:
+                    outcomes[letter_id] = self._outcome(letter, late)
                     del left[letter_id]
             if left:
                 await pause(clock, _LOOK_S)
         return outcomes
 
-    async def _end_of(self, before: DeadLetter) -> Outcome | None:
-        state, letter = await redrive_state(self.queue, before)
+    async def _late_state(self, one: _Begun) -> tuple[LateState, DeadLetter]:
+        """Return what is to be told now; a bus of this process is known to have what it was given in line."""
+        return await state_after_wait(self.queue, one.before) if one.is_asked else ("in line", one.before)
+
+    def _outcome(self, letter: DeadLetter, state: LateState) -> Outcome:
+        deed = self._deeds.get(letter.id)
         if state == "redriven":
-            return Outcome(before.id, "handled", f"{before.handler} has handled it now.")
+            if deed is not None and deed.verb == _REMOVED:
+                return self._gone(letter.id)
+            return Outcome(letter.id, "handled", f"{letter.handler} has handled it now.")
         if state == "failed again":
             error = letter_view(letter, self._masking)["error"]
-            return Outcome(before.id, "failed_again", f"{before.handler} failed again: {error}")
-        return None
-
-    async def _no_end_of(self, one: _Begun) -> Outcome:
-        before = one.before
-        if one.is_asked and not await is_claimed(self.queue, before.id):
-            who = f"No running member of group {before.group!r} that has {before.handler}"
+            return Outcome(letter.id, "failed_again", f"{letter.handler} failed again: {error}")
+        if state == "unanswered":
+            who = f"No running member of group {letter.group!r} that has {letter.handler}"
             problem = f"{who} has answered, and nothing was done: start one, then redrive it."
-            return Outcome(before.id, "refused", problem)
-        return Outcome(before.id, "in_line", f"It is in line for {before.handler}, which has not ended yet.")
+            return Outcome(letter.id, "refused", problem)
+        return Outcome(letter.id, "in_line", f"It is in line for {letter.handler}, which has not ended yet.")
 
     async def _remove(self, letter_id: str, operator: str) -> Outcome:
         try:
@@ -250,7 +254,7 @@ class LetterDesk:
         except BaseException:
             await self.queue.release(letter_id)
             raise
-        self._remember(letter_id, operator, "removed")
+        self._remember(letter_id, operator, _REMOVED)
         return Outcome(letter_id, "removed", "Removed.")
 
     def _taken(self, letter_id: str) -> Outcome:

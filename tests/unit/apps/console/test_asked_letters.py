@@ -113,6 +113,18 @@ async def test_a_member_that_has_not_ended_has_it_in_line() -> None:
     assert outcome["state"] == "in_line"
 
 
+async def test_a_letter_that_another_removes_meanwhile_is_not_said_to_be_handled() -> None:
+    async with console() as (broker, _, clock, client), asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(client.post(REDRIVE))
+        await until(lambda: broker.asked)
+        await client.post(f"/api/letters/{LETTER.id}/remove", headers={"X-Operator": "Bob"})
+        clock.advance(1)
+        outcome = (await asking).json()
+
+    assert outcome["state"] == "gone"
+    assert outcome["says"].startswith("Bob removed it at ")
+
+
 async def test_while_one_waits_for_members_another_is_told_who_was_first() -> None:
     async with console() as (broker, queue, clock, client), asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(client.post(REDRIVE))
