@@ -1,9 +1,9 @@
 """What is asked before something goes for good, and the text that people edit."""
 
+import asyncio
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 from cyclopts import Parameter
 
 from avx_events.apps.cli.output import note
-from avx_events.apps.cli.signals import at_once, go_on, handled_by, interrupt
+from avx_events.apps.cli.signals import at_once, go_on, handled_by
 from avx_events.core.errors import InvalidArgumentError, UsageError
 
 Yes: TypeAlias = Annotated[bool, Parameter(name="--yes", help="Do not ask.")]
@@ -46,8 +46,10 @@ def has_terminal() -> bool:
     return stdin is not None and bool(stdin.isatty())
 
 
-def edited(text: str) -> str:
+async def edited(text: str) -> str:
     """Return ``text`` as the user leaves it in the editor of ``$VISUAL`` or ``$EDITOR``, to which Ctrl-C belongs.
+
+    The loop goes on meanwhile, so that what is claimed stays claimed. Where it is cancelled the editor is killed.
 
     Raises:
         InvalidArgumentError: No editor is named, or it failed.
@@ -59,30 +61,25 @@ def edited(text: str) -> str:
         path = Path(folder) / "event.json"
         path.write_text(text, "utf-8")
         try:
-            _run([*shlex.split(editor), str(path)])
-        except (OSError, ValueError, subprocess.CalledProcessError) as exc:
-            raise InvalidArgumentError("EDITOR", editor, expected=f"an editor that ends well ({exc})") from exc
+            code = await _run([*shlex.split(editor), str(path)])
+        except (OSError, ValueError) as exc:
+            raise _ends_badly(editor, exc) from exc
+        if code:
+            raise _ends_badly(editor, f"its exit code is {code}")
         return path.read_text("utf-8")
 
 
-def _run(command: Sequence[str]) -> None:
-    """Run a command, which is killed where a signal ends this one; Ctrl-C is the command's own.
+async def _run(command: Sequence[str]) -> int:
+    """Run a command and return its exit code; it is killed where this is cancelled."""
+    with handled_by(go_on, signal.SIGINT):
+        process = await asyncio.create_subprocess_exec(*command)
+        try:
+            return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
-    Raises:
-        OSError: It cannot be started.
-        CalledProcessError: It ended with another code than 0.
-    """
-    came: list[int] = []
-    with handled_by(lambda number, _: came.append(number)):  # a process that is only half known could not be killed
-        process = subprocess.Popen(command)  # noqa: S603 - it is what the user asks for
-    try:
-        with at_once(), handled_by(go_on, signal.SIGINT):
-            if signal.SIGTERM in came:
-                interrupt(signal.SIGTERM, None)
-            code = process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    if code:
-        raise subprocess.CalledProcessError(code, command)
+
+def _ends_badly(editor: str, why: object) -> InvalidArgumentError:
+    return InvalidArgumentError("EDITOR", editor, expected=f"an editor that ends well ({why})")

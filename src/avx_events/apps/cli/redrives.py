@@ -22,6 +22,8 @@ from avx_events.patterns.projection import Projector
 _ASKED_AT_ONCE: Final = 100
 _LOOK_S: Final = 0.1
 _UNANSWERED: Final = "unanswered"
+_NOT_THERE: Final = "not there"
+_OF_THE_SAME: Final = "one whose dead letters are those of the URL"
 
 
 async def by_application(
@@ -30,13 +32,18 @@ async def by_application(
     """Redrive letters in this process, and count what became of them.
 
     Raises:
-        DeadLetterNotFoundError: The queue does not hold one.
-        InvalidArgumentError: The application has no dead letters, or a letter has no event.
+        InvalidArgumentError: The application has no dead letters, or others, or a letter has no event.
     """
 
     async def outcomes() -> AsyncIterator[tuple[str, str]]:
         for letter_id in letter_ids:
-            yield letter_id, await _redriven(await queue.get(letter_id), application)
+            try:
+                letter = await queue.get(letter_id)
+            except DeadLetterNotFoundError as exc:
+                note(str(exc))
+                yield letter_id, _NOT_THERE
+            else:
+                yield letter_id, await _redriven(queue, letter, application)
 
     return await _counted(outcomes(), len(letter_ids), as_json=as_json)
 
@@ -66,7 +73,7 @@ async def _counted(outcomes: AsyncIterator[tuple[str, str]], total: int, *, as_j
     return counts
 
 
-async def _redriven(letter: DeadLetter, application: Application) -> str:
+async def _redriven(queue: DeadLetterQueue, letter: DeadLetter, application: Application) -> str:
     if isinstance(application, Projector):
         try:
             is_done = await application.redrive(letter)
@@ -83,12 +90,12 @@ async def _redriven(letter: DeadLetter, application: Application) -> str:
         raise InvalidArgumentError("--app", "a bus without dead letters", expected=expected) from exc
     except NoHandlerError:
         return f"without a handler ({letter.handler})"
-    await application.settled()
-    try:
-        await application.dead_letter_queue.get(letter.id)
     except DeadLetterNotFoundError:
-        return "redriven"
-    return "failed again"
+        if not await _is_there(queue, letter.id):
+            return _NOT_THERE
+        raise InvalidArgumentError("--app", "a bus with other dead letters", expected=_OF_THE_SAME) from None
+    await application.settled()
+    return "failed again" if await _is_there(application.dead_letter_queue, letter.id) else "redriven"
 
 
 async def _outcomes(
@@ -118,7 +125,7 @@ async def _asked(queue: DeadLetterQueue, letter_id: str, silent: set[tuple[str, 
         return await queue.ask_for_redrive(letter)
     except DeadLetterNotFoundError as exc:
         note(str(exc))
-        return "not there"
+        return _NOT_THERE
     except (UnsupportedError, InvalidArgumentError) as exc:
         note(str(exc))
         return "refused"
@@ -148,3 +155,12 @@ def _tell_silent(letter: DeadLetter, silent: set[tuple[str, str]]) -> None:
         silent.add((letter.group, letter.handler))
         whose = f"of group {letter.group!r} that has handler {letter.handler!r}"
         note(f"no running member {whose} has answered: start one, or give --app")
+
+
+async def _is_there(queue: DeadLetterQueue, letter_id: str) -> bool:
+    """Tell whether the queue holds a letter."""
+    try:
+        await queue.get(letter_id)
+    except DeadLetterNotFoundError:
+        return False
+    return True

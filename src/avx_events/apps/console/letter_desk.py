@@ -11,9 +11,9 @@ from avx_events.apps.console.answers import missing
 from avx_events.apps.console.given import Given
 from avx_events.apps.console.masking import Masking, unmasked
 from avx_events.apps.console.views import fields_of, letter_view
+from avx_events.apps.mending import with_data
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.bus.redrive_outcome import LateState, redrive_state, state_after_wait
-from avx_events.core.codec import decode_data
 from avx_events.core.errors import (
     DeadLetterNotFoundError,
     DecodeError,
@@ -22,7 +22,7 @@ from avx_events.core.errors import (
     UsageError,
     ValidationError,
 )
-from avx_events.core.event import UnknownEvent, schema_of
+from avx_events.core.event import UnknownEvent
 from avx_events.core.metadata import EventEnvelope
 from avx_events.patterns.pause import pause
 from avx_events.patterns.projection.letters import now, projection_of
@@ -306,11 +306,7 @@ def _with_data(envelope: EventEnvelope[Any], data: Mapping[str, Any]) -> EventEn
     event: object = envelope.event
     if isinstance(event, UnknownEvent):
         return msgspec.structs.replace(envelope, event=msgspec.structs.replace(event, data=data))
-    schema = schema_of(event)
-    mended = decode_data(schema.event_type, msgspec.json.encode(data), revision=schema.revision)
-    # The key is what order is kept by: that of the data as it is now.
-    metadata = msgspec.structs.replace(envelope.metadata, aggregate_id=schema.aggregate_id(mended))
-    return msgspec.structs.replace(envelope, event=mended, metadata=metadata)
+    return with_data(envelope, msgspec.json.encode(data))
 
 
 def _problem_of(exc: DecodeError) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from cyclopts import App
 
 from avx_events.apps.cli import main
+from avx_events.apps.cli.asking import edited
 from avx_events.apps.cli.asyncapi import breaking_changes
 from avx_events.apps.cli.commands import PLACES, command_modules
 from avx_events.apps.cli.commands.projections import pause, rebuild, resume
@@ -176,12 +178,62 @@ def test_a_letter_that_is_edited_keeps_its_id_and_metadata(
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.setenv("EDITOR", "sed -i s/-1/7/")
 
-    edited = command("dead-letters", "edit", letters, letter_id)
+    done = command("dead-letters", "edit", letters, letter_id)
 
     after = json.loads(command("dead-letters", "show", letters, letter_id, "--json").out)
-    assert edited.code == 0
+    assert done.code == 0
     assert after["event"]["data"] == {"order_id": "1", "amount": 7}
     assert after["event"] | {"data": None} == before["event"] | {"data": None}
+
+
+def test_the_key_of_a_letter_is_that_of_its_mended_data(command: Command, letters: str) -> None:
+    letter_id = asyncio.run(letter_ids(letters))[0]
+    shop_is_imported = command("describe", f"{HERE}:app", "--json").code
+    command("dead-letters", "edit", letters, letter_id, "--data", '{"order_id": "other", "amount": 1}')
+    after = json.loads(command("dead-letters", "show", letters, letter_id, "--json").out)
+
+    assert shop_is_imported == 0
+    assert (after["event"]["aggregate_id"], after["event"]["data"]["order_id"]) == ("other", "other")
+
+
+def test_a_letter_that_is_gone_is_said_to_be_and_the_others_are_redriven(command: Command, letters: str) -> None:
+    letter_id = asyncio.run(letter_ids(letters))[0]
+    data = '{"order_id": "1", "amount": 5}'
+    command("dead-letters", "edit", letters, letter_id, "--data", data)
+    redriven = command("dead-letters", "redrive", letters, "none", letter_id, "--app", f"{HERE}:app", "--yes", "--json")
+
+    assert [row["outcome"] for row in redriven.documents] == ["not there", "redriven"]
+    assert (redriven.code, "none" in redriven.err) == (1, True)
+
+
+def test_an_application_with_other_letters_is_refused(
+    command: Command, letters: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    letter_id = asyncio.run(letter_ids(letters))[0]
+    monkeypatch.setattr(shop, "LETTERS", f"sqlite:///{tmp_path}/others.db")
+    refused = command("dead-letters", "redrive", letters, letter_id, "--app", f"{HERE}:app", "--yes")
+
+    assert refused.code == 1
+    assert "--app must be one whose dead letters are those of the URL" in refused.err
+    assert letter_id in asyncio.run(letter_ids(letters))
+
+
+async def test_the_loop_goes_on_while_somebody_edits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    is_open, is_done = tmp_path / "open", tmp_path / "done"
+    os.mkfifo(is_open)
+    os.mkfifo(is_done)
+    editor = tmp_path / "editor"
+    editor.write_text(f"#!/bin/sh\necho > {is_open}\ncat {is_done} > $1\n")
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        editing = tasks.create_task(edited("before"))
+        await asyncio.to_thread(is_open.read_text)
+        assert not editing.done()
+        await asyncio.to_thread(is_done.write_text, "after")
+
+    assert editing.result() == "after"
 
 
 def test_what_is_destroyed_is_asked_for(command: Command, letters: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,11 +22,10 @@ from avx_events.apps.cli.output import (
     print_rows,
 )
 from avx_events.apps.cli.redrives import by_application, by_members
+from avx_events.apps.mending import with_data
 from avx_events.bus.dead_letters import DeadLetter, DeadLetterQueue
 from avx_events.core.arguments import seconds
-from avx_events.core.codec import decode_data
-from avx_events.core.errors import InvalidArgumentError
-from avx_events.core.event import UnknownEvent, schema_of
+from avx_events.core.errors import InvalidArgumentError, UsageError
 
 _PAGE = 500
 _GROUPS = ("handler", "group", "error_type", "letters", "oldest", "newest", "example")
@@ -34,7 +33,7 @@ _LETTERS = ("id", "handler", "event_type", "reason", "error", "attempts", "redri
 _DONE, _FAILED = 0, 1
 _ANSWERS_WITHIN_S: Final = 15.0
 _WITH_THE_CODE: Final = (
-    "given, as 'shop.app:bus': a letter is handled by the code of its handler, which only the application has; "
+    "give --app, as 'shop.app:bus': a letter is handled by the code of its handler, which only the application has; "
     "members that run can be asked where letters are in a broker"
 )
 
@@ -119,11 +118,12 @@ async def show(url: str, letter_id: str, /, *, json: AsJson = False) -> None:
         letter = await queue.get(letter_id)
     envelope = None if letter.envelope is None else document_of(letter.envelope)
     raw = None if letter.raw is None else letter.raw.decode("utf-8", "backslashreplace")
-    document = _document(letter) | {"raw": raw, "traceback": letter.traceback}
+    document = _document(letter)
+    rest: Document = {"raw": raw, "traceback": letter.traceback}
     if json:
-        print_fields(document | {"event": envelope}, as_json=True)
+        print_fields(document | rest | {"event": envelope}, as_json=True)
     else:
-        print_fields((envelope or {}) | document, as_json=False)
+        print_fields({"letter_id": document.pop("id")} | document | (envelope or {}) | rest, as_json=False)
 
 
 async def redrive(
@@ -156,7 +156,7 @@ async def redrive(
     wanted = filters.wanted()
     async with opened_letters(url) as queue:
         if app is None and not queue.reaches_members:
-            raise InvalidArgumentError("--app", app, expected=_WITH_THE_CODE)
+            raise UsageError(_WITH_THE_CODE)
         chosen = [*(letter_ids or [])] or [letter.id async for letter in _letters(queue, wanted)]
         if not chosen:
             note("no dead letters")
@@ -170,7 +170,9 @@ async def redrive(
                 outcomes = await by_application(queue, application, chosen, as_json=json)
     if not json:
         print_line(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
-    return _DONE if set(outcomes) <= {"redriven", "claimed by another"} else _FAILED
+    # One that a filter found and that is gone since was redriven or removed by somebody else.
+    fine = {"redriven", "claimed by another"} if letter_ids else {"redriven", "claimed by another", "not there"}
+    return _DONE if set(outcomes) <= fine else _FAILED
 
 
 async def edit(
@@ -276,19 +278,10 @@ async def _edit(queue: DeadLetterQueue, letter: DeadLetter, data: str | None) ->
     if claimed is None:
         raise InvalidArgumentError("letter", letter.id, expected="one that nobody else gives back or edits now")
     try:
-        text = edited(before) if data is None else data
-        metadata = letter.envelope.metadata
-        event = decode_data(metadata.event_type, text.encode(), revision=_revision(letter), keep_unknown=True)
-        await queue.add(
-            msgspec.structs.replace(claimed, envelope=msgspec.structs.replace(letter.envelope, event=event))
-        )
+        text = await edited(before) if data is None else data
+        await queue.add(msgspec.structs.replace(claimed, envelope=with_data(letter.envelope, text.encode())))
     finally:
         await queue.release(letter.id)
-
-
-def _revision(letter: DeadLetter) -> int:
-    event: object = letter.event
-    return event.revision if isinstance(event, UnknownEvent) else schema_of(event).revision
 
 
 def _tell(letter_id: str, outcome: str, *, as_json: bool) -> None:
