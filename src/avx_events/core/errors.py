@@ -8,9 +8,15 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from avx_events.core.urls import without_password
+
 # A message names the value, not ten megabytes of it.
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = 120
+
+
+def _shown(value: object) -> str:
+    return _brief.repr(without_password(value) if isinstance(value, str) else value)
 
 
 class AvxEventsError(Exception):
@@ -37,7 +43,7 @@ class InvalidArgumentError(UsageError, ValueError):
 
     def __init__(self, name: str, value: object, *, expected: str) -> None:
         """Keep ``name`` and ``value``; ``expected`` completes "must be ..."."""
-        super().__init__(f"{name} must be {expected}, not {_brief.repr(value)}")
+        super().__init__(f"{name} must be {expected}, not {_shown(value)}")
         self.name, self.value, self.expected = name, value, expected
 
 
@@ -260,7 +266,7 @@ class UnknownSchemeError(UsageError, ValueError):
         schemes = sorted(installed)
         names = ", ".join(f"{scheme}://" for scheme in schemes) or "none"
         remedy = f"; pip install 'avx-events[{extra}]'" if extra else ""
-        super().__init__(f"no engine for {_brief.repr(url)} is installed; those that are: {names}{remedy}")
+        super().__init__(f"no engine for {_shown(url)} is installed; those that are: {names}{remedy}")
         self.url, self.installed, self.extra = url, schemes, extra
 
 

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from avx_events.observability.settings import SettingError, Settings, without_password
+from avx_events.core.urls import without_password
+from avx_events.observability.settings import SettingError, Settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource

@@ -31,13 +31,13 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast, get_t
 import msgspec
 
 from avx_events.core.errors import PermanentError
+from avx_events.core.urls import without_password
 
 FILE: Final = "avx.toml"
 """Looked for in the working folder."""
 
 _PREFIXES: Final = {"AVX__": (), "AVX_EVENTS__": ("events",)}
 _SECRET: Final = re.compile(r"token|password|secret")
-_PASSWORD_IN_URL: Final = re.compile(r"(?<=://)([^/@]*):[^/@]*@")
 _GREATEST_PORT: Final = 65_535
 _ADDRESS: Final = re.compile(r"(?P<host>[^\s:/\[\]]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})", re.ASCII)
 
@@ -153,11 +153,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 branch = branch.setdefault(name, {})
             branch[path[-1]] = _checked(path, value)
         return msgspec.convert(tree, cls)
-
-
-def without_password(url: str) -> str:
-    """Return ``url`` with stars for its password, to be shown."""
-    return _PASSWORD_IN_URL.sub(r"\1:***@", url)
 
 
 class _Value(NamedTuple):

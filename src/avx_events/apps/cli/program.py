@@ -83,7 +83,7 @@ def _code_of(arguments: Sequence[str]) -> int:
         problem(str(exc))
         return FAILED
     except AvxEventsError as exc:
-        problem(str(exc))
+        problem("; ".join([str(exc), *getattr(exc, "__notes__", ())]))  # a note says where it is in a store
         return FAILED
     except BrokenPipeError:
         _forget_output()
