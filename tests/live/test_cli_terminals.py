@@ -16,6 +16,7 @@ from avx_events.core.event import Event
 from avx_events.core.metadata import context
 from avx_events.store.event_store import EventStore
 from tests.live.test_cli_signals import letters_at, read_all
+from tests.unit.apps.cli.shop import Paid
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -278,13 +279,37 @@ async def test_progress_is_on_a_terminal_at_stderr_and_what_is_printed_stays_at_
 ) -> None:
     url = f"sqlite:///{tmp_path}/letters.db"
     await letters_at(url)
+
+    code, out, screen = await with_a_terminal_at_stderr(
+        *("dead-letters", "redrive", url, "--app", f"{SHOP}:app", "--yes", "--json"), TERM=term, AVX_CLI_LETTERS=url
+    )
+
+    assert code == 0
+    assert {json.loads(line)["outcome"] for line in out.splitlines()} == {"redriven"}
+    assert (b"redriving" in screen, b"/300" in screen) == ((term != "dumb"),) * 2
+    assert b"\x1b[?25h" in screen or term == "dumb", "the cursor is hidden"
+
+
+@pytest.mark.parametrize("target", [f"{SHOP}:tell", "tests.unit.apps.cli.shop:Totals"])
+async def test_a_replay_shows_how_far_it_is(tmp_path: Path, target: str) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    async with await EventStore.connect(url) as store:
+        for number in range(40):
+            await store.append("orders", Paid(str(number), 1))
+
+    code, _, screen = await with_a_terminal_at_stderr(
+        "replay", url, "--into", target, "--after", "10", "--json", TERM="xterm-256color"
+    )
+
+    assert code == 0
+    assert (b"replaying" in screen, b"/30" in screen) == (True, True)
+
+
+async def with_a_terminal_at_stderr(*arguments: str, **settings: str) -> tuple[int | None, bytes, bytes]:
+    """Run a command; return its exit code, what it printed, and what is on the terminal."""
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *AVX,
-        *("dead-letters", "redrive", url, "--app", f"{SHOP}:app", "--yes", "--json"),
-        stdout=PIPE,
-        stderr=theirs,
-        env=environment(TERM=term, AVX_CLI_LETTERS=url),
+        *AVX, *arguments, stdout=PIPE, stderr=theirs, env=environment(**settings)
     )
     os.close(theirs)
     async with asyncio.timeout(LIMIT_S):
@@ -292,11 +317,7 @@ async def test_progress_is_on_a_terminal_at_stderr_and_what_is_printed_stays_at_
             asyncio.to_thread(read_all, ours), process.communicate()
         )
     os.close(ours)
-
-    assert process.returncode == 0
-    assert {json.loads(line)["outcome"] for line in out.splitlines()} == {"redriven"}
-    assert (b"redriving" in screen, b"/300" in screen) == ((term != "dumb"),) * 2
-    assert b"\x1b[?25h" in screen or term == "dumb", "the cursor is hidden"
+    return process.returncode, out, screen
 
 
 async def test_progress_is_not_in_a_pipe(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ async def replay(
     events_per_s: float | None = None,
     allow_side_effects: bool = False,
     unknown: Unknown | None = None,
+    on_progress: Callable[[int], object] | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> ReplayReport:
     """Give the events of a range of the log to a handler or a projection, one after the other, and return when done.
@@ -90,6 +91,7 @@ async def replay(
         events_per_s: How many events in a second of the clock at the most, on average; None for no limit.
         allow_side_effects: Let the code publish and append as it does live. It reaches what is live, if it holds it.
         unknown: What an unknown event type gives; None is the store's own choice.
+        on_progress: Called with the position of each event that was given, to tell how far it is; it should be quick.
         clock: Measures the pauses.
 
     Raises:
@@ -117,6 +119,8 @@ async def replay(
             await _wait_until(pace.due_at(stored.recorded_us), player, clock)
             first, last = first or stored.position, stored.position
             await player.play(stored)
+            if on_progress is not None:
+                on_progress(stored.position)
             await pace.breathe()
         await player.flush()
     return ReplayReport(

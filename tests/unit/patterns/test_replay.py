@@ -163,6 +163,19 @@ async def test_a_handler_is_given_the_range_in_order(store: EventStore) -> None:
         assert (report.first_position, report.last_position) == ((expected or [0])[0], (expected or [0])[-1])
 
 
+async def nothing(_: Event) -> None:
+    pass
+
+
+async def test_who_asks_is_told_of_each_event_that_was_given(store: EventStore) -> None:
+    of_a_handler, of_a_projection = list[int](), list[int]()
+    async with await EventStore.connect("sqlite://") as scratch:
+        await replay(store, nothing, after=1, on_progress=of_a_handler.append)
+        await replay(store, Counts(), into=scratch, until=4, on_progress=of_a_projection.append)
+
+    assert (of_a_handler, of_a_projection) == ([2, 3, 4, 5], [1, 2, 3, 4])
+
+
 async def test_a_plain_function_runs_in_a_thread_and_sees_the_same(store: EventStore) -> None:
     seen: list[tuple[Any, bool, bool, str | None]] = []
 

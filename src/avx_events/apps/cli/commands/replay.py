@@ -1,8 +1,6 @@
 """``replay``: a range of the log once more, without an effect on what is live."""
 
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import wraps
 from typing import Any
 
 import msgspec
@@ -13,7 +11,6 @@ from avx_events.apps.cli.application_code import application_code
 from avx_events.apps.cli.documents import instant
 from avx_events.apps.cli.opening import opened_store
 from avx_events.apps.cli.output import AsJson, print_fields, progress
-from avx_events.core.callables import is_async
 from avx_events.core.errors import InvalidArgumentError
 from avx_events.patterns.projection import Projection
 from avx_events.patterns.replay import replay as replay_log
@@ -61,11 +58,17 @@ async def replay(
         aside = await stack.enter_async_context(await EventStore.connect(scratch)) if _is_projection(target) else None
         end = await store.last_position()
         end = end if until is None else min(end, until)
-        steps = max(end - after, 0) if not _is_projection(target) else 0
-        with application_code(into), progress("replaying", steps) as step:
+        reached = after
+        with application_code(into), progress("replaying", max(end - after, 0)) as step:
+
+            def go_on(position: int) -> None:
+                nonlocal reached
+                step(position - reached)
+                reached = position
+
             report = await replay_log(
                 store,
-                target if _is_projection(target) else _counted(target, step),
+                target,
                 into=aside,
                 after=after,
                 until=until,
@@ -73,6 +76,7 @@ async def replay(
                 types=types or None,
                 stream_prefix=stream_prefix,
                 speed=speed,
+                on_progress=go_on,
             )
     print_fields(msgspec.structs.asdict(report), as_json=json)
 
@@ -89,22 +93,3 @@ def _target(place: str) -> Any:
 
 def _is_projection(target: object) -> bool:
     return isinstance(target, Projection)
-
-
-def _counted(handler: Callable[..., Any], step: Callable[[], None]) -> Callable[..., Any]:
-    """Return ``handler`` so that each event that it has handled is a step; it takes what ``handler`` takes."""
-    if is_async(handler):
-
-        @wraps(handler)
-        async def handle(*arguments: object) -> None:
-            await handler(*arguments)
-            step()
-
-        return handle
-
-    @wraps(handler)
-    def handle_in_thread(*arguments: object) -> None:
-        handler(*arguments)
-        step()
-
-    return handle_in_thread
