@@ -1,7 +1,6 @@
 """The projections of a store as its tables tell of them: for those who look from outside, without their code."""
 
-from contextlib import aclosing
-from datetime import UTC, datetime
+from time import time_ns
 from typing import Final
 
 import msgspec
@@ -11,6 +10,7 @@ from avx_events.patterns.projection.checkpoints import MIGRATIONS, SET_ASIDE, St
 from avx_events.patterns.projection.versions import rebuild
 from avx_events.patterns.tables import prepare
 from avx_events.store.event_store import EventStore
+from avx_events.store.ports import Record
 
 # Where no projector was ever entered there is no table of theirs.
 _IS_THERE: Final = "SELECT version FROM avx_schema WHERE component = 'projections'"
@@ -144,6 +144,8 @@ class Overview:
             await set_paused(connection, name, is_paused=is_paused)
 
     async def _age_after(self, position: int) -> float:
-        async with aclosing(self._store.read_all(after=position)) as events:
-            stored = await anext(events, None)
-        return 0.0 if stored is None else max((datetime.now(UTC) - stored.recorded_at).total_seconds(), 0.0)
+        # The record, and not the event: whoever looks from outside may have no class for it, or one that it fits not.
+        engine = self._store._engine  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        page = await engine.read_all(after=position, limit=1)
+        recorded_us = [Record(*record).recorded_us for record in page.records]
+        return max(time_ns() / 1e9 - recorded_us[0] / 1e6, 0.0) if recorded_us else 0.0
