@@ -446,6 +446,8 @@ class Follower:
         except ProjectionReplacedError:  # the letter needs no redrive where it is built anew
             self._is_set_aside = True
             return
+        if self._transactions.stage != "live":  # another process builds it anew: it is tried again there
+            return
         self._dead_lettered += 1
         log.error("projection %r goes on without the event %s; it is dead letter %s", self.name, where, letter.id)
 

@@ -115,6 +115,7 @@ class Transactions:
             is_beside = self.stage == "beside"  # as far as is known: where it is built anew, others may have begun that
             found = await current(connection, self._projection, with_older=may_switch and is_beside)
             own = found[-1]
+            self.stage = own.stage  # also where a handler fails: what is built anew leaves out no event
             if own.is_paused:
                 raise PausedError
             reached, stage = own.position, own.stage
@@ -144,11 +145,14 @@ class Transactions:
         await self._follow_up(follow_ups)
 
     async def leave_out(self, stored: StoredEvent[Any], letter_id: str) -> int:
-        """Move the checkpoint past an event without its effect, of which a dead letter tells; return where it is."""
+        """Move the checkpoint past an event without its effect, of which a dead letter tells; return where it is.
+
+        Where the projection is built anew meanwhile it stays before the event, and the letter needs no redrive.
+        """
         async with self._transaction() as connection:
             (own,) = await current(connection, self._projection)
             reached = own.position
-            if self.kept <= reached < stored.position:
+            if own.stage == "live" and self.kept <= reached < stored.position:
                 await leave_out(connection, self._projection, stored.position, letter_id)
                 await move(connection, self._projection, stored.position)
                 reached = stored.position

@@ -17,11 +17,13 @@ from avx_events.core.errors import (
     ProjectionReplacedError,
 )
 from avx_events.core.event import Event
+from avx_events.core.policy import Retry
 from avx_events.patterns.projection import Projection, Projector, handles
 from avx_events.patterns.projection.versions import rebuild
 from avx_events.patterns.tables import execute
 from avx_events.store.event_store import EventStore
 from avx_events.store.ports import Connection
+from avx_events.testing import ManualClock
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(30)
@@ -378,3 +380,29 @@ async def test_a_quiet_log_moves_the_checkpoint_past_what_nobody_handles(store: 
                 await asyncio.sleep(0.01)
 
     assert projector.statistics()["numbers"].handled == 1
+
+
+async def test_an_event_that_fails_while_another_process_builds_it_anew_is_not_left_out(
+    store: EventStore, other_store: EventStore
+) -> None:
+    here, letters, clock = Numbers(), DeadLetterQueue(), ManualClock()
+    once_more = Retry(attempts=2, initial_s=10, max_s=10)
+    async with Projector(store, here, retry=once_more, dead_letter_queue=letters, clock=clock) as projector:
+        await projector.caught_up(await append(store, 1))
+        here.before = at(2, fail)
+        position = await append(store, 2, 3, 4, 5)
+        await clock.planned()  # to try it once more
+        await ask(store)
+        there = Numbers("new")
+        there.before = at(2, fail)
+        async with Projector(other_store, there, retry=None, batch_events=1) as other:  # far from the end
+            with pytest.raises(ProjectionFailedError):
+                await other.caught_up(position)
+        assert await rows(store) == [(0, 1, "live", 0), (1, 1, "beside", 1)]
+        clock.advance(10)
+        with pytest.raises(ProjectionFailedError, match="position 2"):
+            await projector.caught_up(position)
+
+    assert await letters.count() == 0
+    assert await read(store) == {"old": 1}
+    assert await rows(store) == [(0, 1, "live", 0), (1, 1, "beside", 1)]
