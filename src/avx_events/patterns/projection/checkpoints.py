@@ -51,12 +51,13 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
     ),
     ("ALTER TABLE avx_projections ADD COLUMN paused INTEGER NOT NULL DEFAULT 0",),
     ("ALTER TABLE avx_projections ADD COLUMN build INTEGER NOT NULL DEFAULT 0",),
+    ("ALTER TABLE avx_projections ADD COLUMN was INTEGER NOT NULL DEFAULT 0",),
 )
 
 SET_ASIDE: Final = 0
 """The version of a row whose own version is to be built anew."""
 
-_COLUMNS: Final = "SELECT version, position, stage, goal, tables, paused, build FROM avx_projections"
+_COLUMNS: Final = "SELECT version, position, stage, goal, tables, paused, build, was FROM avx_projections"
 _ALL: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version FOR UPDATE"
 _ONE: Final = f"{_COLUMNS} WHERE name = ? AND version = ? FOR UPDATE"
 SEEN: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version"
@@ -69,7 +70,7 @@ _BEGIN: Final = (
 _ADOPT: Final = "UPDATE avx_projections SET goal = ?, tables = ? WHERE name = ? AND version = ?"
 _MOVE: Final = "UPDATE avx_projections SET position = ? WHERE name = ? AND version = ?"
 _PAUSE: Final = "UPDATE avx_projections SET paused = ? WHERE name = ?"
-_RENUMBER: Final = "UPDATE avx_projections SET version = ? WHERE name = ? AND version = ?"
+_RENUMBER: Final = "UPDATE avx_projections SET version = ?, was = version WHERE name = ? AND version = ?"
 _RENUMBER_LETTERS: Final = "UPDATE avx_projection_letters SET version = ? WHERE name = ? AND version = ?"
 _GO_LIVE: Final = "UPDATE avx_projections SET stage = 'live' WHERE name = ? AND version = ?"
 _FORGET: Final = "DELETE FROM avx_projections WHERE name = ? AND version = ?"
@@ -95,6 +96,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         tables: The tables that it said are its own.
         is_paused: Whether nobody is to handle events for it.
         build: Changes between 0 and 1 with each time that it is built anew, for the names of its indexes.
+        was: Which version it was until it was set aside; 0 where it was not, or an older package has done it.
     """
 
     version: int
@@ -104,6 +106,12 @@ class Checkpoint(msgspec.Struct, frozen=True):
     tables: tuple[str, ...]
     is_paused: bool = False
     build: int = 0
+    was: int = 0
+
+    @property
+    def made_by(self) -> int:
+        """The version whose code has made its tables; 0 where that is not known."""
+        return self.version or self.was
 
     @property
     def replays_until(self) -> int:
@@ -136,8 +144,8 @@ async def current(connection: Connection, projection: Projection, *, with_older:
 
 def checkpoint(row: tuple[Any, ...]) -> Checkpoint:
     """Return the checkpoint that a row of ``SEEN`` is."""
-    version, position, stage, goal, tables, paused, build = row
-    return Checkpoint(version, position, stage, goal, _decode(tables), bool(paused), build)
+    version, position, stage, goal, tables, paused, build, was = row
+    return Checkpoint(version, position, stage, goal, _decode(tables), bool(paused), build, was)
 
 
 async def add(connection: Connection, projection: Projection, begun: Checkpoint) -> None:

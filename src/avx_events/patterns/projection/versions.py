@@ -70,14 +70,15 @@ async def begin(connection: Connection, projection: Projection, *, last_position
         last_position: The end of the log, as it was a moment ago.
 
     Raises:
-        ProjectionReplacedError: A newer version is there, or is being built in the place of the older ones.
+        ProjectionReplacedError: A newer version is there, or is to be built anew, or is being built in the place of the
+            older ones.
         StoreSchemaError: The table is of a newer version of this package.
         Exception: What ``setup`` raised.
     """
     await prepare(connection, "projections", MIGRATIONS)
     found = await versions_of(connection, projection.name)
     own = next((each for each in found if each.version == projection.version), None)
-    newer = [each for each in found if each.version > projection.version]
+    newer = [each for each in found if each.made_by > projection.version]
     if any(own is None or each.stage != "beside" for each in newer):
         raise ProjectionReplacedError(projection.name, version=projection.version)
     if own is not None and own.stage == "beside" and own.tables != projection.tables:

@@ -423,7 +423,7 @@ async def test_a_checkpoint_table_of_a_newer_version_is_refused(store: EventStor
     async with store.transaction() as connection:
         await connection.execute("INSERT INTO avx_schema VALUES ('projections', 99)")
 
-    with pytest.raises(StoreSchemaError, match="projections are at version 99, newer than 4"):
+    with pytest.raises(StoreSchemaError, match="projections are at version 99, newer than 5"):
         async with Projector(store, Counts()):
             pass
 

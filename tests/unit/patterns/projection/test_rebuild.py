@@ -382,6 +382,19 @@ async def test_a_quiet_log_moves_the_checkpoint_past_what_nobody_handles(store: 
     assert projector.statistics()["numbers"].handled == 1
 
 
+async def test_old_code_does_not_take_the_place_of_a_newer_version_that_is_to_be_built_anew(store: EventStore) -> None:
+    await append(store, 1, 2)
+    await built(store, NumbersTwo("two"))
+    await ask(store)
+
+    with pytest.raises(ProjectionReplacedError):
+        await built(store, Numbers("old code"))
+
+    assert await read(store) == {"two": 2}
+    await built(store, NumbersTwo("new"))
+    assert await read(store) == {"new": 2}
+
+
 async def test_an_event_that_fails_while_another_process_builds_it_anew_is_not_left_out(
     store: EventStore, other_store: EventStore
 ) -> None:
