@@ -140,6 +140,7 @@ async def test_with_a_token_only_the_hosts_that_are_named_are_answered_where_som
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[::1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],
