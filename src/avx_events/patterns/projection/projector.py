@@ -228,7 +228,11 @@ class Projector:
             else:
                 await queue.add(failed_again(found, exc, dead_at=now(self._clock)))
             raise
-        await queue.resolve(found.id)
+        try:
+            await queue.resolve(found.id)
+        except BaseException:  # the next redrive finds that its event needs none
+            await queue.release(found.id)
+            raise
         return is_done
 
     async def status(self) -> Mapping[str, ProjectionStatus]:
