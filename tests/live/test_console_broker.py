@@ -4,7 +4,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -37,7 +36,9 @@ async def seen_by(console: Console, bus: TopicBus) -> str:
     while True:
         published = await bus.publish(Rang("front"))
         if console._feed._count:
-            await until(partial(console._feed.find, published.event_id))
+            async with asyncio.timeout(10):
+                while await console._feed.find(published.event_id) is None:  # noqa: ASYNC110 - of a broker
+                    await asyncio.sleep(0)
             return published.event_id
 
 

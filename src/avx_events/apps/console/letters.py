@@ -15,6 +15,7 @@ from avx_events.apps.console.letter_desk import LetterDesk, Outcome
 from avx_events.apps.console.live import as_file
 from avx_events.apps.console.masking import Masking
 from avx_events.apps.console.safety import session_of
+from avx_events.apps.console.turns import in_turns
 from avx_events.apps.console.views import letter_view, shown_event
 from avx_events.bus.dead_letters import DeadLetter
 
@@ -114,7 +115,7 @@ class Letters:
                 key = (letter.handler, letter.group, letter.error_type)
                 groups[key] = _counted(groups.get(key), letter)
             looked_at, after = looked_at + len(page), page[-1]
-        found = sorted(map(self._group_of, groups.values()), key=lambda group: -group.count)
+        found = sorted(await in_turns(self._group_of, groups.values()), key=lambda group: -group.count)
         return JsonResponse({"groups": found, "count": await self._desk.queue.count(), "looked_at": looked_at})
 
     async def count(self, _: Request) -> Response:
@@ -132,7 +133,7 @@ class Letters:
             after=query.get("after", ""),
             limit=limit + 1,
         )
-        views = [self._view(letter) for letter in found[:limit]]
+        views = await in_turns(self._view, found[:limit])
         return JsonResponse({"letters": views, "next": found[limit - 1].id if len(found) > limit else None})
 
     async def show(self, request: Request) -> Response:

@@ -13,6 +13,7 @@ from avx_events.apps.console.answers import JsonResponse, RefusedError, missing,
 from avx_events.apps.console.given import Given
 from avx_events.apps.console.live_feed import LiveFeed, Wanted
 from avx_events.apps.console.masking import Masking
+from avx_events.apps.console.turns import Turns
 from avx_events.apps.console.views import ShownEvent, data_view, metadata_view, preview, shown_event
 from avx_events.patterns.pause import pause
 
@@ -74,7 +75,7 @@ class Live:
             said = None
             while not feed.is_closed:
                 seen = feed.changes.told
-                frame = feed.frame(wanted, after=after)
+                frame = await feed.frame(wanted, after=after)
                 state = {"run": feed.run_id, "source": feed.source, "problem": feed.problem}
                 if state != said:
                     yield _sent("state", state)
@@ -98,13 +99,13 @@ class Live:
 
     async def event(self, request: Request) -> Response:
         """``GET /api/live/{event_id}``: its envelope and data."""
-        shown = self._kept(request)
+        shown = await self._kept(request)
         download = f"/api/live/{shown.metadata.event_id}/data"
         return JsonResponse({**metadata_view(shown), **data_view(shown.data, download=download)})
 
     async def data(self, request: Request) -> Response:
         """``GET /api/live/{event_id}/data``: all of its data, as a file."""
-        shown = self._kept(request)
+        shown = await self._kept(request)
         return as_file(shown.data, shown.metadata.event_id)
 
     async def correlated(self, request: Request) -> Response:
@@ -115,6 +116,7 @@ class Live:
         tree = await store.correlated(wanted_text(request, "id"), unknown="keep")
         events = sorted(tree.events, key=lambda event: event.stored.position)
         rows: list[Mapping[str, Any]] = []
+        turns = Turns()
         left = [event for event in reversed(events) if event.cause is None]
         effects: dict[str, list[Any]] = {}
         for event in events:
@@ -126,10 +128,11 @@ class Live:
             shown = shown_event(event.stored, self._masking)
             place = {"stream": event.stream, "version": event.version, "depth": event.depth}
             rows.append({**place, **metadata_view(shown), "preview": preview(shown.data)})
+            await turns.rest()
         return JsonResponse({"correlation_id": tree.correlation_id, "events": rows, "count": len(events)})
 
-    def _kept(self, request: Request) -> ShownEvent:
-        shown = self._feed.find(request.path_params["event_id"])
+    async def _kept(self, request: Request) -> ShownEvent:
+        shown = await self._feed.find(request.path_params["event_id"])
         if shown is None:
             raise RefusedError(404, "That event is not kept here any more; the store has it by its stream.")
         return shown

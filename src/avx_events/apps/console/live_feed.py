@@ -14,7 +14,8 @@ import msgspec
 
 from avx_events.apps.console.given import Given
 from avx_events.apps.console.masking import Masking
-from avx_events.apps.console.views import PREVIEW_CHARACTERS, ShownEvent, preview, shown_event
+from avx_events.apps.console.turns import Turns
+from avx_events.apps.console.views import PREVIEW_CHARACTERS, ShownEvent, preview, shown_event, size_of
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.event_bus import EventBus
 from avx_events.bus.topic_bus import TopicBus
@@ -30,6 +31,9 @@ KEPT_EVENTS: Final = 10_000
 KEPT_BYTES: Final = 64 * 1024 * 1024
 UNSEEN: Final = 200
 """So many events are kept, untouched, while nobody looks: making them ready to be shown takes 17 µs each."""
+
+UNSEEN_BYTES: Final = 16 * 1024 * 1024
+"""Of their JSON, and so much that a service does not grow for a page that nobody looks at."""
 
 MOST_IN_FRAME: Final = 500
 """Rows that a page gets at once; of more, it gets the newest, and is told how many it missed."""
@@ -112,12 +116,18 @@ class Frame(msgspec.Struct, frozen=True):
     missed: int
 
 
+class _Unseen(msgspec.Struct, frozen=True):
+    number: int
+    envelope: EventEnvelope[Any]
+    size: int
+
+
 class LiveFeed:
     """Keeps the last 10,000 events, or the last 64 MB of them, and tells when there are more.
 
     They come from the broker, else from the bus, else from the log of the store. What comes faster than this process
     can take it is dropped at the subscription, the oldest first: looking never makes a publisher wait. While nobody
-    looks, only the last 200 are kept, as they came.
+    looks, only the last 200 are kept, or the last 16 MB of them, as they came.
 
     Attributes:
         watchers: How many look.
@@ -133,7 +143,8 @@ class LiveFeed:
         self._masking: Final = masking
         self._kept: deque[Kept] = deque()
         self._kept_bytes = 0
-        self._unseen: deque[tuple[int, EventEnvelope[Any]]] = deque(maxlen=UNSEEN)
+        self._unseen: deque[_Unseen] = deque()
+        self._unseen_bytes = 0
         self.watchers = 0
         self._count = 0
         self._position: int | None = None
@@ -175,16 +186,16 @@ class LiveFeed:
         self.is_closed = True
         self.changes.tell()
 
-    def frame(self, wanted: Wanted, *, after: int) -> Frame:
+    async def frame(self, wanted: Wanted, *, after: int) -> Frame:
         """Return what is new after a number: of what is wanted, the newest rows."""
-        self._show_unseen()
+        await self._show_unseen()
         matching = [kept for kept in self._newer_than(after) if wanted.matches(kept.shown)]
         rows = [kept.row() for kept in matching[-MOST_IN_FRAME:]]
         return Frame(rows, self._count, len(matching) - len(rows))
 
-    def find(self, event_id: str) -> ShownEvent | None:
+    async def find(self, event_id: str) -> ShownEvent | None:
         """Return an event that is still kept; None where it is not."""
-        self._show_unseen()
+        await self._show_unseen()
         found = (kept.shown for kept in reversed(self._kept) if kept.shown.metadata.event_id == event_id)
         return next(found, None)
 
@@ -196,20 +207,31 @@ class LiveFeed:
             self._say("")
             async for envelope in envelopes:
                 self._take_in(envelope)
+                if self.watchers:
+                    await self._show_unseen()
+                    self.changes.tell()
 
     def _take_in(self, envelope: EventEnvelope[Any]) -> None:
         self._count += 1
-        self._unseen.append((self._count, envelope))
-        if self.watchers:
-            self._show_unseen()
-            self.changes.tell()
+        unseen = _Unseen(self._count, envelope, size_of(envelope.event))
+        self._unseen.append(unseen)
+        self._unseen_bytes += unseen.size
+        while len(self._unseen) > UNSEEN or (self._unseen_bytes > UNSEEN_BYTES and len(self._unseen) > 1):
+            self._next_unseen()
 
-    def _show_unseen(self) -> None:
-        while self._unseen:
-            number, envelope = self._unseen.popleft()
-            kept = Kept(number, shown_event(envelope, self._masking))
+    def _next_unseen(self) -> _Unseen:
+        unseen = self._unseen.popleft()
+        self._unseen_bytes -= unseen.size
+        return unseen
+
+    async def _show_unseen(self) -> None:
+        turns = Turns()
+        while self._unseen:  # of several who do this each takes the next one, and none ends before the last
+            unseen = self._next_unseen()
+            kept = Kept(unseen.number, shown_event(unseen.envelope, self._masking))
             self._kept.append(kept)
             self._kept_bytes += _bytes_of(kept)
+            await turns.rest()
         while len(self._kept) > KEPT_EVENTS or self._kept_bytes > KEPT_BYTES:
             self._kept_bytes -= _bytes_of(self._kept.popleft())
 

@@ -12,6 +12,7 @@ from avx_events.apps.console.answers import JsonResponse, RefusedError, missing,
 from avx_events.apps.console.given import Given
 from avx_events.apps.console.live import as_file
 from avx_events.apps.console.masking import Masking
+from avx_events.apps.console.turns import in_turns
 from avx_events.apps.console.views import data_view, metadata_view, preview, shown_event
 from avx_events.core.errors import StreamNotFoundError
 from avx_events.store.aggregates import Aggregate
@@ -61,7 +62,7 @@ class Streams:
                 "name": name,
                 "version": version,
                 "aggregate": None if aggregate is None else aggregate.__name__,
-                "events": [self._row(stored) for stored in events],
+                "events": await in_turns(self._row, events),
                 "next": after + PAGE if after + PAGE < version else None,
             }
         )

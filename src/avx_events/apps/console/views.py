@@ -56,6 +56,14 @@ def fields_of(event: Any) -> Any:
         return {"not shown": str(exc)}
 
 
+def size_of(event: Any) -> int:
+    """Return how many bytes the fields of an event are as JSON; 0 where they cannot be written so."""
+    try:
+        return len(_encode(event.data) if isinstance(event, UnknownEvent) else encode_data(event))
+    except (AvxEventsError, TypeError, ValueError):
+        return 0
+
+
 def data_view(data: bytes, *, download: str) -> Mapping[str, Any]:
     """Return the data of an event for a page: whole, or its beginning, its size and where the rest is.
 

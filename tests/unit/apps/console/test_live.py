@@ -167,6 +167,19 @@ async def test_big_events_do_not_fill_the_memory() -> None:
     assert 1 <= kept < 10
 
 
+async def test_big_events_that_nobody_looks_at_do_not_fill_the_memory_either() -> None:
+    clock = ManualClock()
+    async with TopicBus() as bus, visiting(console := Console(bus=bus, clock=clock)) as client:
+        await until(lambda: bus.statistics().subscriptions)
+        for number in range(8):
+            await bus.publish(Seen(str(number), "x" * 5_000_000))
+        await has_seen(console, 8)
+        [frame] = await frames(client, console, clock)
+
+    assert [row["key"] for row in frame["rows"]] == ["5", "6", "7"]
+    assert frame["last"] == 8
+
+
 async def test_what_an_event_caused_is_a_tree_over_all_streams() -> None:
     async with EventStore() as store, visiting(Console(store=store)) as client:
         await store.append("a-1", [Seen("cause")])
