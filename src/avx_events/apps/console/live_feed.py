@@ -19,11 +19,13 @@ from avx_events.apps.console.views import PREVIEW_CHARACTERS, ShownEvent, previe
 from avx_events.bus.dead_letters import DeadLetterQueue
 from avx_events.bus.event_bus import EventBus
 from avx_events.bus.topic_bus import TopicBus
-from avx_events.core.errors import AvxEventsError
+from avx_events.core.errors import AvxEventsError, DecodeError
 from avx_events.core.event import Event
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.tasks import Changes
 from avx_events.patterns.pause import pause
+from avx_events.store.event_store import EventStore
+from avx_events.store.ports import Record
 
 log = logging.getLogger("avx_events.console")
 
@@ -271,9 +273,23 @@ class LiveFeed:
     async def _following(self, after: int) -> AsyncIterator[EventEnvelope[Any]]:
         store = self._given.store
         assert store is not None  # noqa: S101 - for the type checker
-        async for stored in store.subscribe(after, unknown="keep"):
-            self._position = stored.position
-            yield stored
+        while True:
+            try:
+                async for stored in store.subscribe(after, unknown="keep"):
+                    self._position = after = stored.position
+                    yield stored
+            except DecodeError as exc:
+                self._position = after = await _next_position(store, after)
+                log.warning("the console does not show the event at position %d: %s", after, exc)
+            else:
+                return
+
+
+async def _next_position(store: EventStore, after: int) -> int:
+    """Return the position of the first event after ``after``, which is there and may be anything at all."""
+    engine = store._engine  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # records, and not events
+    page = await engine.read_all(after=after, limit=1)
+    return Record(*page.records[0]).position
 
 
 _GREEDY: Final[Any] = {"name": "avx-console", "capacity": _CAPACITY, "overflow": "drop_oldest", "retry": None}

@@ -180,6 +180,23 @@ async def test_big_events_that_nobody_looks_at_do_not_fill_the_memory_either() -
     assert frame["last"] == 8
 
 
+async def test_an_event_that_cannot_be_read_does_not_end_the_events_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with await EventStore.connect("sqlite://") as store:
+        await store.append("s", [Seen("1"), Seen("2"), Seen("3")])
+        async with store.transaction() as connection:
+            await connection.execute("UPDATE avx_events SET data = '{}' WHERE position = 2")
+        console = Console(store=store)
+        console._feed._position = 0
+        async with visiting(console):
+            await has_seen(console, 2)
+            problem = console._feed.problem
+
+    assert problem == ""
+    assert "does not show the event at position 2: 'console.seen' cannot be decoded" in caplog.text
+
+
 async def test_what_an_event_caused_is_a_tree_over_all_streams() -> None:
     async with EventStore() as store, visiting(Console(store=store)) as client:
         await store.append("a-1", [Seen("cause")])
