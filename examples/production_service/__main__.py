@@ -47,6 +47,7 @@ _GREETING: Final = """
     curl {base}/metrics
 
   All endpoints, with their parameters and headers: examples/production_service/README.md
+  What to do when one of its handlers fails: docs/tutorial/5-a-failing-handler.md
 
   Ctrl+C stops it, within {stop_s} seconds at most. Started again, everything is there.
 """

@@ -13,13 +13,11 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Final, NamedTuple
 
-from starlette.routing import Mount
-
 from avx_events.observability import SettingError, Settings, exporting, init_tracing
 from avx_events.observability.export import FLUSH_TIMEOUT_S
 from examples.production_service.http.app import http_app
 from examples.production_service.http.connections import DEFAULT_LIMITS
-from examples.production_service.http.pages import console_of
+from examples.production_service.http.pages import console_of, pages_of
 from examples.production_service.http.server import Server, address_of, allow_open_files, listen
 from examples.production_service.reports import ServiceStarted
 from examples.production_service.service import running_service
@@ -93,7 +91,8 @@ async def serve(
         console = console_of(service, settings)
         if console is not None:
             await parts.enter_async_context(console)
-        server = Server(http_app(service, scrape=scrape, pages=() if console is None else [Mount("/console", console)]))
+        pages = () if console is None else pages_of(console)
+        server = Server(http_app(service, scrape=scrape, pages=pages))
 
         def stop() -> None:
             log.info("stopping")

@@ -3,6 +3,11 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp
+
 from avx_events.observability import Settings
 from examples.production_service.service import Service
 from examples.production_service.users import User
@@ -38,3 +43,12 @@ def console_of(service: Service, settings: Settings) -> "Console | None":
         aggregates={"user-": User, "welcome-mail-": WelcomeMail},
         token=settings.events.console_token,
     )
+
+
+def pages_of(console: ASGIApp) -> list[BaseRoute]:
+    """Return the routes of ``console``: all below ``/console/``, to which ``/console`` leads."""
+
+    async def lead(_: Request) -> Response:
+        return RedirectResponse("/console/")
+
+    return [Route("/console", lead), Mount("/console", console)]

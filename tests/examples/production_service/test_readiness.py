@@ -13,6 +13,7 @@ from starlette.routing import Mount, Route
 
 from avx_events import EventEnvelope, EventMetadata, UnknownEvent
 from examples.production_service.http.app import http_app
+from examples.production_service.http.pages import pages_of
 from tests.examples.production_service.serving import create_user, handled, serving
 from tests.waiting import until
 
@@ -160,4 +161,18 @@ async def test_pages_may_be_added_beside_its_own_routes() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
             page = await client.get("/console/")
 
+    assert (page.status_code, page.text) == (200, "hello")
+
+
+async def test_the_console_is_found_without_the_slash_too() -> None:
+    async def hello(_: Request) -> Response:
+        return Response("hello")
+
+    async with serving() as (_, service):
+        app = http_app(service, pages=pages_of(Starlette(routes=[Route("/", hello)])))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            led = await client.get("/console")
+            page = await client.get(led.headers["Location"])
+
+    assert (led.status_code, led.headers["Location"]) == (307, "/console/")  # a path: no Host header leads elsewhere
     assert (page.status_code, page.text) == (200, "hello")
