@@ -192,11 +192,15 @@ async def running_service(
 
 
 async def give_back_dead_letters(bus: EventBus) -> None:
-    """Give each letter back to its handler, once; one of a handler that there is no more stays where it is."""
+    """Give each letter back to its handler, once; one of a handler that there is no more stays where it is.
+
+    So do those of other groups that keep theirs in the same place, and those whose bytes could not be read.
+    """
     for handler in bus.statistics().subscriptions:
         for letter in await bus.dead_letter_queue.list(handler=handler):
-            with suppress(DeadLetterNotFoundError):  # another process was faster
-                await bus.republish(letter)
+            if letter.group == (bus.group or "") and letter.envelope is not None:
+                with suppress(DeadLetterNotFoundError):  # another process was faster
+                    await bus.republish(letter)
 
 
 def relay_to(broker: EventBus, store: EventStore, letters: DeadLetterQueue, events: EventsSettings) -> Relay:

@@ -67,6 +67,26 @@ async def test_a_dead_letter_outlives_the_process_and_is_given_back_at_the_next_
     assert (post.sent, left) == (["jane@example.com"], 0)
 
 
+async def test_letters_that_nobody_here_can_take_back_do_not_keep_the_service_from_its_start(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/events.db"
+    async with serving(url, mailer=Post(failures=1_000)) as (client, service):
+        await create_user(client, "jane@example.com")
+        await handled(service)
+        (letter,) = await service.bus.dead_letter_queue.list()
+        of_another = msgspec.structs.replace(letter, id="of another group", group="another service")
+        unreadable = msgspec.structs.replace(letter, id="unreadable", envelope=None, raw=b"{}", reason="undecodable")
+        for each in (of_another, unreadable):
+            await service.bus.dead_letter_queue.add(each)
+
+    post = Post()
+    async with serving(url, mailer=post) as (_, service):
+        await handled(service)
+        left = {letter.id: letter.redrives for letter in await service.bus.dead_letter_queue.list()}
+
+    assert post.sent == ["jane@example.com"]
+    assert left == {"of another group": 0, "unreadable": 0}
+
+
 def mended(letter: DeadLetter, *, email: str) -> DeadLetter:
     """Return ``letter`` with another address in its event."""
     assert letter.envelope is not None
