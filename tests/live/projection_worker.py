@@ -1,10 +1,11 @@
 """Counts the events of a store until it is told to stop or killed; says how far it is, before it is kept.
 
-Usage: projection_worker.py URL VERSION LAST_POSITION [switch]
+Usage: projection_worker.py URL VERSION LAST_POSITION [switch|hurry]
 
 It says ``ready`` once it follows the log, each position when it handles it, and ``done`` when it has come to
 LAST_POSITION. With ``switch`` it says ``switching`` in the transaction in which its version takes the place of the
-older one, and then does nothing any more; without, it does nothing after ``done``.
+older one, and then does nothing any more; without, it does nothing after ``done``. With ``hurry`` a transaction has a
+second.
 """
 
 import asyncio
@@ -62,9 +63,12 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def main(url: str, version: int, last_position: int) -> None:
+async def main(url: str, version: int, last_position: int, *, timeout_s: float) -> None:
     projection = Counters() if version == 1 else CountersTwo()
-    async with await EventStore.connect(url) as store, Projector(store, projection, batch_events=50) as projector:
+    async with (
+        await EventStore.connect(url) as store,
+        Projector(store, projection, batch_events=50, timeout_s=timeout_s) as projector,
+    ):
         say("ready")
         await projector.caught_up(last_position, timeout_s=60)
         say("done")
@@ -75,4 +79,6 @@ if __name__ == "__main__":
     if sys.argv[4:] == ["switch"]:
         logging.getLogger("avx_events.projection").setLevel(logging.INFO)
         logging.getLogger("avx_events.projection").addHandler(StopAtTheSwitch())
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(
+        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), timeout_s=1.0 if sys.argv[4:] == ["hurry"] else 30.0)
+    )

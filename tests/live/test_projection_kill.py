@@ -1,6 +1,7 @@
 """A projection whose process is killed, again and again, has the effect of each event exactly once in the end."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -30,13 +31,20 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @asynccontextmanager
 async def worker(*arguments: object) -> AsyncGenerator[asyncio.StreamReader, None]:
     """Run a worker, give what it says, and kill it."""
+    async with process_of(*arguments) as process:
+        assert process.stdout is not None
+        yield process.stdout
+
+
+@asynccontextmanager
+async def process_of(*arguments: object) -> AsyncGenerator[asyncio.subprocess.Process, None]:
+    """Run a worker, and kill it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, WORKER, *map(str, arguments), stdout=asyncio.subprocess.PIPE, limit=2**20
     )
-    assert process.stdout is not None
     try:
         async with asyncio.timeout(60):
-            yield process.stdout
+            yield process
     finally:
         process.kill()
         await process.wait()
@@ -169,3 +177,22 @@ async def test_a_version_is_built_anew_whenever_its_process_is_killed_and_what_w
     await assert_each_once(url, EVENTS, version=1)
     async with await EventStore.connect(url) as store:
         assert await store.fetch("SELECT version, position, stage FROM avx_projections") == [(1, EVENTS, "live")]
+
+
+@pytest.mark.live
+async def test_a_process_that_stands_still_in_its_transaction_holds_nobody_up(postgres_database: str) -> None:
+    url = postgres_database
+    async with await EventStore.connect(url) as store:
+        await append(store, 0, EVENTS)
+        async with process_of(url, 1, EVENTS, "hurry") as process:
+            assert process.stdout is not None
+            await until_said(process.stdout, 120)
+            process.send_signal(signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                await Overview(store).pause("counters")
+                await Overview(store).resume("counters")
+            await done(url, 1, EVENTS)
+            process.send_signal(signal.SIGCONT)
+            await until_said(process.stdout, "done")
+
+    await assert_each_once(url, EVENTS, version=1)

@@ -9,8 +9,11 @@
 Version 0 is a version that is to be built anew: the row as it was, of what is read until that has caught up.
 
 A row is locked by whoever reads it in a transaction, so that of two processes one finds what the other has done.
+PostgreSQL undoes the transaction of a process that stands still in it, as one that is stopped or cut off: else its row
+stayed locked, and nobody could handle events, pause or build anew.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -60,6 +63,9 @@ SET_ASIDE: Final = 0
 _COLUMNS: Final = "SELECT version, position, stage, goal, tables, paused, build, was FROM avx_projections"
 _ALL: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version FOR UPDATE"
 _ONE: Final = f"{_COLUMNS} WHERE name = ? AND version = ? FOR UPDATE"
+_IDLE: Final = "set_config('idle_in_transaction_session_timeout', ?, true)"
+_MOST_IDLE_MS: Final = 2**31 - 1
+_ONE_WATCHED: Final = _ONE.replace(" FROM ", f", {_IDLE} FROM ")  # in one round trip
 SEEN: Final = f"{_COLUMNS} WHERE name = ? ORDER BY version"
 """Of a name, outside of any transaction: nothing is locked."""
 
@@ -124,17 +130,35 @@ async def versions_of(connection: Connection, name: str) -> list[Checkpoint]:
     return [checkpoint(row) for row in await fetch(connection, _ALL, name)]
 
 
-async def current(connection: Connection, projection: Projection, *, with_older: bool = False) -> list[Checkpoint]:
+async def undo_where_idle(connection: Connection, idle_s: float) -> None:
+    """Have the database undo the transaction of ``connection`` where its process stands still for so many seconds."""
+    if connection.dialect == "postgresql":
+        await fetch(connection, f"SELECT {_IDLE}", _milliseconds(idle_s))
+
+
+async def current(
+    connection: Connection, projection: Projection, *, idle_s: float, with_older: bool = False
+) -> list[Checkpoint]:
     """Return the row of ``projection``, locked; after those of older versions where they are asked for.
 
     Whoever locks several rows locks the oldest first, so that no two wait for each other.
+
+    Args:
+        connection: The transaction.
+        projection: Whose row.
+        idle_s: See ``undo_where_idle``.
+        with_older: Whether those of older versions are asked for.
 
     Raises:
         ProjectionReplacedError: It has none any more.
     """
     name, version = projection.name, projection.version
     if with_older:
+        await undo_where_idle(connection, idle_s)
         found = [each for each in await versions_of(connection, name) if each.version <= version]
+    elif connection.dialect == "postgresql":
+        rows = await fetch(connection, _ONE_WATCHED, _milliseconds(idle_s), name, version)
+        found = [checkpoint(row[:-1]) for row in rows]
     else:
         found = [checkpoint(row) for row in await fetch(connection, _ONE, name, version)]
     if not found or found[-1].version != version:
@@ -146,6 +170,10 @@ def checkpoint(row: tuple[Any, ...]) -> Checkpoint:
     """Return the checkpoint that a row of ``SEEN`` is."""
     version, position, stage, goal, tables, paused, build, was = row
     return Checkpoint(version, position, stage, goal, _decode(tables), bool(paused), build, was)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{math.ceil(min(seconds * 1000, _MOST_IDLE_MS))}"
 
 
 async def add(connection: Connection, projection: Projection, begun: Checkpoint) -> None:

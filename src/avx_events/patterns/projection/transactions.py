@@ -13,7 +13,15 @@ from avx_events.core.errors import HandlerTimeoutError, LaterStatementError
 from avx_events.core.metadata import current_message
 from avx_events.core.policy import Retry
 from avx_events.core.tasks import is_interrupted
-from avx_events.patterns.projection.checkpoints import Checkpoint, Stage, current, leave_out, make_up, move
+from avx_events.patterns.projection.checkpoints import (
+    Checkpoint,
+    Stage,
+    current,
+    leave_out,
+    make_up,
+    move,
+    undo_where_idle,
+)
 from avx_events.patterns.projection.handling import FollowUp, Handled, Handling, current_handling
 from avx_events.patterns.projection.projection import Effect, Projection
 from avx_events.patterns.projection.versions import begin, has_settled
@@ -28,6 +36,8 @@ log = logging.getLogger("avx_events.projection")
 
 # How long a transaction goes on taking events, in seconds: appends wait meanwhile.
 _LONGEST_S: Final = 0.05
+# How long after its own deadline a transaction is left to a process that stands still, in seconds.
+_GRACE_S: Final = 1.0
 
 
 class PausedError(Exception):
@@ -68,6 +78,7 @@ class Transactions:
         self._projection: Final = projection
         self._pace: Final = pace
         self._clock: Final = clock
+        self._idle_s: Final = pace.timeout_s + _GRACE_S
         self.stage: Stage = "building"
         self.dialect: Dialect = "sqlite"
         self.kept = 0
@@ -84,6 +95,7 @@ class Transactions:
         """
         async with self._store.transaction() as connection:
             self.dialect = connection.dialect
+            await undo_where_idle(connection, self._idle_s)
             found = await begin(connection, self._projection, last_position=last_position)
         self.stage, self.kept = found.stage, found.position
 
@@ -113,7 +125,8 @@ class Transactions:
         handled, follow_ups = 0, self.follow_ups
         async with self._transaction() as connection:
             is_beside = self.stage == "beside"  # as far as is known: where it is built anew, others may have begun that
-            found = await current(connection, self._projection, with_older=may_switch and is_beside)
+            with_older = may_switch and is_beside
+            found = await current(connection, self._projection, idle_s=self._idle_s, with_older=with_older)
             own = found[-1]
             self.stage = own.stage  # also where a handler fails: what is built anew leaves out no event
             if own.is_paused:
@@ -150,7 +163,7 @@ class Transactions:
         Where the projection is built anew meanwhile it stays before the event, and the letter needs no redrive.
         """
         async with self._transaction() as connection:
-            (own,) = await current(connection, self._projection)
+            (own,) = await current(connection, self._projection, idle_s=self._idle_s)
             reached = own.position
             if own.stage == "live" and self.kept <= reached < stored.position:
                 await leave_out(connection, self._projection, stored.position, letter_id)
@@ -168,7 +181,7 @@ class Transactions:
             BaseException: What a handler raised.
         """
         async with self._transaction() as connection:
-            (own,) = await current(connection, self._projection)
+            (own,) = await current(connection, self._projection, idle_s=self._idle_s)
             if not await make_up(connection, self._projection, letter_id):
                 return False
             with self._handling(own) as handling:
