@@ -49,11 +49,13 @@ async def test_it_shows_a_store_until_ctrl_c(url: str) -> None:
     async with httpx.AsyncClient(base_url=await address_of(process)) as browser:
         page = await browser.get("/streams")
         streams = await browser.get("/api/streams")
+        letters = await browser.get("/api/letters/groups")
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
 
     assert page.status_code == 200
     assert "order-7" in streams.text
+    assert letters.json()["count"] == 0  # those in the store's database
     assert (out, err.decode()) == (b"", "")
     assert process.returncode in {0, 130}
 
@@ -75,6 +77,8 @@ async def test_on_another_address_it_asks_for_a_token(url: str) -> None:
     [
         ((), "the URL of a store or of a broker"),
         (("sqlite:///{}/no/folder.db",), "folder"),
+        (("sqlite:///{}/lost.db",), "a file that is there"),
+        (("sqlite:///{}/shop.db", "--dead-letters", "sqlite:///{}/lost.db"), "a file that is there"),
         (("sqlite:///one.db", "sqlite:///two.db"), "one store at most"),
         (("redis://127.0.0.1:1",), "127.0.0.1:1"),
         (("http://shop",), "http://shop"),
@@ -91,3 +95,4 @@ async def test_what_it_cannot_serve_is_one_line(
     assert (process.returncode, out) == (1, b"")
     assert problem in err.decode()
     assert len(err.decode().splitlines()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["shop.db"]  # noqa: ASYNC240 - it has made no file

@@ -56,7 +56,8 @@ async def serve(
         on_started: Is told the URL once connections are taken.
 
     Raises:
-        InvalidArgumentError: The address is open to others and the console has no token, or it cannot be listened at.
+        InvalidArgumentError: The address is open to others and the console has no token, or it cannot be listened at,
+            as where another program has the port.
         NotRunningError: The console was entered before.
     """
     _refuse_open(host, has_token=console.needs_token)
@@ -92,7 +93,7 @@ async def serve_urls(
     Args:
         store_url: The event store's.
         broker_url: The broker's: live events and groups.
-        dead_letters_url: Of the dead letters; those of the broker if not given.
+        dead_letters_url: Of the dead letters; if not given, those of the broker, or without one those of the store.
         namespace: Of the buses at the broker.
         masked_fields: As for ``Console``.
         token: As for ``Console``.
@@ -114,7 +115,7 @@ async def serve_urls(
         inspector = None if broker_url is None else await Inspector.connect(broker_url, namespace=namespace)
         if inspector is not None:
             await stack.enter_async_context(inspector)
-        letters_url = dead_letters_url or (None if broker_url is None else _in_namespace(broker_url, namespace))
+        letters_url = dead_letters_url or (store_url if broker_url is None else _in_namespace(broker_url, namespace))
         queue = None if letters_url is None else await DeadLetterQueue.connect(letters_url)
         if queue is not None:
             await stack.enter_async_context(queue)
@@ -162,7 +163,8 @@ def _listening(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except (OSError, OverflowError) as exc:
         listener.close()
-        raise InvalidArgumentError("host", f"{host}:{port}", expected=f"where one can listen ({exc})") from exc
+        expected = f"where one can listen ({exc}; port 0 is one that is free)"
+        raise InvalidArgumentError("host and port", f"{host}:{port}", expected=expected) from exc
     return listener
 
 

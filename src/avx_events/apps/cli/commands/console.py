@@ -4,7 +4,7 @@ import os
 
 from cyclopts import App
 
-from avx_events.apps.cli.opening import kind_of
+from avx_events.apps.cli.opening import kind_of, refuse_missing_file
 from avx_events.apps.cli.output import print_line
 from avx_events.core.errors import InvalidArgumentError, MissingExtraError
 
@@ -32,7 +32,7 @@ async def console(
 
     Args:
         urls: A store, a broker, or one of each.
-        dead_letters: Where the dead letters are; those of the broker if not given.
+        dead_letters: Where the dead letters are; if not given, those of the broker, or without one those of the store.
         namespace: Of the buses at the broker.
         host: The address to listen at.
         port: The port; 0 is a free one.
@@ -40,6 +40,8 @@ async def console(
         mask: The name of a field that is hidden wherever it is.
     """
     places = _places(urls)
+    for url in (*urls, *(() if dead_letters is None else (dead_letters,))):
+        refuse_missing_file(url)
     try:
         from avx_events.apps.console import serve_urls  # noqa: PLC0415 - it needs an extra of its own
     except ImportError as exc:
