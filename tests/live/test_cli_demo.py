@@ -54,8 +54,8 @@ async def test_it_has_a_console_until_ctrl_c(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--orders", "0"), "orders must be a whole number, 1 or more"),
-        (("--each-s", "0"), "each-s must be"),
+        (("--orders", "0"), "--orders must be a whole number, 1 or more"),
+        (("--each-s", "0"), "--each-s must be"),
         (("--file", __file__), "a file that is not there yet"),
         (("--port", "99999"), "99999"),
     ],

@@ -55,9 +55,9 @@ def aggregate_class(place: str) -> "type[AggregateRoot]":
     """
     from avx_events.patterns.aggregate import AggregateRoot  # noqa: PLC0415 - only where it is asked for
 
-    found: Any = loaded("aggregate", place)
+    found: Any = loaded("--aggregate", place)
     if not is_class_of(AggregateRoot, found):
-        raise InvalidArgumentError("aggregate", place, expected="the place of an AggregateRoot class")
+        raise InvalidArgumentError("--aggregate", place, expected="the place of an AggregateRoot class")
     return cast("type[AggregateRoot]", found)
 
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from inspect import iscoroutine
 from typing import Any, Final
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from avx_events.apps.cli.application_code import ApplicationError
 from avx_events.apps.cli.commands import PLACES, command_modules
@@ -75,7 +75,7 @@ def _code_of(arguments: Sequence[str]) -> int:
     try:
         code = _done(arguments)
     except CycloptsError as exc:
-        problem(f"{exc} Try '{' '.join(('avx-events', *(exc.command_chain or ()), '--help'))}'.")
+        problem(f"{_said(exc)} Try '{' '.join(('avx-events', *(exc.command_chain or ()), '--help'))}'.")
         return MISUSED
     except ApplicationError as exc:
         for line in exc.lines:
@@ -93,6 +93,12 @@ def _code_of(arguments: Sequence[str]) -> int:
         _forget_output()
         return FAILED
     return code if isinstance(code, int) else DONE
+
+
+def _said(exc: CycloptsError) -> str:
+    if isinstance(exc, UnusedCliTokensError):
+        return f"Too many arguments: {', '.join(map(repr, exc.unused_tokens or ()))}."
+    return str(exc)
 
 
 def _done(arguments: Sequence[str]) -> object:

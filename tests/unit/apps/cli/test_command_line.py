@@ -405,6 +405,7 @@ def test_a_replay_reports_what_it_did_and_touches_nothing(command: Command, url:
     [
         (["nothing"], 2, "Unknown command"),
         (["streams"], 2, "requires an argument"),
+        (["show", "sqlite://", "order-1", "order 2"], 2, "Too many arguments: 'order 2'. Try 'avx-events show --help'"),
         (["streams", "x://", "--limit", "q"], 2, "--limit"),
         (["streams", "no url"], 1, "a URL"),
         (["streams", "never://x"], 1, "no engine"),

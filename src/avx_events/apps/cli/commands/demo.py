@@ -40,8 +40,8 @@ async def demo(
         seed: What chance begins with, so that a demo can be shown again.
     """
     if orders is not None:
-        arguments.whole("orders", orders, least=1)
-    arguments.seconds("each-s", each_s)
+        arguments.whole("--orders", orders, least=1)
+    arguments.seconds("--each-s", each_s)
     with tempfile.TemporaryDirectory(prefix="avx-demo-") as folder:
         url = f"sqlite:///{_place(file, folder)}"
         await _run(url, orders=orders, each_s=each_s, port=port, seed=seed)
@@ -52,7 +52,7 @@ def _place(file: str | None, folder: str) -> Path:
         return Path(folder) / "shop.db"
     path = Path(file).absolute()
     if path.exists():
-        raise InvalidArgumentError("file", file, expected="a file that is not there yet")
+        raise InvalidArgumentError("--file", file, expected="a file that is not there yet")
     return path
 
 

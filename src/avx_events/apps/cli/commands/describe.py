@@ -54,7 +54,7 @@ async def explain(event_type: str, /, *, app: str, json: AsJson = False) -> None
     wanted = current_type(event_type)
     event = next((event for event in known if event.event_type == wanted), None)
     if event is None:
-        expected = "a type whose class the application imports; 'avx-events describe APP' lists them"
+        expected = "a type whose class the application imports ('avx-events describe APP' lists them)"
         raise InvalidArgumentError("event_type", event_type, expected=expected)
     document = msgspec.structs.asdict(event) | {"topic": wanted}
     mine = [handler for handler in handlers if handler.gets(wanted)]

@@ -122,6 +122,6 @@ def _headers(given: list[str]) -> Headers:
     for header in given:
         name, separator, value = header.partition("=")
         if not separator or not name:
-            raise InvalidArgumentError("header", header, expected="name=value")
+            raise InvalidArgumentError("--header", header, expected="name=value")
         found[name] = value
     return checked_headers(found)

@@ -82,12 +82,12 @@ async def replay(
 
 
 def _target(place: str) -> Any:
-    found = loaded("into", place)
+    found = loaded("--into", place)
     if is_class_of(Projection, found):
         with application_code(place):
             found = found()
     if not callable(found) and not _is_projection(found):
-        raise InvalidArgumentError("into", place, expected="the place of a function, or of a Projection class")
+        raise InvalidArgumentError("--into", place, expected="the place of a function, or of a Projection class")
     return found
 
 

@@ -69,9 +69,9 @@ async def show(
         aggregate: A class, as 'shop.orders:Order': show what each event changed in it.
         json: Print one object a line.
     """
-    until = instant("as-of", as_of)
+    until = instant("--as-of", as_of)
     if at_version is not None and until is not None:
-        raise InvalidArgumentError("as-of", as_of, expected="left out where there is --at-version")
+        raise InvalidArgumentError("--as-of", as_of, expected="left out where there is --at-version")
     chosen = None if aggregate is None else aggregate_class(aggregate)
     async with opened_store(url) as store:
         last = 0
@@ -95,7 +95,7 @@ async def _say_what_is_there(store: "EventStore", stream: str, until: datetime |
     """
     newest = await store.version_of(stream)
     if not newest:
-        expected = "the name of a stream of this store; 'avx-events streams URL' lists them"
+        expected = "the name of a stream of this store ('avx-events streams URL' lists them)"
         raise InvalidArgumentError("stream", stream, expected=expected)
     if until is None:
         note(f"stream {stream} is at version {newest}")

@@ -49,7 +49,7 @@ async def tail(
         json: Print one object a line.
     """
     check_pattern(pattern)
-    left = None if count is None else whole("count", count, least=1)
+    left = None if count is None else whole("--count", count, least=1)
     show = _print_document if json else _print_line
     if kind_of(url) == "store":
         events = _of_store(url, begin)
