@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 import avx_events
+import avx_events.apps.console
 import avx_events.distributed
 import avx_events.observability
 import avx_events.testing
@@ -119,7 +120,14 @@ def _listing(source: str) -> str:
 def _public_modules() -> dict[str, list[str]]:
     """Return the names that users import, by the module that has them."""
     modules: dict[str, list[str]] = defaultdict(list)
-    for package in (avx_events, avx_events.distributed, avx_events.observability, avx_events.testing):
+    places = (
+        avx_events,
+        avx_events.apps.console,
+        avx_events.distributed,
+        avx_events.observability,
+        avx_events.testing,
+    )
+    for package in places:
         for name in package.__all__:
             module = getattr(getattr(package, name), "__module__", "")
             if module.startswith("avx_events.") and name not in modules[module]:

@@ -18,6 +18,7 @@ PAGES: Final = (
     "production-guide.html",
     "tutorial/index.html",
     "coming-from/celery.html",
+    "reference/modules/avx_events.apps.console.console.html",
 )
 MODULE: Final = "reference/modules/avx_events.bus.event_bus.html"
 # What a browser fetches by itself when it shows a page.
