@@ -15,7 +15,7 @@ VERSION: Final = "1.34"
 OPERATOR: Final = "monitoring.coreos.com/v1"  # of the Prometheus operator, whose schemas are not Kubernetes' own
 LANES: Final = 16  # of a log, unless connect(partitions=...) says otherwise
 
-ALL: Final = documents("kubernetes/*.yaml")
+ALL: Final = [*documents("kubernetes/*.yaml"), *documents("kubernetes/secret.yaml.example")]
 OURS: Final = [document for document in ALL if document["apiVersion"] != OPERATOR]
 PODS: Final = {
     document["metadata"]["name"]: document["spec"]["template"] for document in ALL if document["kind"] == "Deployment"
