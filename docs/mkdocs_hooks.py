@@ -48,7 +48,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for module, names in modules.items():
         content = "\n\n".join([f"# {module}", *(f"::: {module}.{name}" for name in names)])
         files.append(File.generated(config, _page_of(module), content=content))
-    _section(config, "Reference").append({"Modules": [{module: _page_of(module)} for module in modules]})
+    _section(config, "Reference").append(
+        {"Modules": [{module.removeprefix("avx_events."): _page_of(module)} for module in modules]}  # as room is narrow
+    )
     return files
 
 

@@ -18,8 +18,8 @@ PAGES: Final = (
     "production-guide.html",
     "tutorial/index.html",
     "coming-from/celery.html",
-    "reference/modules/avx_events.apps.console.console.html",
 )
+CLASS: Final = "reference/modules/avx_events.apps.console.console.html"
 MODULE: Final = "reference/modules/avx_events.bus.event_bus.html"
 # What a browser fetches by itself when it shows a page.
 FETCHED: Final = re.compile(
@@ -51,7 +51,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", [*PAGES, MODULE])
+@pytest.mark.parametrize("page", [*PAGES, CLASS, MODULE])
 def test_a_page_is_there_and_fetches_nothing_from_elsewhere(site: Path, page: str) -> None:
     text = (site / page).read_text("utf-8")
 
@@ -68,6 +68,14 @@ def test_the_page_of_a_module_has_what_its_docstrings_say(site: Path) -> None:
         "Events that a handler of this member may have" in re.sub(r"<[^>]+>|\s+", " ", text) or "publish_many" in text
     )
     assert "Raises:" in text
+
+
+@pytest.mark.timeout(300)
+def test_the_page_of_a_class_says_what_its_constructor_takes(site: Path) -> None:
+    text = re.sub(r"<[^>]+>|\s+", " ", (site / CLASS).read_text("utf-8"))
+
+    assert "allowed_hosts : Iterable" in re.sub(" +", " ", text)
+    assert "whoever made it closes it, after the console" in text
 
 
 @pytest.mark.timeout(300)
