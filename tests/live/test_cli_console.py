@@ -50,12 +50,14 @@ async def test_it_shows_a_store_until_ctrl_c(url: str) -> None:
         page = await browser.get("/streams")
         streams = await browser.get("/api/streams")
         letters = await browser.get("/api/letters/groups")
+        handlers = await browser.get("/api/handlers")
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
 
     assert page.status_code == 200
     assert "order-7" in streams.text
     assert letters.json()["count"] == 0  # those in the store's database
+    assert handlers.json()["error"].endswith("at a shell, the URL of the broker.")
     assert (out, err.decode()) == (b"", "")
     assert process.returncode in {0, 130}
 

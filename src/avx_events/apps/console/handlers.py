@@ -28,7 +28,8 @@ class Handlers:
         """``GET /api/handlers``: the handlers of the bus and, where there is an inspector, the groups of the broker."""
         given = self._given
         if given.bus is None and given.inspector is None:
-            raise missing("bus and no inspector", "Give it bus=, or inspector=await Inspector.connect(url).")
+            how = "Give it bus=, or inspector=await Inspector.connect(url); at a shell, the URL of the broker."
+            raise missing("bus and no inspector", how)
         problem = self._sampler.problem
         try:
             groups = await self._sampler.groups()

@@ -69,7 +69,8 @@ class Projections:
             return self._given.projector
         if self._given.store is not None:
             return Overview(self._given.store)
-        raise missing("projector and no store", "Give it projector=, the Projector of this process, or store=.")
+        how = "Give it projector=, the Projector of this process, or store=; at a shell, the URL of the store."
+        raise missing("projector and no store", how)
 
     async def _known(self, overview: Overview) -> list[Shown]:
         try:

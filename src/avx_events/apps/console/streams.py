@@ -98,7 +98,7 @@ class Streams:
 
     def _store(self) -> EventStore:
         if self._given.store is None:
-            raise missing("store", "Give it store=, as await EventStore.connect(url).")
+            raise missing("store", "Give it store=, as await EventStore.connect(url); at a shell, its URL.")
         return self._given.store
 
     def _version(self, request: Request) -> int:
