@@ -225,6 +225,7 @@ async def set_paused(connection: Connection, name: str, *, is_paused: bool) -> i
     It is committed with the caller's transaction, before or after the one in which a projector handles events: none is
     cut short. Projectors of all processes obey, also those that start later, until it is resumed.
     """
+    await versions_of(connection, name)  # locked the oldest first, which the database does not do by itself
     return await execute(connection, _PAUSE, int(is_paused), name)
 
 

@@ -1,5 +1,6 @@
 """The projections of a store, looked at from outside: without their code, and whatever is in the log."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
@@ -58,3 +59,30 @@ async def test_it_is_told_and_steered_where_the_next_event_cannot_be_read(
 
     assert (known.version, known.paused, known.lag_events) == (0, True, 1)
     assert 0 <= known.lag_seconds < (datetime.now(UTC) - datetime(2020, 1, 1, tzinfo=UTC)).total_seconds()
+
+
+async def another_waits(connection: Connection) -> None:
+    """Return once a transaction waits for this one, or for another."""
+    async with asyncio.timeout(10):
+        while not await connection.fetch("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - of a database
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.live
+async def test_who_pauses_locks_the_oldest_version_first_as_all_do(postgres_database: str) -> None:
+    async with (
+        await EventStore.connect(postgres_database) as store,
+        await EventStore.connect(postgres_database) as other_store,
+    ):
+        async with Projector(store, Sights()) as projector:
+            await projector.caught_up()
+        async with store.transaction() as connection:  # the older one behind the newer one in the table
+            await connection.execute("INSERT INTO avx_projections SELECT name, 0, position FROM avx_projections")
+
+        async with asyncio.TaskGroup() as tasks, store.transaction() as connection:
+            await connection.fetch("SELECT 1 FROM avx_projections WHERE version = 0 FOR UPDATE")
+            tasks.create_task(Overview(other_store).pause("sights"))
+            await another_waits(connection)
+            await connection.fetch("SELECT 1 FROM avx_projections WHERE version = 1 FOR UPDATE")
+
+        assert await store.fetch("SELECT paused FROM avx_projections") == [(1,), (1,)]
