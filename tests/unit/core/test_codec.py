@@ -155,7 +155,7 @@ REFUSED: list[tuple[Any, str]] = [
     (Measured(maybe=-INF), "maybe is -inf"),
     (Holding(NAN), "value is nan"),
     (Holding({"a": [{"b": (1, INF)}]}), r"value\.a\[\]\.b\[\] is inf"),
-    (Holding({1.5, NAN}), r"value\[\] is nan"),
+    (Holding({NAN}), r"value\[\] is nan"),  # alone: the order of a set with nan is chance, and names the test
     (Holding(Page([NAN])), r"value\.items\[\] is nan"),
     (Holding([msgspec.Raw(b"null"), NAN]), r"value\[\] is nan"),
     (Holding([msgspec.Raw(b"NaN")]), "malformed"),
