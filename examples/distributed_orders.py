@@ -302,7 +302,7 @@ async def first_that_is_up() -> str:
     for url in places:
         if await answers(urlsplit(url).hostname, urlsplit(url).port):
             return url
-    sys.exit(f"no broker is up at {' or '.join(places)}; start one, or say where one is: {sys.argv[0]} URL")
+    sys.exit(f"no broker is up at {' or '.join(places)}; start one, or say where one is: python {sys.argv[0]} URL")
 
 
 async def answers(host: str | None, port: int | None) -> bool:

@@ -88,7 +88,7 @@ class Tracing:
         if find_spec("opentelemetry") is not None and self._is_observed(observed):
             return True
         name = "the event store" if isinstance(observed, EventStore) else observed.name
-        log.info("%s is not traced: no OpenTelemetry SDK is installed and set up", name)
+        log.debug("%s is not traced: no OpenTelemetry SDK is installed and set up", name)
         return False
 
     def _is_observed(self, observed: Observed) -> bool:

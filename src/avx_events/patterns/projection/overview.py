@@ -101,7 +101,7 @@ class Overview:
         found = [each for each in known if each.name == name]
         if not found:
             names = ", ".join(dict.fromkeys(each.name for each in known)) or "none"
-            expected = f"the name of a projection of this store; there are: {names}"
+            expected = f"the name of a projection of this store (there are: {names})"
             raise InvalidArgumentError("name", name, expected=expected)
         return found
 
