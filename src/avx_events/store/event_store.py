@@ -18,7 +18,7 @@ from avx_events.store.instants import instant_us, position_at
 from avx_events.store.log_filter import WantedTypes, log_filter
 from avx_events.store.memory import MemoryEngine
 from avx_events.store.observer import AppendObserver, AppendObservers
-from avx_events.store.ports import AppendResult, Connection, NewRecordTuple, StoreEngine
+from avx_events.store.ports import AppendResult, Connection, NewRecordTuple, Record, StoreEngine
 from avx_events.store.snapshot import Snapshots
 from avx_events.store.stored_event import (
     Recorder,
@@ -767,3 +767,15 @@ def _last_version(at_version: int | None, until_version: int | None) -> int | No
         expected = "left out where at_version= is given: it is the older name of that"
         raise InvalidArgumentError("until_version", until_version, expected=expected)
     return until_version if at_version is None else at_version
+
+
+async def record_after(store: EventStore, position: int) -> Record | None:
+    """Return the first record after ``position``; None at the end.
+
+    It is there whatever is in it: no class needs to fit it, as for those who look at a store from outside.
+
+    Raises:
+        AvxEventsError: As ``EventStore.read_all``, but for what it says of events that cannot be read.
+    """
+    page = await store._engine.read_all(after=position, limit=1)  # noqa: SLF001 - of its own module  # pyright: ignore[reportPrivateUsage]
+    return next((Record(*record) for record in page.records), None)

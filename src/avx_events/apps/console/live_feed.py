@@ -24,8 +24,7 @@ from avx_events.core.event import Event
 from avx_events.core.metadata import EventEnvelope
 from avx_events.core.tasks import Changes
 from avx_events.patterns.pause import pause
-from avx_events.store.event_store import EventStore
-from avx_events.store.ports import Record
+from avx_events.store.event_store import record_after
 
 log = logging.getLogger("avx_events.console")
 
@@ -279,17 +278,12 @@ class LiveFeed:
                     self._position = after = stored.position
                     yield stored
             except DecodeError as exc:
-                self._position = after = await _next_position(store, after)
+                unreadable = await record_after(store, after)
+                assert unreadable is not None  # noqa: S101 - for the type checker
+                self._position = after = unreadable.position
                 log.warning("the console does not show the event at position %d: %s", after, exc)
             else:
                 return
-
-
-async def _next_position(store: EventStore, after: int) -> int:
-    """Return the position of the first event after ``after``, which is there and may be anything at all."""
-    engine = store._engine  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # records, and not events
-    page = await engine.read_all(after=after, limit=1)
-    return Record(*page.records[0]).position
 
 
 _GREEDY: Final[Any] = {"name": "avx-console", "capacity": _CAPACITY, "overflow": "drop_oldest", "retry": None}

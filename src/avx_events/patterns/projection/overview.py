@@ -9,8 +9,7 @@ from avx_events.core.errors import InvalidArgumentError
 from avx_events.patterns.projection.checkpoints import MIGRATIONS, SET_ASIDE, Stage, set_paused
 from avx_events.patterns.projection.versions import rebuild
 from avx_events.patterns.tables import prepare
-from avx_events.store.event_store import EventStore
-from avx_events.store.ports import Record
+from avx_events.store.event_store import EventStore, record_after
 
 # Where no projector was ever entered there is no table of theirs.
 _IS_THERE: Final = "SELECT version FROM avx_schema WHERE component = 'projections'"
@@ -144,8 +143,5 @@ class Overview:
             await set_paused(connection, name, is_paused=is_paused)
 
     async def _age_after(self, position: int) -> float:
-        # The record, and not the event: whoever looks from outside may have no class for it, or one that it fits not.
-        engine = self._store._engine  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        page = await engine.read_all(after=position, limit=1)
-        recorded_us = [Record(*record).recorded_us for record in page.records]
-        return max(time_ns() / 1e9 - recorded_us[0] / 1e6, 0.0) if recorded_us else 0.0
+        record = await record_after(self._store, position)
+        return 0.0 if record is None else max(time_ns() / 1e9 - record.recorded_us / 1e6, 0.0)

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, Self
 
@@ -20,15 +19,13 @@ from avx_events.core.errors import (
 )
 from avx_events.core.policy import ONE_ATTEMPT, Retry
 from avx_events.core.tasks import TaskScope, is_interrupted
-from avx_events.patterns.projection.checkpoints import set_paused
 from avx_events.patterns.projection.follower import Follower
 from avx_events.patterns.projection.letters import failed_again, now, projection_of
+from avx_events.patterns.projection.overview import Overview
 from avx_events.patterns.projection.projection import Projection
 from avx_events.patterns.projection.status import ProjectionStatistics, ProjectionStatus
 from avx_events.patterns.projection.transactions import Pace
-from avx_events.patterns.projection.versions import rebuild
 from avx_events.store.event_store import EventStore
-from avx_events.store.ports import Connection
 
 log = logging.getLogger("avx_events.projection")
 
@@ -281,8 +278,7 @@ class Projector:
             NotRunningError: The projector was not entered, or was left.
             StoreUnavailableError: The database cannot be written now.
         """
-        async with self._transaction(name, "pause a projection") as connection:
-            await set_paused(connection, name, is_paused=True)
+        await self._of_all_processes(name, "pause a projection").pause(name)
 
     async def resume(self, name: str) -> None:
         """Have events handled again for the projection ``name``; whoever runs it goes on within half a second.
@@ -295,8 +291,7 @@ class Projector:
             NotRunningError: The projector was not entered, or was left.
             StoreUnavailableError: The database cannot be written now.
         """
-        async with self._transaction(name, "resume a projection") as connection:
-            await set_paused(connection, name, is_paused=False)
+        await self._of_all_processes(name, "resume a projection").resume(name)
 
     async def rebuild(self, name: str) -> None:
         """Have the projection ``name`` built anew from the first event, by whichever process is first, within a second.
@@ -313,8 +308,7 @@ class Projector:
             NotRunningError: The projector was not entered, or was left.
             StoreUnavailableError: The database cannot be written now.
         """
-        async with self._transaction(name, "rebuild a projection") as connection:
-            await rebuild(connection, name)
+        await self._of_all_processes(name, "rebuild a projection").rebuild(name)
         for follower in self._followers:
             if follower.name == name:
                 follower.await_rebuild()
@@ -341,16 +335,15 @@ class Projector:
         except TimeoutError as exc:
             raise ProjectionLagError(slowest.name, wanted, reached=slowest.position, timeout_s=timeout_s) from exc
 
-    @asynccontextmanager
-    async def _transaction(self, name: str, action: str) -> AsyncGenerator[Connection, None]:
+    def _of_all_processes(self, name: str, action: str) -> Overview:
+        """Return what tells those who run the projection ``name``, in whatever process, what to do."""
         names = [follower.name for follower in self._followers]
         if name not in names:
             expected = f"the name of a projection of this projector: {', '.join(map(repr, names))}"
             raise InvalidArgumentError("name", name, expected=expected)
         if not self._is_running:
             raise NotRunningError(_WHAT, action)
-        async with self._store.transaction() as connection:
-            yield connection
+        return Overview(self._store)
 
     def _follower_of(self, letter: DeadLetter) -> Follower:
         for follower in self._followers:

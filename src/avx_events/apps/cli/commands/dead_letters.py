@@ -152,7 +152,7 @@ async def redrive(
         yes: Do not ask.
         json: Print one object a line: what became of each.
     """
-    seconds("timeout_s", timeout_s)
+    seconds("--timeout-s", timeout_s)
     wanted = filters.wanted()
     async with opened_letters(url) as queue:
         if app is None and not queue.reaches_members:
@@ -200,7 +200,7 @@ async def edit(
         timeout_s: How many seconds to wait for a member that has the handler.
         json: Print one object: what became of it.
     """
-    seconds("timeout_s", timeout_s)
+    seconds("--timeout-s", timeout_s)
     async with opened_letters(url) as queue:
         letter = await queue.get(letter_id)
         if letter.envelope is None:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,11 +76,13 @@ async def _run(url: str, *, orders: int | None, each_s: float, port: int, seed: 
 
 
 async def _serve(shop: "Shop", *, port: int) -> None:
-    if any(find_spec(name) is None for name in ("jinja2", "starlette", "uvicorn")):
+    from avx_events.apps.cli.demo_shop import Order  # noqa: PLC0415 - see above
+
+    try:
+        from avx_events.apps.console import Console, serve  # noqa: PLC0415 - it needs an extra
+    except ImportError:
         print_line("With the extra 'console' there would be one: pip install 'avx-events[console]'")
         await asyncio.get_running_loop().create_future()
-    from avx_events.apps.cli.demo_shop import Order  # noqa: PLC0415 - see above
-    from avx_events.apps.console import Console, serve  # noqa: PLC0415 - it needs an extra
-
+        raise
     console = Console(store=shop.store, bus=shop.bus, projector=shop.projector, aggregates={"order-": Order})
     await serve(console, port=port, on_started=lambda url: print_line(f"The console is at {url}"))
