@@ -29,6 +29,13 @@ async def store(store_url: str) -> AsyncGenerator[EventStore, None]:
         yield opened
 
 
+@pytest.fixture
+async def other_store(shared_url: str) -> AsyncGenerator[EventStore, None]:
+    """A second store on one database, as another process has it."""
+    async with await EventStore.connect(shared_url) as opened:
+        yield opened
+
+
 def url_of(request: pytest.FixtureRequest, folder: Path) -> str:
     urls = {"file": f"sqlite:///{folder}/events.db", "memory": "sqlite://"}
     url: str = urls.get(request.param) or request.getfixturevalue("postgres_database")

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import ItemsView
 from typing import Any
 
 import httpx
@@ -40,7 +39,7 @@ class Slow(dict[str, Any]):
         super().__init__(number=1)
         self.loop = loop
 
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+    def items(self) -> Any:
         threading.Event().wait(LONGEST_TURN_S * 1.5)
         self.loop.shown_in.append(self.loop.turn)
         return super().items()

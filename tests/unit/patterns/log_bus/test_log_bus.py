@@ -69,13 +69,6 @@ class Seen:
 
 
 @pytest.fixture
-async def other_store(shared_url: str) -> AsyncGenerator[EventStore, None]:
-    """A second store on one database, as another process has it."""
-    async with await EventStore.connect(shared_url) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def shared_store(shared_url: str) -> AsyncGenerator[EventStore, None]:
     async with await EventStore.connect(shared_url) as opened:
         yield opened

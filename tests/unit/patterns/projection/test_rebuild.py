@@ -77,12 +77,6 @@ async def store(shared_url: str) -> AsyncGenerator[EventStore, None]:
         yield opened
 
 
-@pytest.fixture
-async def other_store(shared_url: str) -> AsyncGenerator[EventStore, None]:
-    async with await EventStore.connect(shared_url) as opened:
-        yield opened
-
-
 async def append(store: EventStore, *numbers: int) -> int:
     return (await store.append("s", [Counted(number) for number in numbers])).position
 

@@ -68,12 +68,6 @@ class UsersThree(Users, version=3, tables=("users", "names")):
 
 
 @pytest.fixture
-async def other_store(shared_url: str) -> AsyncGenerator[EventStore, None]:
-    async with await EventStore.connect(shared_url) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def store(shared_url: str) -> AsyncGenerator[EventStore, None]:
     async with await EventStore.connect(shared_url) as opened:
         yield opened
