@@ -167,10 +167,18 @@ class EventStore:
         if expected_version is not None:
             _whole("expected_version", expected_version, least=0)
         several = _several(events)
-        if self._observer is None:
-            return await self._append(stream, several, expected_version)
-        with self._observer.appending(stream, [*map(self._recorder.envelope_of, several)]) as observed:
-            return await self._append(stream, observed, expected_version)
+        records: Sequence[NewRecordTuple] = ()
+        # Written out: a coroutine in between is 3 % of what 1,000 appenders can append (bench/store_append.py).
+        try:
+            if self._observer is None:
+                records = self._records_of(several)
+                return await self._engine.append(stream, records, expected_version=expected_version)
+            with self._observer.appending(stream, [*map(self._recorder.envelope_of, several)]) as observed:
+                records = self._records_of(observed)
+                return await self._engine.append(stream, records, expected_version=expected_version)
+        except AppendUnknownError as error:
+            error.stream, error.envelopes = stream, envelopes_of(records)
+            raise
 
     async def get_events(
         self,
@@ -689,14 +697,6 @@ class EventStore:
         """
         await self._engine.close()
         self._is_closed = True
-
-    async def _append(self, stream: str, several: Sequence[object], expected_version: int | None) -> AppendResult:
-        records = self._records_of(several)
-        try:
-            return await self._engine.append(stream, records, expected_version=expected_version)
-        except AppendUnknownError as error:
-            error.stream, error.envelopes = stream, envelopes_of(records)
-            raise
 
     async def _load(
         self, aggregate: type[AggregateT], stream: str, *, until_version: int | None, as_of: datetime | None
